@@ -1,0 +1,58 @@
+"""Every option once, with its meaning and unit. The other files set only what differs.
+
+Values here are EMKD's published hyper-parameters where all data sets share them.
+"""
+
+import ml_collections
+
+
+def base_config() -> ml_collections.ConfigDict:
+    """The options all configs start from; `name` and `data.name` are still to be set."""
+    config = ml_collections.ConfigDict()
+    config.name = ''  # of the run; names the default workdir, runs/<name>
+    config.seed = 0  # of everything random: weights, order, masks, dropout
+
+    config.data = ml_collections.ConfigDict()
+    config.data.name = ''  # toys, beauty or ml_1m
+    config.data.source = ''  # folder with the authors' data files; '' = prepared before, or download
+    config.data.stand_in = False  # where no real data is at hand, train on a made-up stand-in
+    config.data.window_step = 1  # items between the starts of a long history's training windows
+
+    config.model = ml_collections.ConfigDict()
+    config.model.encoder = 'bert4rec'  # of every network
+    config.model.max_len = 20  # items a network sees, L
+    config.model.hidden_dim = 256  # d
+    config.model.num_blocks = 2  # Transformer blocks of an encoder
+    config.model.num_heads = 2  # attention heads
+    config.model.dropout = 0.3  # probability that an activation is dropped
+    config.model.dtype = 'auto'  # of activations: float32, bfloat16, or auto = what the device likes
+
+    config.ensemble = ml_collections.ConfigDict()
+    config.ensemble.num_networks = 3  # N
+    config.ensemble.shared_init = False  # start all Transformer blocks from the same weights
+
+    config.objective = ml_collections.ConfigDict()
+    config.objective.num_views = 8  # masked views of a sequence, M
+    config.objective.mask_prob = 0.15  # probability that a real position is masked
+    config.objective.temperature = 0.3  # of contrast and distillation, tau
+    config.objective.kd_weight = 0.001  # of distillation, mu
+    config.objective.contrast_weight = 0.01  # of ICL + CCL, lambda
+    config.objective.attribute_weight = 1.0  # of attribute prediction
+    config.objective.self_contrast = 'zero'  # a sequence among its negatives: zero or excluded
+
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.learning_rate = 1e-3  # of Adam, constant
+
+    config.train = ml_collections.ConfigDict()
+    config.train.batch_size = 256  # sequences a step, over all devices
+    config.train.num_epochs = 250
+    config.train.num_steps = 0  # optimizer steps; 0 = num_epochs decides
+    config.train.steps_per_dispatch = 16  # steps sent to the devices at a time
+
+    config.eval = ml_collections.ConfigDict()
+    config.eval.rule = 'window'  # items left out of the ranking: window, history or none
+    config.eval.ks = (1, 5, 10, 20)  # cut-offs of HR, NDCG and MRR
+    config.eval.first_epoch = 5  # validation starts after this epoch
+    config.eval.every_epochs = 5  # and comes again after so many
+    config.eval.batch_size = 256  # users ranked at a time, on each device
+    return config

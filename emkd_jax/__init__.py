@@ -1,0 +1,1 @@
+"""EMKD on JAX: an ensemble of sequence encoders taught by contrast and mutual distillation."""

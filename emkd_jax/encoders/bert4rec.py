@@ -1,0 +1,139 @@
+"""BERT4Rec: a bidirectional Transformer over item sequences (Sun et al., CIKM 2019).
+
+In the form of the released EMKD code: pre-norm blocks, no final norm, and a third dropout on every
+block's output. sqrt(0) has no gradient, so an all-zero token must not reach a norm: slot embeddings
+see to that.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from emkd_jax import counted
+from emkd_jax.encoders.layers import ItemEmbedding, LayerNorm, Linear, linear, linear_params
+
+_MASKED = -1e9  # added nowhere: it replaces the score of a padding key, as in the released code
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; keys at padding slots are masked."""
+
+    num_heads: int
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, 'rows slots dim'],
+        real: Bool[Array, 'rows slots'],
+        keys: UInt32[Array, 'rows queries'] | None,
+        site: int,
+        last_only: bool,
+    ) -> Float[Array, 'rows queries dim']:
+        rows, slots, dim = x.shape
+        kernel, bias = linear_params(self, 'qkv_', 3 * dim, dim)
+        split = (rows, -1, 3 if not last_only else 2, self.num_heads, dim // self.num_heads)
+        if last_only:
+            query = linear(x[:, -1:], kernel[:dim], bias[:dim])
+            query = query.reshape(rows, 1, self.num_heads, -1)
+            key, value = jnp.moveaxis(linear(x, kernel[dim:], bias[dim:]).reshape(split), 2, 0)
+        else:
+            query, key, value = jnp.moveaxis(linear(x, kernel, bias).reshape(split), 2, 0)
+        scores = jnp.einsum(
+            'rqhd,rkhd->rhqk', query, key,
+            preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+        ) * ((dim // self.num_heads) ** -0.5)
+        scores = jnp.where(real[:, None, None, :], scores, _MASKED)
+        weights = jax.nn.softmax(scores).astype(x.dtype)
+        if keys is not None:
+            head_keys = counted.fold(
+                jnp.broadcast_to(keys[:, None], weights.shape[:3]),
+                jnp.arange(self.num_heads)[None, :, None],
+            )
+            weights = counted.dropout(weights, head_keys, site, self.dropout)
+        mixed = jnp.einsum('rhqk,rkhd->rqhd', weights, value).reshape(rows, -1, dim)
+        return Linear(dim, self.dtype, name='out')(mixed)
+
+
+class FeedForward(nn.Module):
+    """dim -> 4 dim, GELU (tanh form), dropout, 4 dim -> dim."""
+
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, 'rows slots dim'], keys: UInt32[Array, 'rows slots'] | None, site: int
+    ) -> Float[Array, 'rows slots dim']:
+        wide = jax.nn.gelu(Linear(4 * x.shape[-1], self.dtype, name='up')(x), approximate=True)
+        wide = counted.dropout(wide, keys, site, self.dropout)
+        return Linear(x.shape[-1], self.dtype, name='down')(wide)
+
+
+class Block(nn.Module):
+    """x + drop(attention(norm(x))), then x + drop(ffn(norm(x))), then dropout on the output."""
+
+    num_heads: int
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, 'rows slots dim'],
+        real: Bool[Array, 'rows slots'],
+        keys: UInt32[Array, 'rows slots'] | None,
+        last_only: bool = False,
+    ) -> Float[Array, 'rows queries dim']:
+        attended = Attention(self.num_heads, self.dropout, self.dtype, name='attention')(
+            LayerNorm(name='attention_norm')(x), real, keys, site=0, last_only=last_only
+        )
+        if last_only:
+            x = x[:, -1:]
+        x = x + counted.dropout(attended, keys, 1, self.dropout)
+        fed = FeedForward(self.dropout, self.dtype, name='feed_forward')(
+            LayerNorm(name='feed_forward_norm')(x), keys, site=2
+        )
+        x = x + counted.dropout(fed, keys, 3, self.dropout)
+        return counted.dropout(x, keys, 4, self.dropout)
+
+
+class BERT4Rec(nn.Module):
+    """Bidirectional encoder of item sequences; see `__call__`."""
+
+    num_items: int
+    max_len: int
+    dim: int
+    num_blocks: int
+    num_heads: int
+    dropout: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        items: Int[Array, 'rows slots'],
+        keys: UInt32[Array, 'rows slots'] | None = None,
+        last_only: bool = False,
+    ) -> Float[Array, 'rows slots_out dim']:
+        """Hidden states of every slot.
+
+        Args:
+          items: 0 = padding (left), 1..num_items, num_items + 1 = mask token; the rightmost slots
+            of the `max_len` the encoder knows.
+          keys: counted-randomness keys of the tokens; None switches dropout off.
+          last_only: compute the last block at the last slot alone; one slot comes out.
+        """
+        real = items > 0
+        x = ItemEmbedding(self.num_items, self.max_len, self.dim, self.dtype, name='embedding')(
+            items
+        )
+        x = counted.dropout(x, keys, 0, self.dropout)
+        for block in range(self.num_blocks):
+            block_keys = None if keys is None else counted.fold(keys, block + 1)
+            x = Block(self.num_heads, self.dropout, self.dtype, name=f'block_{block}')(
+                x, real, block_keys, last_only=last_only and block == self.num_blocks - 1
+            )
+        return x

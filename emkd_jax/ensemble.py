@@ -1,0 +1,185 @@
+"""N networks as one: parameters stacked on a leading axis, init and apply vectorised over it."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jaxtyping import Array, Float, Int, PyTree, UInt32
+
+from emkd_jax import counted
+from emkd_jax.encoders.bert4rec import BERT4Rec
+from emkd_jax.encoders.layers import linear, linear_params
+from emkd_jax.errors import UserError
+
+
+class Network(nn.Module):
+    """One member: an encoder with an item head and an attribute head, not tied to the embedding."""
+
+    encoder: nn.Module
+    num_items: int
+    num_attributes: int
+
+    def setup(self):
+        dim = self.encoder.dim
+        # Class 0 is the padding item (or its attribute): in the softmax, never a label.
+        self.item_head = linear_params(self, 'item_head_', self.num_items + 1, dim)
+        self.attribute_head = linear_params(self, 'attribute_head_', self.num_attributes + 1, dim)
+
+    def __call__(self, items, keys=None, last_only=False):
+        """Hidden states, as the encoder's."""
+        return self.encoder(items, keys, last_only)
+
+    def item_logits(self, hidden: Float[Array, '*lead dim']) -> Float[Array, '*lead classes']:
+        """Logits over classes 0..num_items, accumulated and returned in float32 or wider."""
+        return _wide_linear(hidden, *self.item_head)
+
+    def attribute_logits(self, hidden: Float[Array, '*lead dim']) -> Float[Array, '*lead classes']:
+        """Logits over attributes 0..num_attributes."""
+        return _wide_linear(hidden, *self.attribute_head)
+
+
+def _wide_linear(hidden, kernel, bias):
+    wide = jnp.promote_types(hidden.dtype, jnp.float32)
+    if wide == hidden.dtype:
+        return linear(hidden, kernel, bias)
+    y = jax.lax.dot_general(
+        hidden, kernel.astype(hidden.dtype), (((hidden.ndim - 1,), (1,)), ((), ())),
+        preferred_element_type=wide,
+    )
+    return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+@dataclasses.dataclass(frozen=True)
+class Ensemble:
+    """`num_networks` independent copies of `network`. Functions are pure; parameters go in."""
+
+    network: Network
+    num_networks: int
+    shared_init: bool = False
+
+    def init(self, key: jax.Array) -> PyTree[Float[Array, 'networks ...']]:
+        """Parameters of all networks, each equal to its own stand-alone init to the bit.
+
+        With `shared_init` the networks' Transformer blocks start from the first one's weights and
+        only embeddings and heads differ: the released code reseeds before every encoder.
+        """
+        items = jnp.ones((1, self.network.encoder.max_len), jnp.int32)
+        params = jax.vmap(self.network.init, in_axes=(0, None))(self.keys(key), items)['params']
+        if self.shared_init:
+            for name, block in params['encoder'].items():
+                if name.startswith('block_'):
+                    params['encoder'][name] = jax.tree.map(
+                        lambda x: jnp.broadcast_to(x[:1], x.shape), block
+                    )
+        return params
+
+    def keys(self, key: jax.Array) -> jax.Array:
+        """The key each network is initialised from."""
+        return jax.random.split(key, self.num_networks)
+
+    def hidden(
+        self,
+        params: PyTree,
+        items: Int[Array, 'rows slots'],
+        key: UInt32[Array, ''] | None = None,
+        row_ids: Int[Array, ' rows'] | None = None,
+    ) -> Float[Array, 'networks rows slots dim']:
+        """Hidden states of every network.
+
+        Dropout is on when `key` is given; it is a function of (key, network, row id, slot, site).
+        """
+        token_keys = None
+        if key is not None:
+            shape = (self.num_networks, *items.shape)
+            token_keys = counted.fold(
+                jnp.broadcast_to(key, shape),
+                jnp.arange(self.num_networks)[:, None, None],
+                row_ids[None, :, None],
+                jnp.arange(items.shape[1])[None, None, :],
+            )
+
+        def apply(params, token_keys):
+            return self.network.apply({'params': params}, items, token_keys)
+
+        axes = (0, None if key is None else 0)
+        return jax.vmap(apply, in_axes=axes)(params, token_keys)
+
+    def last_hidden(
+        self, params: PyTree, items: Int[Array, 'rows slots']
+    ) -> Float[Array, 'networks rows dim']:
+        """Hidden states of the last slot; the last block works at that slot alone."""
+
+        def apply(params):
+            return self.network.apply({'params': params}, items, last_only=True)[:, -1]
+
+        return jax.vmap(apply)(params)
+
+    def item_logits(
+        self, params: PyTree, hidden: Float[Array, 'networks *lead dim']
+    ) -> Float[Array, 'networks *lead classes']:
+        """Each network's item logits of its own hidden states."""
+        return jax.vmap(
+            lambda p, h: self.network.apply({'params': p}, h, method=Network.item_logits)
+        )(params, hidden)
+
+    def attribute_logits(
+        self, params: PyTree, hidden: Float[Array, 'networks *lead dim']
+    ) -> Float[Array, 'networks *lead classes']:
+        """Each network's attribute logits of its own hidden states."""
+        return jax.vmap(
+            lambda p, h: self.network.apply({'params': p}, h, method=Network.attribute_logits)
+        )(params, hidden)
+
+
+def take_network(params: PyTree, index: int) -> PyTree:
+    """The parameters of one network, for `ensemble.network.apply({'params': ...}, items)`."""
+    return jax.tree.map(lambda x: x[index], params)
+
+
+def make_ensemble(
+    config: ml_collections.ConfigDict,
+    num_items: int,
+    num_attributes: int,
+    platform: str | None = None,
+) -> Ensemble:
+    """The ensemble that `config.model` and `config.ensemble` describe.
+
+    Args:
+      config: the run's configuration.
+      num_items: V, items are 1..V.
+      num_attributes: A, attributes are 1..A.
+      platform: what it will run on ('cpu', 'gpu', 'tpu'); default: this process's backend.
+
+    Raises:
+      UserError: an option's value makes no sense.
+    """
+    model = config.model
+    if model.encoder != 'bert4rec':
+        raise UserError(f"model.encoder is '{model.encoder}'; the encoders are: bert4rec.")
+    if model.hidden_dim % model.num_heads:
+        raise UserError(
+            f'model.hidden_dim={model.hidden_dim} is not divisible by '
+            f'model.num_heads={model.num_heads}; choose a multiple.'
+        )
+    encoder = BERT4Rec(
+        num_items=num_items,
+        max_len=model.max_len,
+        dim=model.hidden_dim,
+        num_blocks=model.num_blocks,
+        num_heads=model.num_heads,
+        dropout=model.dropout,
+        dtype=activation_dtype(model.dtype, platform or jax.default_backend()),
+    )
+    network = Network(encoder, num_items, num_attributes)
+    return Ensemble(network, config.ensemble.num_networks, config.ensemble.shared_init)
+
+
+def activation_dtype(name: str, platform: str) -> jnp.dtype:
+    """The dtype `model.dtype` names; 'auto' is bfloat16 where matrix units take it."""
+    if name == 'auto':
+        name = 'float32' if platform == 'cpu' else 'bfloat16'
+    if name not in ('float32', 'bfloat16', 'float64'):
+        raise UserError(f"model.dtype is '{name}'; use auto, float32 or bfloat16.")
+    return jnp.dtype(name)

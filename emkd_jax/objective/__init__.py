@@ -1,0 +1,142 @@
+"""EMKD's objective: the weighted sum of its parts, for one device's share of the global batch."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+
+from emkd_jax.cloze import Views, masked_positions
+from emkd_jax.ensemble import Ensemble
+from emkd_jax.errors import UserError
+from emkd_jax.objective.attributes import attribute_loss
+from emkd_jax.objective.contrastive import contrastive_loss
+from emkd_jax.objective.masked_items import cross_entropy, distillation
+from emkd_jax.objective.streamed import streamed_loss
+
+PARTS = ('masked_items', 'kd', 'attributes', 'icl', 'ccl')
+
+# Logits (networks x positions x classes) up to which the direct form of the masked-item losses is
+# taken, and the block of classes of the streamed form.
+_DIRECT_LOGITS = 0
+_BLOCK = 2048
+
+
+class Batch(NamedTuple):
+    """One device's rows of the global batch.
+
+    `row_ids` are the rows' places in the global batch; `valid` is False for rows that pad a short
+    last batch (their sequences are all padding).
+    """
+
+    sequences: Int[Array, 'rows slots']
+    views: Views
+    valid: Bool[Array, ' rows']
+    row_ids: Int[Array, ' rows']
+
+
+class Capacity(NamedTuple):
+    """Sizes of the buffers of masked positions: of all views, and of the last view alone."""
+
+    all_views: int
+    last_view: int
+
+
+def check_options(options: ml_collections.ConfigDict) -> None:
+    """Raises UserError where an option of `config.objective` makes no sense."""
+    if options.self_contrast not in ('zero', 'excluded'):
+        raise UserError(
+            f"objective.self_contrast is '{options.self_contrast}'; use 'zero' or 'excluded'."
+        )
+    if not options.temperature > 0:
+        raise UserError(f'objective.temperature is {options.temperature}; it must be positive.')
+    if not 0 < options.mask_prob < 1:
+        raise UserError(f'objective.mask_prob is {options.mask_prob}; it must lie in (0, 1).')
+    if options.num_views < 1:
+        raise UserError(f'objective.num_views is {options.num_views}; use at least 1.')
+
+
+def objective(
+    params: PyTree,
+    ensemble: Ensemble,
+    options: ml_collections.ConfigDict,
+    batch: Batch,
+    item_attributes: Int[Array, 'items most'],
+    capacity: Capacity,
+    key: UInt32[Array, ''] | None = None,
+    axis_name: str | None = None,
+) -> tuple[Float[Array, ''], dict[str, Array]]:
+    """This device's share of the total and of its parts; sums over devices are the global values.
+
+        total = masked_items + kd_weight kd + attribute_weight attributes
+                + contrast_weight (icl + ccl)
+
+    All views and the originals go through all networks in one call.
+
+    Args:
+      params: of the ensemble.
+      ensemble: the static description.
+      options: `config.objective`.
+      batch: this device's rows and their views.
+      item_attributes: attribute ids of every item, padded with -1.
+      capacity: sizes of the buffers of masked positions.
+      key: counted-randomness key of the step's dropout; None: no dropout.
+      axis_name: the pmapped axis over which the global batch is spread.
+
+    Returns:
+      The total, and the unweighted parts by name with 'masked' (masked positions here) and
+      'overflow' (those that found no place in the buffers, and so were left out).
+    """
+    num_views, rows, slots = batch.views.items.shape
+    global_rows = rows * (1 if axis_name is None else jax.lax.axis_size(axis_name))
+    copies = jnp.arange(num_views + 1)[:, None] * global_rows + batch.row_ids[None, :]
+    items = jnp.concatenate([batch.views.items, batch.sequences[None]]).reshape(-1, slots)
+    hidden = ensemble.hidden(params, items, key, copies.reshape(-1))
+    networks, _, _, dim = hidden.shape
+    of_views, of_originals = hidden[:, : num_views * rows], hidden[:, num_views * rows :]
+
+    parts = dict.fromkeys(PARTS, jnp.zeros((), jnp.promote_types(hidden.dtype, jnp.float32)))
+    masked = masked_positions(batch.views.labels, capacity.all_views, axis_name)
+    at_masked = of_views.reshape(networks, -1, dim)[:, masked.index]
+    parts['masked_items'], parts['kd'] = _masked_item_losses(
+        params, ensemble, options, at_masked, masked.label, masked.weight.astype(parts['kd'].dtype)
+    )
+    overflow = masked.overflow
+
+    if options.attribute_weight:
+        last = masked_positions(batch.views.labels[-1:], capacity.last_view, axis_name)
+        logits = ensemble.attribute_logits(
+            params, of_originals.reshape(networks, -1, dim)[:, last.index]
+        )
+        parts['attributes'] = attribute_loss(
+            logits, item_attributes[last.label], last.weight.astype(logits.dtype)
+        )
+        overflow = overflow + last.overflow
+
+    if options.contrast_weight:
+        parts['icl'], parts['ccl'] = contrastive_loss(
+            of_originals.reshape(networks, rows, -1),
+            of_views.reshape(networks, num_views, rows, -1),
+            batch.valid, options.temperature, options.self_contrast, axis_name,
+        )
+
+    total = (
+        parts['masked_items']
+        + options.kd_weight * parts['kd']
+        + options.attribute_weight * parts['attributes']
+        + options.contrast_weight * (parts['icl'] + parts['ccl'])
+    )
+    return total, parts | {'masked': masked.count, 'overflow': overflow}
+
+
+def _masked_item_losses(params, ensemble, options, hidden, labels, weights):
+    networks, positions, _ = hidden.shape
+    kernel, bias = params['item_head_kernel'], params['item_head_bias']
+    if networks * positions * kernel.shape[1] > _DIRECT_LOGITS:
+        return streamed_loss(hidden, kernel, bias, labels, weights, options.temperature, _BLOCK)
+    logits = ensemble.item_logits(params, hidden)
+    return (
+        cross_entropy(logits, labels, weights),
+        distillation(logits, weights, options.temperature),
+    )

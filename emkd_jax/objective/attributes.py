@@ -1,0 +1,33 @@
+"""Attribute prediction: which attributes does the item at this position have?"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def multi_hot(
+    attributes: Int[Array, 'positions most'], num_classes: int
+) -> Float[Array, 'positions classes']:
+    """1 at each listed attribute; -1 in the lists is padding."""
+    classes = jnp.arange(num_classes)[None, None, :]
+    return (attributes[:, :, None] == classes).any(1).astype(jnp.float32)
+
+
+def attribute_loss(
+    logits: Float[Array, 'networks positions classes'],
+    attributes: Int[Array, 'positions most'],
+    weights: Float[Array, ' positions'],
+) -> Float[Array, '']:
+    """sum_n sum_p w_p mean_c BCE(z[n, p, c], y[p, c]): multi-label binary cross-entropy.
+
+    With w_p = 1 / (number of positions) it is the released code's mean over positions and the
+    A + 1 classes, summed over networks.
+
+    Args:
+      logits: attribute logits on the unmasked sequence, at the positions of the last view's masks.
+      attributes: attribute ids of the true item at each position, padded with -1.
+      weights: of the positions; 0 for unused places of the buffer.
+    """
+    targets = multi_hot(attributes, logits.shape[-1]).astype(logits.dtype)[None]
+    losses = jax.nn.softplus(logits) - targets * logits
+    return (losses.mean(-1).sum(0) * weights).sum()

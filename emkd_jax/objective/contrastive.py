@@ -1,0 +1,90 @@
+"""Intra- and cross-network contrast (ICL and CCL, Sections 3.4 of the EMKD paper)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+class Contrast(NamedTuple):
+    """`icl`: summed over networks. `ccl`: summed over ordered pairs of different networks."""
+
+    icl: Float[Array, '']
+    ccl: Float[Array, '']
+
+
+def contrastive_loss(
+    anchors: Float[Array, 'networks rows features'],
+    views: Float[Array, 'networks views rows features'],
+    valid: Bool[Array, ' rows'],
+    temperature: float,
+    self_contrast: str,
+    axis_name: str | None = None,
+) -> Contrast:
+    """This device's share of both losses; their sum over devices is the global batch's.
+
+    For an anchor of network x against network y, at sequence s of the batch:
+
+        loss[x, y, s] = logsumexp_k S[s, k] - logsumexp_m cos(h_x(s), h_y(s^m)) / t
+        S[s, k] = cos(h_x(s), h_y(k)) / t   over the originals k of the global batch
+
+    ICL = sum_x mean_s loss[x, x, s],  CCL = sum_{x != y} mean_s loss[x, y, s]. Positives are not in
+    the denominator.
+
+    Args:
+      anchors: flattened hidden states (padding slots included) of the original sequences.
+      views: the same of their masked views.
+      valid: False for rows that pad a short batch: no anchors, and nobody's negatives.
+      temperature: t.
+      self_contrast: what the sequence itself adds to its denominator: 'zero' sets S[s, s] = 0, as
+        the released code does (it adds exp(0) = 1); 'excluded' leaves it out.
+      axis_name: the pmapped axis over which the global batch is spread; None: all rows are here.
+    """
+    wide = jnp.promote_types(anchors.dtype, jnp.float32)
+    anchor_norm, view_norm = _norm(anchors, wide), _norm(views, wide)
+    negatives, negative_norm, negative_valid, first = anchors, anchor_norm, valid, 0
+    count = valid.sum().astype(wide)
+    if axis_name is not None:
+        negatives, negative_norm, negative_valid = jax.lax.all_gather(
+            (negatives, negative_norm, valid), axis_name
+        )
+        negatives, negative_norm = (
+            jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])
+            for x in (negatives, negative_norm)
+        )
+        negative_valid = negative_valid.reshape(-1)
+        first = jax.lax.axis_index(axis_name) * valid.shape[0]
+        count = jax.lax.psum(count, axis_name)
+
+    # The products are of the hidden states as they are; the norms divide the small Gram matrices.
+    gram = jnp.einsum('xsf,ykf->xysk', anchors, negatives, preferred_element_type=wide)
+    gram /= anchor_norm[:, None, :, None] * negative_norm[None, :, None, :] * temperature
+    itself = (first + jnp.arange(valid.shape[0]))[:, None] == jnp.arange(gram.shape[3])[None, :]
+    others = negative_valid[None, :] & ~itself
+    if self_contrast == 'zero':
+        counted, gram = others | itself, jnp.where(itself[None, None], 0, gram)
+    else:
+        counted = others
+    denominator = _logsumexp_where(gram, counted)
+
+    positive = jnp.einsum('xsf,ymsf->xysm', anchors, views, preferred_element_type=wide)
+    positive /= anchor_norm[:, None, :, None] * jnp.moveaxis(view_norm, 1, 2)[None] * temperature
+    losses = denominator - jax.nn.logsumexp(positive, axis=-1)
+    per_pair = jnp.where(valid[None, None], losses, 0).sum(2) / jnp.maximum(count, 1)
+    icl = jnp.trace(per_pair)
+    return Contrast(icl, per_pair.sum() - icl)
+
+
+def _norm(x: Float[Array, '*lead features'], wide) -> Float[Array, '*lead']:
+    return jnp.sqrt(jnp.square(x.astype(wide)).sum(-1))
+
+
+def _logsumexp_where(
+    gram: Float[Array, 'x y rows keys'], counted: Bool[Array, 'rows keys']
+) -> Float[Array, 'x y rows']:
+    """Over the counted keys; 0 for a row that has none (a lone sequence has no negatives)."""
+    any_counted = counted.any(-1)
+    safe = counted | ~any_counted[:, None]
+    sums = jax.nn.logsumexp(jnp.where(safe[None, None], gram, -jnp.inf), axis=-1)
+    return jnp.where(any_counted[None, None], sums, 0)

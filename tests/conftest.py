@@ -1,0 +1,18 @@
+"""The strictness every test runs under; set before jax starts."""
+
+import os
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ['XLA_FLAGS'] = (
+    os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=4'
+)
+# More fake devices than cores can abort in an XLA rendezvous; a larger thread pool cures it.
+os.environ.setdefault('NPROC', '16')
+
+import jax  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+jax.config.update('jax_numpy_dtype_promotion', 'strict')
+
+install_import_hook('emkd_jax', 'beartype.beartype').__enter__()

@@ -1,0 +1,87 @@
+"""The reference cases: numbers the authors' code printed, and our model with their weights."""
+
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from emkd_jax.cloze import Views
+from emkd_jax.encoders.bert4rec import BERT4Rec
+from emkd_jax.ensemble import Ensemble, Network
+from emkd_jax.objective import Batch, Capacity, objective
+from emkd_jax.pytorch import params_from_state_dict
+
+FOLDER = pathlib.Path(
+    os.environ.get('EMKD_GOLDEN_DIR') or pathlib.Path(__file__).parent / 'golden'
+)
+FILES = sorted(FOLDER.glob('*.npz'))
+
+
+class Case:
+    """One `.npz`: its arrays, and everything of ours built from its sizes and weights."""
+
+    def __init__(self, path, dtype=np.float32):
+        self.arrays = dict(np.load(path))
+        sizes = {
+            str(k): int(v)
+            for k, v in zip(self.arrays['config_names'], self.arrays['config'], strict=True)
+        }
+        self.num_items, self.max_len, self.views = sizes['V'], sizes['L'], sizes['M']
+        encoder = BERT4Rec(
+            num_items=sizes['V'], max_len=sizes['L'], dim=sizes['d'], num_blocks=sizes['blocks'],
+            num_heads=sizes['H'], dropout=0.0, dtype=jnp.dtype(dtype),
+        )
+        self.ensemble = Ensemble(Network(encoder, sizes['V'], sizes['A']), sizes['N'])
+        self.params = self.tree('param', dtype)
+        self.options = ml_collections.ConfigDict({
+            'num_views': sizes['M'], 'mask_prob': 0.15,
+            'temperature': float(self.arrays['tau']),
+            'kd_weight': float(self.arrays['mu']),
+            'contrast_weight': float(self.arrays['lambda_']),
+            'attribute_weight': 1.0, 'self_contrast': 'zero',
+        })
+        self.sequences = jnp.asarray(self.arrays['sequences'], jnp.int32)
+        rows = len(self.sequences)
+        self.batch = Batch(
+            sequences=self.sequences,
+            views=Views(
+                jnp.asarray(self.arrays['masked'], jnp.int32),
+                jnp.asarray(self.arrays['labels'], jnp.int32),
+            ),
+            valid=jnp.ones(rows, bool),
+            row_ids=jnp.arange(rows),
+        )
+        multi_hot = self.arrays['attributes']
+        most = int(multi_hot.sum(1).max())
+        self.item_attributes = jnp.asarray([
+            np.pad(np.flatnonzero(row), (0, most - int(row.sum())), constant_values=-1)
+            for row in multi_hot
+        ], jnp.int32)
+        labels = self.arrays['labels']
+        self.capacity = Capacity(int((labels > 0).sum()), int((labels[-1] > 0).sum()))
+
+    def tree(self, prefix, dtype):
+        """Our parameter tree of the arrays under `prefix/`."""
+        return params_from_state_dict({
+            name.removeprefix(f'{prefix}/'): array.astype(dtype)
+            for name, array in self.arrays.items() if name.startswith(f'{prefix}/')
+        })
+
+    def objective(self, params):
+        """(total, parts) of the case's batch."""
+        return objective(
+            params, self.ensemble, self.options, self.batch, self.item_attributes, self.capacity
+        )
+
+    def gradients(self):
+        """((total, parts), gradients)."""
+        return jax.jit(jax.value_and_grad(self.objective, has_aux=True))(self.params)
+
+
+def relative_error(ours, theirs):
+    """Largest difference over the largest entry of `theirs`."""
+    theirs = np.asarray(theirs, np.float64)
+    return float(np.abs(np.asarray(ours, np.float64) - theirs).max() / np.abs(theirs).max())
