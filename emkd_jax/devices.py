@@ -1,0 +1,42 @@
+"""The devices of a run: how many, what each holds, and copies of a tree on all of them."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from emkd_jax.errors import UserError
+
+AXIS = 'devices'  # the pmapped axis, over which the global batch is spread
+
+
+def rows_per_device(batch_size: int, num_devices: int) -> int:
+    """Rows of the global batch that each device holds.
+
+    Raises:
+      UserError: the batch cannot be spread evenly.
+    """
+    if batch_size < 1 or batch_size % num_devices:
+        raise UserError(
+            f'train.batch_size={batch_size} cannot be spread evenly over {num_devices} device(s); '
+            f'it is the global batch size: choose a multiple of {num_devices}.'
+        )
+    return batch_size // num_devices
+
+
+def place_indices(devices: Sequence[jax.Device]) -> jax.Array:
+    """0, 1, ... on the local devices of `devices`: the one mapped argument a pmap must have."""
+    local = [d for d in devices if d.process_index == jax.process_index()]
+    return jax.pmap(lambda x: x, devices=local)(np.arange(len(local), dtype=np.int32))
+
+
+def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
+    """A copy of host arrays on every device, without a leading device axis.
+
+    Every process must call it with the same values.
+    """
+    copy = jax.pmap(
+        lambda tree, _: tree, in_axes=(None, 0), out_axes=None, devices=devices, axis_name=AXIS
+    )
+    return copy(tree, place_indices(devices))

@@ -1,0 +1,212 @@
+"""The train step: objective, gradient and optimizer, jitted once and pmapped over devices.
+
+A step is a function of the state alone: which rows it sees, how they are masked and what is dropped
+follow from the seed and the step's number by counted randomness. So a run is the same on any number
+of devices and after any resume, and a dispatch of many steps needs nothing from the host.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+
+from emkd_jax import counted
+from emkd_jax.cloze import buffer_capacity, draw_views
+from emkd_jax.devices import AXIS, rows_per_device
+from emkd_jax.ensemble import Ensemble
+from emkd_jax.objective import PARTS, Batch, Capacity, objective
+
+_ORDER, _MASKS, _DROPOUT = range(3)  # streams of the seed's randomness
+SUMS = ('total', *PARTS, 'masked', 'overflow')
+CHECKED = (*PARTS, 'gradients')  # what is watched for infinities and NaN
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a run is; the same on every device."""
+
+    step: Int[Array, '']  # optimizer steps done
+    params: PyTree[Float[Array, 'networks ...']]
+    opt_state: PyTree
+    seed: UInt32[Array, '']
+    sums: dict[str, Float[Array, '']]  # of SUMS, over the steps of this epoch so far
+
+
+class Progress(NamedTuple):
+    """What a dispatch tells the host."""
+
+    step: Int[Array, '']
+    sums: dict[str, Float[Array, '']]  # as the state's
+    broken: Bool[Array, ' checked']  # which of CHECKED was not finite, at the step after `step`
+
+
+class TrainingData(NamedTuple):
+    """What the devices hold of the data."""
+
+    windows: Int[Array, 'windows slots']
+    item_attributes: Int[Array, 'items most']
+
+
+def make_optimizer(options: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    """Adam, as `config.optimizer` sets it."""
+    return optax.adam(options.learning_rate)
+
+
+def init_state(
+    ensemble: Ensemble, optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
+    """The state before the first step."""
+    params = ensemble.init(jax.random.key(seed))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        # A network at a time: what an optimizer reduces over must not couple the networks.
+        opt_state=jax.vmap(optimizer.init)(params),
+        seed=counted.fold(jnp.uint32(seed)),
+        sums={name: jnp.zeros(()) for name in SUMS},
+    )
+
+
+def steps_per_epoch(num_windows: int, batch_size: int) -> int:
+    """Steps that see every window once; the last one's batch may be short."""
+    return -(-num_windows // batch_size)
+
+
+def epoch_order(
+    seed: UInt32[Array, ''], epoch: Int[Array, ''], num_windows: int
+) -> Int[Array, ' windows']:
+    """The order in which an epoch visits the windows."""
+    keys = counted.fold(
+        jnp.broadcast_to(seed, num_windows), _ORDER, epoch, jnp.arange(num_windows)
+    )
+    return jnp.argsort(keys).astype(jnp.int32)
+
+
+def draw_batch(
+    state: TrainState,
+    order: Int[Array, ' windows'],
+    windows: Int[Array, 'windows slots'],
+    options: ml_collections.ConfigDict,
+    num_items: int,
+    batch_size: int,
+    row_ids: Int[Array, ' rows'],
+) -> Batch:
+    """The rows `row_ids` of the global batch of step `state.step`, with their masked views."""
+    num_windows = windows.shape[0]
+    first = state.step % steps_per_epoch(num_windows, batch_size) * batch_size
+    places = first + row_ids
+    valid = places < num_windows
+    chosen = windows[order[jnp.minimum(places, num_windows - 1)]].astype(jnp.int32)
+    sequences = jnp.where(valid[:, None], chosen, 0)
+    key = counted.fold(state.seed, _MASKS, state.step)
+    views = draw_views(key, sequences, row_ids, options.num_views, num_items, options.mask_prob)
+    return Batch(sequences, views, valid, row_ids)
+
+
+def gradients(
+    state: TrainState,
+    batch: Batch,
+    item_attributes: Int[Array, 'items most'],
+    *,
+    ensemble: Ensemble,
+    options: ml_collections.ConfigDict,
+    capacity: Capacity,
+    axis_name: str | None = None,
+) -> tuple[dict[str, Float[Array, '']], PyTree]:
+    """The global batch's objective (of SUMS) and gradients, from this device's rows."""
+    key = counted.fold(state.seed, _DROPOUT, state.step)
+
+    def share(params):
+        return objective(
+            params, ensemble, options, batch, item_attributes, capacity, key, axis_name
+        )
+
+    (total, parts), grads = jax.value_and_grad(share, has_aux=True)(state.params)
+    values = {'total': total} | parts
+    values = {name: values[name].astype(jnp.float32) for name in SUMS}
+    return (values, grads) if axis_name is None else jax.lax.psum((values, grads), axis_name)
+
+
+def make_train_steps(
+    config: ml_collections.ConfigDict,
+    ensemble: Ensemble,
+    optimizer: optax.GradientTransformation,
+    lengths: np.ndarray,
+    devices: Sequence[jax.Device],
+):
+    """The pmapped function `(state, data, num_steps, places) -> (state, progress)`.
+
+    It takes `num_steps` optimizer steps, all of one epoch, and gives up before a step whose loss or
+    gradients are not finite: the state is then that before the step, and `progress.broken` says
+    what was not finite. The state is donated. Arguments lie on the devices as `devices.replicate`
+    and `devices.place_indices` put them.
+
+    Args:
+      config: the run's.
+      ensemble, optimizer: static descriptions.
+      lengths: real positions of each training window.
+      devices: all devices of the run; may be those of a topology that is not there.
+
+    Raises:
+      UserError: the batch cannot be spread over the devices.
+    """
+    options, batch_size = config.objective, config.train.batch_size
+    rows = rows_per_device(batch_size, len(devices))
+    capacity = Capacity(
+        buffer_capacity(lengths, rows, options.num_views, options.mask_prob),
+        buffer_capacity(lengths, rows, 1, options.mask_prob),
+    )
+    value_and_gradients = functools.partial(
+        gradients, ensemble=ensemble, options=options, capacity=capacity, axis_name=AXIS
+    )
+
+    def one_step(state, order, data, row_ids):
+        batch = draw_batch(
+            state, order, data.windows, options, ensemble.network.num_items, batch_size, row_ids
+        )
+        values, grads = value_and_gradients(state, batch, data.item_attributes)
+        norm = sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(grads))
+        broken = ~jnp.isfinite(jnp.stack([*(values[part] for part in PARTS), norm]))
+        updates, opt_state = jax.vmap(optimizer.update)(grads, state.opt_state, state.params)
+        at_start = state.step % steps_per_epoch(data.windows.shape[0], batch_size) == 0
+        after = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            seed=state.seed,
+            sums={
+                name: jnp.where(at_start, 0, state.sums[name]) + values[name] for name in SUMS
+            },
+        )
+        kept = jax.tree.map(lambda new, old: jnp.where(broken.any(), old, new), after, state)
+        return kept, broken
+
+    def steps(state, data, num_steps, place):
+        del place  # pmap wants an argument to map over; the axis knows the place
+        row_ids = jax.lax.axis_index(AXIS) * rows + jnp.arange(rows)
+        epoch = state.step // steps_per_epoch(data.windows.shape[0], batch_size)
+        order = epoch_order(state.seed, epoch, data.windows.shape[0])
+
+        def unfinished(carry):
+            done, _, broken = carry
+            return (done < num_steps) & ~broken.any()
+
+        def body(carry):
+            done, state, _ = carry
+            return done + 1, *one_step(state, order, data, row_ids)
+
+        start = jnp.zeros_like(num_steps), state, jnp.zeros(len(CHECKED), bool)
+        _, state, broken = jax.lax.while_loop(unfinished, body, start)
+        return state, Progress(state.step, state.sums, broken)
+
+    return jax.pmap(
+        steps, axis_name=AXIS, in_axes=(None, None, None, 0), out_axes=(None, None),
+        donate_argnums=0, devices=devices,
+    )
