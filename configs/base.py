@@ -5,6 +5,8 @@ Values here are EMKD's published hyper-parameters where all data sets share them
 
 import ml_collections
 
+from emkd_jax.errors import UserError
+
 
 def base_config() -> ml_collections.ConfigDict:
     """The options all configs start from; `name` and `data.name` are still to be set."""
@@ -55,4 +57,28 @@ def base_config() -> ml_collections.ConfigDict:
     config.eval.first_epoch = 5  # validation starts after this epoch
     config.eval.every_epochs = 5  # and comes again after so many
     config.eval.batch_size = 256  # users ranked at a time, on each device
+    return config
+
+
+def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collections.ConfigDict:
+    """What the variants of all data sets share: '', `released` and `quick`."""
+    if variant == 'released':  # every quirk of the released code
+        config.model.dtype = 'float32'
+        config.ensemble.shared_init = True
+        config.eval.first_epoch = 102
+        config.eval.every_epochs = 1
+    elif variant == 'quick':  # a small model, for a machine without an accelerator
+        config.data.stand_in = True
+        config.model.hidden_dim = 64
+        config.ensemble.num_networks = 2
+        config.objective.num_views = 2
+        config.train.num_epochs = 5
+        config.eval.first_epoch = 1
+        config.eval.every_epochs = 1
+    elif variant:
+        raise UserError(
+            f"configs/{config.data.name}.py has no variant '{variant}'; use :released, :quick or "
+            'none.'
+        )
+    config.name = f'{config.data.name}_{variant}' if variant else config.data.name
     return config

@@ -1,0 +1,21 @@
+"""Amazon Beauty (5-core): 22,363 users, 12,101 items, 198,502 interactions.
+
+    python launch.py --config=configs/beauty.py            EMKD as published
+    python launch.py --config=configs/beauty.py:released   and as released: float32, every quirk
+    python launch.py --config=configs/beauty.py:quick      a small model
+
+Needs: network at the first start, or the authors' files in --config.data.source=FOLDER; quick
+    trains on a made-up stand-in where there is neither prepared data nor a source.
+Takes: published and released on one GPU: not measured yet; quick on two CPU cores: not measured
+yet.
+Expect (HR@10 / NDCG@10, test, window rule): not measured yet.
+"""
+
+from configs import base
+
+
+def get_config(variant=''):
+    config = base.base_config()
+    config.data.name = 'beauty'
+    config.model.max_len = 15
+    return base.apply_variant(config, variant)

@@ -1,0 +1,27 @@
+"""MovieLens-1M: 6,040 users, 3,706 items, 1,000,209 interactions.
+
+    python launch.py --config=configs/ml_1m.py            EMKD as published
+    python launch.py --config=configs/ml_1m.py:released   and as released: float32, every quirk
+    python launch.py --config=configs/ml_1m.py:quick      a small model
+
+Needs: network at the first start, or the authors' files in --config.data.source=FOLDER; quick
+    trains on a made-up stand-in where there is neither prepared data nor a source.
+Takes: published and released on one GPU: not measured yet; quick on two CPU cores: not measured
+yet.
+Expect (HR@10 / NDCG@10, test, window rule): not measured yet.
+"""
+
+from configs import base
+
+
+def get_config(variant=''):
+    config = base.base_config()
+    config.data.name = 'ml_1m'
+    config.data.window_step = 10
+    config.model.max_len = 40
+    config.model.num_heads = 4
+    config.model.dropout = 0.2
+    config.objective.temperature = 1.0
+    if variant == 'quick':
+        config.data.window_step = 40
+    return base.apply_variant(config, variant)

@@ -1,0 +1,20 @@
+"""Amazon Toys and Games (5-core): 19,412 users, 11,924 items, 167,597 interactions.
+
+    python launch.py --config=configs/toys.py            EMKD as published
+    python launch.py --config=configs/toys.py:released   and as released: float32, every quirk
+    python launch.py --config=configs/toys.py:quick      a small model
+
+Needs: network at the first start, or the authors' files in --config.data.source=FOLDER; quick
+    trains on a made-up stand-in where there is neither prepared data nor a source.
+Takes: published and released on one GPU: not measured yet; quick on two CPU cores: not measured
+yet.
+Expect (HR@10 / NDCG@10, test, window rule): not measured yet.
+"""
+
+from configs import base
+
+
+def get_config(variant=''):
+    config = base.base_config()
+    config.data.name = 'toys'
+    return base.apply_variant(config, variant)
