@@ -51,6 +51,10 @@ def base_config() -> ml_collections.ConfigDict:
     config.train.num_steps = 0  # optimizer steps; 0 = num_epochs decides
     config.train.steps_per_dispatch = 16  # steps sent to the devices at a time
 
+    config.checkpoint = ml_collections.ConfigDict()
+    config.checkpoint.every_steps = 0  # save after so many steps; 0 = not by steps
+    config.checkpoint.every_minutes = 10.0  # save after so long; 0 = not by time
+
     config.eval = ml_collections.ConfigDict()
     config.eval.rule = 'window'  # items left out of the ranking: window, history or none
     config.eval.ks = (1, 5, 10, 20)  # cut-offs of HR, NDCG and MRR

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, Int, PyTree
 
 from emkd_jax.errors import UserError
 
@@ -25,10 +25,11 @@ def rows_per_device(batch_size: int, num_devices: int) -> int:
     return batch_size // num_devices
 
 
-def place_indices(devices: Sequence[jax.Device]) -> jax.Array:
-    """0, 1, ... on the local devices of `devices`: the one mapped argument a pmap must have."""
-    local = [d for d in devices if d.process_index == jax.process_index()]
-    return jax.pmap(lambda x: x, devices=local)(np.arange(len(local), dtype=np.int32))
+def fill(value: int, devices: Sequence[jax.Device]) -> Int[Array, ' local_devices']:
+    """`value` on each of this process's devices, as a mapped argument of a pmap."""
+    local = [device for device in devices if device.process_index == jax.process_index()]
+    put = jax.pmap(lambda x: x, devices=devices, axis_name=AXIS)
+    return put(np.full(len(local), value, np.int32))
 
 
 def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
@@ -39,4 +40,4 @@ def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
     copy = jax.pmap(
         lambda tree, _: tree, in_axes=(None, 0), out_axes=None, devices=devices, axis_name=AXIS
     )
-    return copy(tree, place_indices(devices))
+    return copy(tree, fill(0, devices))

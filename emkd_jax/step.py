@@ -45,6 +45,7 @@ class Progress(NamedTuple):
     step: Int[Array, '']
     sums: dict[str, Float[Array, '']]  # as the state's
     broken: Bool[Array, ' checked']  # which of CHECKED was not finite, at the step after `step`
+    request: Int[Array, '']  # the highest request any device was given
 
 
 class TrainingData(NamedTuple):
@@ -141,12 +142,13 @@ def make_train_steps(
     lengths: np.ndarray,
     devices: Sequence[jax.Device],
 ):
-    """The pmapped function `(state, data, num_steps, places) -> (state, progress)`.
+    """The pmapped function `(state, data, num_steps, requests) -> (state, progress)`.
 
     It takes `num_steps` optimizer steps, all of one epoch, and gives up before a step whose loss or
     gradients are not finite: the state is then that before the step, and `progress.broken` says
-    what was not finite. The state is donated. Arguments lie on the devices as `devices.replicate`
-    and `devices.place_indices` put them.
+    what was not finite. `requests`, a number per device, is how one host asks something of all: its
+    maximum comes back to each in `progress.request`. The state is donated. Arguments lie on the
+    devices as `devices.replicate` and `devices.fill` put them.
 
     Args:
       config: the run's.
@@ -188,8 +190,7 @@ def make_train_steps(
         kept = jax.tree.map(lambda new, old: jnp.where(broken.any(), old, new), after, state)
         return kept, broken
 
-    def steps(state, data, num_steps, place):
-        del place  # pmap wants an argument to map over; the axis knows the place
+    def steps(state, data, num_steps, request):
         row_ids = jax.lax.axis_index(AXIS) * rows + jnp.arange(rows)
         epoch = state.step // steps_per_epoch(data.windows.shape[0], batch_size)
         order = epoch_order(state.seed, epoch, data.windows.shape[0])
@@ -204,7 +205,7 @@ def make_train_steps(
 
         start = jnp.zeros_like(num_steps), state, jnp.zeros(len(CHECKED), bool)
         _, state, broken = jax.lax.while_loop(unfinished, body, start)
-        return state, Progress(state.step, state.sums, broken)
+        return state, Progress(state.step, state.sums, broken, jax.lax.pmax(request, AXIS))
 
     return jax.pmap(
         steps, axis_name=AXIS, in_axes=(None, None, None, 0), out_axes=(None, None),

@@ -1,0 +1,88 @@
+"""What every mode starts from: the data of a configuration and the model it describes."""
+
+import dataclasses
+import functools
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+
+from emkd_jax import data as data_room
+from emkd_jax.data.sequences import SequenceData, Split, leave_one_out, windows
+from emkd_jax.ensemble import Ensemble, make_ensemble
+from emkd_jax.errors import UserError
+from emkd_jax.objective import check_options
+from emkd_jax.step import TrainState, init_state, make_optimizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A configuration, its data and its model."""
+
+    config: ml_collections.ConfigDict
+    data: SequenceData
+    split: Split
+    ensemble: Ensemble
+    optimizer: optax.GradientTransformation
+
+    @functools.cached_property
+    def windows(self) -> np.ndarray:
+        """Training windows, (windows, slots), left-padded with 0."""
+        return windows(
+            self.split.train, self.config.model.max_len, self.config.data.window_step
+        )
+
+    @functools.cached_property
+    def counts(self) -> dict[str, int]:
+        """Users, items, interactions, attributes and windows."""
+        return self.data.counts() | {'windows': len(self.windows)}
+
+    def initial_state(self) -> TrainState:
+        """The state before the first step."""
+        return init_state(self.ensemble, self.optimizer, self.config.seed)
+
+    def state_shapes(self) -> TrainState:
+        """Shapes and dtypes of a state."""
+        return jax.eval_shape(self.initial_state)
+
+
+def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
+    """Loads the data and describes the model.
+
+    Raises:
+      UserError: an option makes no sense, or the data is not to be had.
+    """
+    check_options(config.objective)
+    _check_numbers(config)
+    data = data_room.load(config.data)
+    ensemble = make_ensemble(config, data.num_items, data.num_attributes)
+    return Experiment(config, data, leave_one_out(data), ensemble, make_optimizer(config.optimizer))
+
+
+_AT_LEAST_ONE = (
+    'data.window_step', 'model.max_len', 'model.hidden_dim', 'model.num_blocks',
+    'model.num_heads', 'ensemble.num_networks', 'train.batch_size', 'train.num_epochs',
+    'eval.first_epoch', 'eval.every_epochs', 'eval.batch_size',
+)
+_NOT_NEGATIVE = (
+    'seed', 'train.num_steps', 'train.steps_per_dispatch', 'optimizer.learning_rate',
+    'objective.kd_weight', 'objective.contrast_weight', 'objective.attribute_weight',
+)
+
+
+def _check_numbers(config):
+    for names, least in ((_AT_LEAST_ONE, 1), (_NOT_NEGATIVE, 0)):
+        for name in names:
+            value = functools.reduce(getattr, name.split('.'), config)
+            if not value >= least:
+                raise UserError(f'{name} is {value}; it must be at least {least}.')
+    if not 0 <= config.model.dropout < 1:
+        raise UserError(f'model.dropout is {config.model.dropout}; it must lie in [0, 1).')
+    if config.eval.rule not in ('window', 'history', 'none'):
+        raise UserError(f"eval.rule is '{config.eval.rule}'; use window, history or none.")
+    if 10 not in config.eval.ks or min(config.eval.ks) < 1:
+        raise UserError(
+            f'eval.ks is {tuple(config.eval.ks)}; it takes cut-offs of at least 1, 10 among them, '
+            'since validation NDCG@10 picks the checkpoint.'
+        )

@@ -1,0 +1,48 @@
+"""SIGTERM and Ctrl-C: a polite request to save and leave, and an order the second time."""
+
+import os
+import signal
+import threading
+
+from emkd_jax.errors import Preempted
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopSignals:
+    """Within this context the first signal sets `requested`; a second one exits at once.
+
+    Python's own handlers wait until the interpreter is back from a compilation or a device, so the
+    signals are read from a pipe, by a thread.
+    """
+
+    def __init__(self):
+        self.requested = False
+
+    def __enter__(self) -> 'StopSignals':
+        if threading.current_thread() is not threading.main_thread():
+            self._old = None  # an embedding program handles its signals itself
+            return self
+        read, self._pipe = os.pipe()
+        os.set_blocking(self._pipe, False)
+        self._old_pipe = signal.set_wakeup_fd(self._pipe, warn_on_full_buffer=False)
+        self._old = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
+        threading.Thread(target=self._watch, args=(read,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        if self._old is None:
+            return
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_pipe)
+        os.close(self._pipe)
+
+    def _watch(self, read):
+        while received := os.read(read, 1):
+            if received[0] not in _SIGNALS:
+                continue
+            if self.requested:
+                os._exit(Preempted.exit_code)
+            self.requested = True
+        os.close(read)

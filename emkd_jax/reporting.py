@@ -1,0 +1,132 @@
+"""What a run tells people: progress bar, metrics.jsonl, TensorBoard and tables."""
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import tensorboardX
+import tqdm
+from etils import epath
+
+from emkd_jax.errors import RunError
+
+
+_SHOWN = ('total', 'masked_items', 'kd', 'attributes', 'icl', 'ccl')
+
+
+class MetricsLog:
+    """metrics.jsonl and TensorBoard, one line an event; process 0 alone writes."""
+
+    def __init__(self, folder: epath.Path, step: int):
+        """Goes on after `step`: what an interrupted run logged beyond it will be logged again."""
+        self._file = folder / 'metrics.jsonl'
+        self._writes = jax.process_index() == 0
+        if not self._writes:
+            return
+        try:
+            if self._file.exists():
+                kept = [line for line in self._file.read_text().splitlines() if _until(line, step)]
+                partial = folder / 'metrics.jsonl.partial'
+                partial.write_text(''.join(f'{line}\n' for line in kept))
+                partial.replace(self._file)
+            self._writer = tensorboardX.SummaryWriter(
+                str(folder / 'tensorboard'), purge_step=step + 1
+            )
+        except OSError as error:
+            raise _failed(self._file, error) from error
+
+    def write(self, kind: str, step: int, epoch: int, values: Mapping[str, Any]) -> None:
+        """Logs `values`; nested mappings become 'a/b' in TensorBoard.
+
+        Raises:
+          RunError: the disk is full or gone.
+        """
+        if not self._writes:
+            return
+        line = json.dumps({'kind': kind, 'step': step, 'epoch': epoch, **values})
+        try:
+            with self._file.open('a') as file:
+                file.write(f'{line}\n')
+            for name, value in _scalars(values, f'{kind}/'):
+                self._writer.add_scalar(name, value, step)
+            self._writer.flush()
+        except OSError as error:
+            raise _failed(self._file, error) from error
+
+    def close(self) -> None:
+        """Ends TensorBoard's file."""
+        if self._writes:
+            self._writer.close()
+
+
+class ProgressBar:
+    """Epoch, loss parts, sequences/s and time left, on standard error."""
+
+    def __init__(self, num_steps: int, step: int, batch_size: int):
+        self._bar = tqdm.tqdm(
+            total=num_steps, initial=step, unit='step', disable=jax.process_index() != 0,
+            file=sys.stderr, dynamic_ncols=True, mininterval=1.0,
+        )
+        self._batch_size = batch_size
+
+    def show(self, step: int, epoch: int, means: Mapping[str, float]) -> None:
+        """Moves to `step`, in epoch `epoch`, with the means of the objective's parts there."""
+        shown = {name: f'{value:.4g}' for name, value in means.items() if name in _SHOWN}
+        if rate := self._bar.format_dict['rate']:
+            shown['sequences/s'] = f'{rate * self._batch_size:.0f}'
+        self._bar.set_description(f'epoch {epoch}', refresh=False)
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def close(self) -> None:
+        """Leaves the last state on the screen."""
+        self._bar.close()
+
+
+def say(text: str) -> None:
+    """A line to standard output from process 0, clear of the progress bar."""
+    if jax.process_index() != 0:
+        return
+    tqdm.tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def banner(text: str) -> str:
+    """`text` in a frame that nobody overlooks."""
+    rule = '=' * min(100, len(text))
+    return f'{rule}\n{text}\n{rule}'
+
+
+def table(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """Metrics by name, a row each; columns are those of the first row."""
+    columns = list(next(iter(rows.values())))
+    width = max(len(name) for name in rows)
+    lines = [' ' * width + ''.join(f'{column:>9}' for column in columns)]
+    for name, values in rows.items():
+        lines.append(f'{name:<{width}}' + ''.join(f'{values[c]:>9.4f}' for c in columns))
+    return '\n'.join(lines)
+
+
+def _until(line: str, step: int) -> bool:
+    try:
+        return json.loads(line)['step'] <= step
+    except (ValueError, KeyError, TypeError):  # a line cut off when a process was killed
+        return False
+
+
+def _scalars(values, prefix):
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _scalars(value, f'{prefix}{name}/')
+        elif isinstance(value, (int, float)) and math.isfinite(value):
+            yield prefix + name, value
+
+
+def _failed(file, error):
+    return RunError(
+        f'{file} cannot be written ({error.strerror or error}); make room or mend the disk, then '
+        'start the same command again: it goes on from the last good checkpoint.'
+    )

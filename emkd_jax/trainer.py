@@ -1,0 +1,118 @@
+"""Sends train steps to the devices, many at a time, and reads what they report a dispatch late."""
+
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from emkd_jax import devices
+from emkd_jax.errors import RunError
+from emkd_jax.experiment import Experiment
+from emkd_jax.step import (
+    CHECKED, Progress, TrainingData, TrainState, make_train_steps, steps_per_epoch,
+)
+
+NOTHING, SAVE, STOP = range(3)  # what one process may wish of all
+
+
+class Trainer:
+    """The devices' side of a run: the state, and how far it is.
+
+    Attributes:
+      step: optimizer steps done.
+      per_epoch: steps of an epoch.
+      num_steps: steps of the whole run.
+      means: of what a step reports (`step.SUMS`), over this epoch so far.
+      timed: 'steps' taken and the 'seconds' they took, without each process's first dispatch, which
+        compiles.
+      speed: sequences/s of the last call of `advance_to`; None if it timed nothing.
+    """
+
+    def __init__(self, experiment: Experiment, state: TrainState, timed: dict[str, float]):
+        """Puts `state` (host arrays) and the training data on all devices.
+
+        Args:
+          experiment: what is trained.
+          state: to go on from.
+          timed: of the processes that led there.
+        """
+        config, windows = experiment.config, experiment.windows
+        self.per_epoch = steps_per_epoch(len(windows), config.train.batch_size)
+        self.num_steps = config.train.num_steps or config.train.num_epochs * self.per_epoch
+        self.step, self.means = int(state.step), {}
+        self.timed, self.speed = timed, None
+        self._batch_size = config.train.batch_size
+        # On the CPU a step is long, and fake devices want no queue of them.
+        self._queues = jax.default_backend() != 'cpu'
+        self._dispatch = config.train.steps_per_dispatch if self._queues else 1
+        self._devices = jax.devices()
+        self._advance = make_train_steps(
+            config, experiment.ensemble, experiment.optimizer, (windows > 0).sum(1), self._devices
+        )
+        self._data = devices.replicate(
+            TrainingData(windows, experiment.data.item_attributes), self._devices
+        )
+        self._wishes = [devices.fill(wish, self._devices) for wish in (NOTHING, SAVE, STOP)]
+        self._counts = {}
+        self._compiled = False
+        self.state = devices.replicate(state, self._devices)
+
+    def advance_to(
+        self, stop: int, wish: Callable[[], int], watch: Callable[[], None]
+    ) -> int:
+        """Trains to step `stop`, or less far if any process wished something before it.
+
+        Args:
+          stop: at most the end of this epoch.
+          wish: what this process wishes now: NOTHING, SAVE or STOP.
+          watch: called after every dispatch.
+
+        Returns:
+          The strongest wish, the same on every process. Nothing is under way any more.
+
+        Raises:
+          RunError: loss or gradients were not finite.
+        """
+        began, first = time.monotonic(), self.step
+        pending = []
+        granted = NOTHING
+        while self.step < stop and not granted:
+            count = min(self._dispatch, stop - self.step)
+            with jax.transfer_guard('disallow'):
+                self.state, progress = self._advance(
+                    self.state, self._data, self._count(count), self._wishes[wish()]
+                )
+            self.step += count
+            pending.append(progress)
+            while len(pending) > (1 if self._queues and self._compiled else 0):
+                granted = max(granted, self._read(pending.pop(0)))
+            if not self._compiled:
+                self._compiled, began, first = True, time.monotonic(), self.step
+            watch()
+        while pending:
+            granted = max(granted, self._read(pending.pop(0)))
+        steps, seconds = self.step - first, time.monotonic() - began
+        self.timed = {
+            'steps': self.timed['steps'] + steps, 'seconds': self.timed['seconds'] + seconds
+        }
+        self.speed = steps * self._batch_size / seconds if steps else None
+        return granted
+
+    def _count(self, count):
+        with jax.transfer_guard('allow'):
+            if count not in self._counts:
+                self._counts[count] = devices.replicate(np.int32(count), self._devices)
+            return self._counts[count]
+
+    def _read(self, progress: Progress) -> int:
+        progress = jax.device_get(progress)
+        if progress.broken.any():
+            names = ', '.join(np.array(CHECKED)[progress.broken])
+            raise RunError(
+                f'Step {progress.step + 1}: {names} not finite; the checkpoints before it are '
+                'kept: lower optimizer.learning_rate, or use model.dtype=float32.'
+            )
+        steps = (int(progress.step) - 1) % self.per_epoch + 1
+        self.means = {name: float(value) / steps for name, value in progress.sums.items()}
+        return int(progress.request)

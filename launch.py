@@ -1,0 +1,68 @@
+"""The one entry: `python launch.py --config=configs/toys.py [--workdir=DIR] [--mode=train]`.
+
+Exit codes: 0 done, 2 a mistake to mend (one sentence says which), 1 the run could not go on,
+143 stopped by a signal with its state saved.
+"""
+
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from emkd_jax.errors import Preempted, RunError, UserError
+
+MODES = ('train', 'evaluate', 'prepare')
+
+FLAGS = flags.FLAGS
+config_flags.DEFINE_config_file(
+    'config', None, 'Configuration: configs/<set>.py[:variant].', lock_config=True
+)
+flags.DEFINE_string('workdir', '', 'Folder of the run; default: runs/<config.name>.')
+flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
+
+
+def main(argv: list[str]) -> None:
+    """Calls the mode. Imports come late: a mistake in the flags is told at once."""
+    if argv[1:]:
+        raise UserError(f"'{argv[1]}' is not an option; options are written --name=value.")
+    if FLAGS.config is None:
+        raise UserError('--config is missing; try --config=configs/quickstart.py.')
+    config, workdir = FLAGS.config, FLAGS.workdir
+    match FLAGS.mode:
+        case 'train':
+            from emkd_jax.train import train
+
+            train(config, workdir)
+        case 'evaluate':
+            from emkd_jax.results import evaluate
+
+            evaluate(config, workdir)
+        case 'prepare':
+            from emkd_jax.data import prepare
+
+            print(f'Prepared in {prepare(config.data)}')
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        rest = FLAGS(argv)
+        _ = FLAGS.config and FLAGS.config.name  # a file that failed to load speaks up when used
+        return rest
+    except (AttributeError, KeyError) as error:
+        name = str(error.args[0]).strip("'\"")
+        given = next((arg for arg in argv if name in arg.split('=')[0].split('.')), name)
+        raise UserError(f'{given}: there is no such option; configs/base.py lists all.') from error
+    except (flags.Error, TypeError, ValueError, OSError) as error:
+        raise UserError(' '.join(str(error).split())) from error
+
+
+def _run() -> int | None:
+    try:
+        app.run(main, flags_parser=_parse)
+    except (UserError, RunError, Preempted) as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == '__main__':
+    sys.exit(_run())
