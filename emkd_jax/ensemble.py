@@ -10,8 +10,9 @@ from jaxtyping import Array, Float, Int, PyTree, UInt32
 
 from emkd_jax import counted
 from emkd_jax.encoders.bert4rec import BERT4Rec
-from emkd_jax.encoders.layers import linear, linear_params
+from emkd_jax.encoders.layers import linear_params
 from emkd_jax.errors import UserError
+from emkd_jax.precision import activation_dtype, wide
 
 
 class Network(nn.Module):
@@ -41,14 +42,11 @@ class Network(nn.Module):
 
 
 def _wide_linear(hidden, kernel, bias):
-    wide = jnp.promote_types(hidden.dtype, jnp.float32)
-    if wide == hidden.dtype:
-        return linear(hidden, kernel, bias)
     y = jax.lax.dot_general(
         hidden, kernel.astype(hidden.dtype), (((hidden.ndim - 1,), (1,)), ((), ())),
-        preferred_element_type=wide,
+        preferred_element_type=wide(hidden.dtype),
     )
-    return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+    return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,12 +172,3 @@ def make_ensemble(
     )
     network = Network(encoder, num_items, num_attributes)
     return Ensemble(network, config.ensemble.num_networks, config.ensemble.shared_init)
-
-
-def activation_dtype(name: str, platform: str) -> jnp.dtype:
-    """The dtype `model.dtype` names; 'auto' is bfloat16 where matrix units take it."""
-    if name == 'auto':
-        name = 'float32' if platform == 'cpu' else 'bfloat16'
-    if name not in ('float32', 'bfloat16', 'float64'):
-        raise UserError(f"model.dtype is '{name}'; use auto, float32 or bfloat16.")
-    return jnp.dtype(name)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 
 from emkd_jax.cloze import Views
 from emkd_jax.encoders.bert4rec import BERT4Rec
@@ -76,12 +77,60 @@ class Case:
             params, self.ensemble, self.options, self.batch, self.item_attributes, self.capacity
         )
 
+    def activations(self, params):
+        """Hidden states and attribute logits of the originals, item logits of the first view."""
+        hidden = self.ensemble.hidden(params, self.sequences)
+        of_view = self.ensemble.hidden(params, self.batch.views.items[0])
+        return {
+            'hidden': hidden,
+            'logits': self.ensemble.item_logits(params, of_view),
+            'attribute_logits': self.ensemble.attribute_logits(params, hidden),
+        }
+
     def gradients(self):
         """((total, parts), gradients)."""
         return jax.jit(jax.value_and_grad(self.objective, has_aux=True))(self.params)
 
 
-def relative_error(ours, theirs):
-    """Largest difference over the largest entry of `theirs`."""
+SCALARS = {
+    'masked_items': 'ce', 'kd': 'kl', 'attributes': 'bce', 'icl': 'icl', 'ccl': 'ccl',
+    'total': 'total',
+}  # our names and the cases'
+
+
+def errors(case):
+    """Each quantity's relative error: scalars by our names, then arrays.
+
+    Gradients and weights after an Adam step are the worst over the parameters; weights are compared
+    where the gradient exceeds 1e-6, for below that rounding decides the sign Adam lives on.
+    """
+    with jax.default_matmul_precision('highest'):
+        (total, parts), gradients = case.gradients()
+        optimizer = optax.adam(float(case.arrays['lr']))
+        with jax.numpy_dtype_promotion('standard'):  # optax raises floats to integer powers
+            updates, _ = optimizer.update(gradients, optimizer.init(case.params), case.params)
+        stepped = optax.apply_updates(case.params, updates)
+        ours = parts | {'total': total} | jax.jit(case.activations)(case.params)
+    theirs = {name: case.arrays[key] for name, key in SCALARS.items()} | {
+        'hidden': case.arrays['anchors'],
+        'logits': case.arrays['logits_first'],
+        'attribute_logits': case.arrays['attr_logits'],
+    }
+    found = {name: relative_error(ours[name], value) for name, value in theirs.items()}
+    their_gradients = case.tree('grad', np.float64)
+    where = jax.tree.map(lambda g: np.abs(g) > 1e-6, their_gradients)
+    worst = {
+        'gradients': jax.tree.map(relative_error, gradients, their_gradients),
+        'adam_step': jax.tree.map(
+            relative_error, stepped, case.tree('adam1', np.float64), where
+        ),
+    }
+    return found | {name: max(jax.tree.leaves(tree)) for name, tree in worst.items()}
+
+
+def relative_error(ours, theirs, where=True):
+    """Largest difference over the largest entry of `theirs`; the difference itself if all are 0."""
     theirs = np.asarray(theirs, np.float64)
-    return float(np.abs(np.asarray(ours, np.float64) - theirs).max() / np.abs(theirs).max())
+    difference = np.abs(np.asarray(ours, np.float64) - theirs).max(initial=0, where=where)
+    largest = np.abs(theirs).max()
+    return float(difference / largest if largest else difference)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from emkd_jax import counted
 from emkd_jax.encoders.layers import ItemEmbedding, LayerNorm, Linear, linear, linear_params
+from emkd_jax.precision import wide
 
 _MASKED = -1e9  # added nowhere: it replaces the score of a padding key, as in the released code
 
@@ -43,7 +44,7 @@ class Attention(nn.Module):
             query, key, value = jnp.moveaxis(linear(x, kernel, bias).reshape(split), 2, 0)
         scores = jnp.einsum(
             'rqhd,rkhd->rhqk', query, key,
-            preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+            preferred_element_type=wide(x.dtype),
         ) * ((dim // self.num_heads) ** -0.5)
         scores = jnp.where(real[:, None, None, :], scores, _MASKED)
         weights = jax.nn.softmax(scores).astype(x.dtype)
@@ -67,9 +68,9 @@ class FeedForward(nn.Module):
     def __call__(
         self, x: Float[Array, 'rows slots dim'], keys: UInt32[Array, 'rows slots'] | None, site: int
     ) -> Float[Array, 'rows slots dim']:
-        wide = jax.nn.gelu(Linear(4 * x.shape[-1], self.dtype, name='up')(x), approximate=True)
-        wide = counted.dropout(wide, keys, site, self.dropout)
-        return Linear(x.shape[-1], self.dtype, name='down')(wide)
+        inner = jax.nn.gelu(Linear(4 * x.shape[-1], self.dtype, name='up')(x), approximate=True)
+        inner = counted.dropout(inner, keys, site, self.dropout)
+        return Linear(x.shape[-1], self.dtype, name='down')(inner)
 
 
 class Block(nn.Module):

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from emkd_jax.precision import wide
+
 
 def uniform_fan_in(fan_in: int):
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for linear weights and biases."""
@@ -64,8 +66,8 @@ class LayerNorm(nn.Module):
         dim = x.shape[-1]
         gain = self.param('gain', nn.initializers.ones, (dim,))
         bias = self.param('bias', nn.initializers.zeros, (dim,))
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        centred = wide - wide.mean(-1, keepdims=True)
+        widened = x.astype(wide(x.dtype))
+        centred = widened - widened.mean(-1, keepdims=True)
         variance = (centred * centred).sum(-1, keepdims=True) / (dim - 1)
         scale = 1 / (jnp.sqrt(variance) + self.epsilon)
         lead = (1,) * (x.ndim - 1) + (-1,)

@@ -14,6 +14,7 @@ from emkd_jax.objective.attributes import attribute_loss
 from emkd_jax.objective.contrastive import contrastive_loss
 from emkd_jax.objective.masked_items import cross_entropy, distillation
 from emkd_jax.objective.streamed import streamed_loss
+from emkd_jax.precision import wide
 
 PARTS = ('masked_items', 'kd', 'attributes', 'icl', 'ccl')
 
@@ -96,7 +97,7 @@ def objective(
     networks, _, _, dim = hidden.shape
     of_views, of_originals = hidden[:, : num_views * rows], hidden[:, num_views * rows :]
 
-    parts = dict.fromkeys(PARTS, jnp.zeros((), jnp.promote_types(hidden.dtype, jnp.float32)))
+    parts = dict.fromkeys(PARTS, jnp.zeros((), wide(hidden.dtype)))
     masked = masked_positions(batch.views.labels, capacity.all_views, axis_name)
     at_masked = of_views.reshape(networks, -1, dim)[:, masked.index]
     parts['masked_items'], parts['kd'] = _masked_item_losses(

@@ -2,15 +2,15 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 def multi_hot(
     attributes: Int[Array, 'positions most'], num_classes: int
-) -> Float[Array, 'positions classes']:
-    """1 at each listed attribute; -1 in the lists is padding."""
-    classes = jnp.arange(num_classes)[None, None, :]
-    return (attributes[:, :, None] == classes).any(1).astype(jnp.float32)
+) -> Bool[Array, 'positions classes']:
+    """True at each listed attribute; -1 in the lists is padding."""
+    classes = jnp.arange(num_classes, dtype=attributes.dtype)[None, None, :]
+    return (attributes[:, :, None] == classes).any(1)
 
 
 def attribute_loss(
@@ -28,6 +28,6 @@ def attribute_loss(
       attributes: attribute ids of the true item at each position, padded with -1.
       weights: of the positions; 0 for unused places of the buffer.
     """
-    targets = multi_hot(attributes, logits.shape[-1]).astype(logits.dtype)[None]
-    losses = jax.nn.softplus(logits) - targets * logits
+    targets = multi_hot(attributes, logits.shape[-1])[None]
+    losses = jax.nn.softplus(logits) - jnp.where(targets, logits, 0)
     return (losses.mean(-1).sum(0) * weights).sum()

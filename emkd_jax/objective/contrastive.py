@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from emkd_jax.precision import wide
+
 
 class Contrast(NamedTuple):
     """`icl`: summed over networks. `ccl`: summed over ordered pairs of different networks."""
@@ -41,10 +43,10 @@ def contrastive_loss(
         the released code does (it adds exp(0) = 1); 'excluded' leaves it out.
       axis_name: the pmapped axis over which the global batch is spread; None: all rows are here.
     """
-    wide = jnp.promote_types(anchors.dtype, jnp.float32)
-    anchor_norm, view_norm = _norm(anchors, wide), _norm(views, wide)
+    dtype = wide(anchors.dtype)
+    anchor_norm, view_norm = _norm(anchors), _norm(views)
     negatives, negative_norm, negative_valid, first = anchors, anchor_norm, valid, 0
-    count = valid.sum().astype(wide)
+    count = valid.sum().astype(dtype)
     if axis_name is not None:
         negatives, negative_norm, negative_valid = jax.lax.all_gather(
             (negatives, negative_norm, valid), axis_name
@@ -58,7 +60,7 @@ def contrastive_loss(
         count = jax.lax.psum(count, axis_name)
 
     # The products are of the hidden states as they are; the norms divide the small Gram matrices.
-    gram = jnp.einsum('xsf,ykf->xysk', anchors, negatives, preferred_element_type=wide)
+    gram = jnp.einsum('xsf,ykf->xysk', anchors, negatives, preferred_element_type=dtype)
     gram /= anchor_norm[:, None, :, None] * negative_norm[None, :, None, :] * temperature
     itself = (first + jnp.arange(valid.shape[0]))[:, None] == jnp.arange(gram.shape[3])[None, :]
     others = negative_valid[None, :] & ~itself
@@ -68,7 +70,7 @@ def contrastive_loss(
         counted = others
     denominator = _logsumexp_where(gram, counted)
 
-    positive = jnp.einsum('xsf,ymsf->xysm', anchors, views, preferred_element_type=wide)
+    positive = jnp.einsum('xsf,ymsf->xysm', anchors, views, preferred_element_type=dtype)
     positive /= anchor_norm[:, None, :, None] * jnp.moveaxis(view_norm, 1, 2)[None] * temperature
     losses = denominator - jax.nn.logsumexp(positive, axis=-1)
     per_pair = jnp.where(valid[None, None], losses, 0).sum(2) / jnp.maximum(count, 1)
@@ -76,8 +78,8 @@ def contrastive_loss(
     return Contrast(icl, per_pair.sum() - icl)
 
 
-def _norm(x: Float[Array, '*lead features'], wide) -> Float[Array, '*lead']:
-    return jnp.sqrt(jnp.square(x.astype(wide)).sum(-1))
+def _norm(x: Float[Array, '*lead features']) -> Float[Array, '*lead']:
+    return jnp.sqrt(jnp.square(x.astype(wide(x.dtype))).sum(-1))
 
 
 def _logsumexp_where(

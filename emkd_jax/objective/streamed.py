@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from emkd_jax.precision import wide
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def streamed_loss(
@@ -47,7 +49,6 @@ def _forward(hidden, kernel, bias, labels, weights, temperature, block):
     networks, positions, _ = hidden.shape
     classes = kernel.shape[1]
     block = min(block, classes)
-    wide = jnp.promote_types(hidden.dtype, jnp.float32)
 
     def visit(index, carry):
         top, sum_one, sum_soft, moments, picked = carry
@@ -67,13 +68,13 @@ def _forward(hidden, kernel, bias, labels, weights, temperature, block):
             picked + jnp.where(hit, logits, 0).sum(2),
         )
 
-    zeros = jnp.zeros((networks, positions), wide)
+    zeros = jnp.zeros((networks, positions), wide(hidden.dtype))
     start = (
         jnp.full_like(zeros, -jnp.inf), zeros, zeros,
-        jnp.zeros((networks, networks, positions), wide), zeros,
+        jnp.zeros((networks, networks, positions), zeros.dtype), zeros,
     )
     top, sum_one, sum_soft, moments, picked = jax.lax.fori_loop(
-        0, -(-classes // block), visit, start
+        np.int32(0), np.int32(-(-classes // block)), visit, start
     )
     lse_one = top + jnp.log(sum_one)
     lse_soft = top / temperature + jnp.log(sum_soft)
@@ -95,10 +96,9 @@ def _logits(hidden, kernel, bias, index, block):
     first = jnp.minimum(index * block, classes - block)
     kernel = jax.lax.dynamic_slice_in_dim(kernel, first, block, axis=1).astype(hidden.dtype)
     bias = jax.lax.dynamic_slice_in_dim(bias, first, block, axis=1)
-    wide = jnp.promote_types(hidden.dtype, jnp.float32)
-    logits = jnp.einsum('npd,ncd->npc', hidden, kernel, preferred_element_type=wide)
-    ids = (first + jnp.arange(block))[None, None]
-    return logits + bias[:, None].astype(wide), ids >= index * block, ids, kernel
+    logits = jnp.einsum('npd,ncd->npc', hidden, kernel, preferred_element_type=wide(hidden.dtype))
+    ids = (first + jnp.arange(block, dtype=jnp.int32))[None, None]
+    return logits + bias[:, None].astype(logits.dtype), ids >= index * block, ids, kernel
 
 
 def _forward_rule(hidden, kernel, bias, labels, weights, temperature, block):
@@ -135,10 +135,12 @@ def _backward_rule(temperature, block, residuals, cotangents):
         return d_hidden, d_kernel, _add_slice(d_bias, d_logits.sum(1), first)
 
     start = (
-        jnp.zeros(hidden.shape, jnp.promote_types(hidden.dtype, jnp.float32)),
+        jnp.zeros(hidden.shape, wide(hidden.dtype)),
         jnp.zeros_like(kernel), jnp.zeros_like(bias),
     )
-    d_hidden, d_kernel, d_bias = jax.lax.fori_loop(0, -(-classes // block), visit, start)
+    d_hidden, d_kernel, d_bias = jax.lax.fori_loop(
+        np.int32(0), np.int32(-(-classes // block)), visit, start
+    )
     no_label_gradient = np.zeros(labels.shape, jax.dtypes.float0)
     return d_hidden.astype(hidden.dtype), d_kernel, d_bias, no_label_gradient, None
 

@@ -1,0 +1,38 @@
+"""Agreement with the authors' released code, on every case in the golden folder."""
+
+import functools
+
+import golden_cases
+import jax
+import numpy as np
+import pytest
+
+FLOAT32 = dict.fromkeys([*golden_cases.SCALARS, 'hidden', 'logits', 'attribute_logits'], 1e-5) | {
+    'gradients': 1e-4, 'adam_step': 1e-4,
+}
+FLOAT64 = dict.fromkeys(golden_cases.SCALARS, 1e-9)
+
+
+@functools.cache
+def errors(path, dtype):
+    with jax.enable_x64(dtype is np.float64):
+        found = golden_cases.errors(golden_cases.Case(path, dtype))
+    for name, error in found.items():
+        print(f'{path.stem:20} {np.dtype(dtype)} {name:16} {error:.1e}')
+    return found
+
+
+def test_there_are_cases():
+    assert golden_cases.FILES, f'no .npz in {golden_cases.FOLDER}'
+
+
+@pytest.mark.parametrize('quantity', FLOAT32)
+@pytest.mark.parametrize('path', golden_cases.FILES, ids=lambda path: path.stem)
+def test_float32(path, quantity):
+    assert errors(path, np.float32)[quantity] <= FLOAT32[quantity]
+
+
+@pytest.mark.parametrize('quantity', FLOAT64)
+@pytest.mark.parametrize('path', golden_cases.FILES, ids=lambda path: path.stem)
+def test_float64(path, quantity):
+    assert errors(path, np.float64)[quantity] <= FLOAT64[quantity]
