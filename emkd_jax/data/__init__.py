@@ -8,12 +8,18 @@ from emkd_jax.data import prepared, stand_in
 from emkd_jax.data.sequences import SequenceData
 from emkd_jax.errors import UserError
 
+_CUSTOM = 'custom'  # the name of anybody's own data
+
 
 def load(options: ml_collections.ConfigDict) -> SequenceData:
     """The data set that `config.data` asks for, decoded; prepared first where need be.
 
     With `stand_in`, where real data is neither prepared nor in `source`, made-up data.
     """
+    if options.name == _CUSTOM:
+        from emkd_jax.data import custom  # with a database engine that the other sets do without
+
+        return custom.load(options)
     _check(options)
     if options.name == stand_in.ONLY or (
         options.stand_in and not options.source and not prepared.is_prepared(options.name)
@@ -25,6 +31,10 @@ def load(options: ml_collections.ConfigDict) -> SequenceData:
 
 def prepare(options: ml_collections.ConfigDict) -> pathlib.Path:
     """Prepares the real data that `config.data` names, and returns its folder."""
+    if options.name == _CUSTOM:
+        from emkd_jax.data import custom
+
+        return custom.prepare(options)
     _check(options)
     if options.name == stand_in.ONLY:
         raise UserError(f'The {stand_in.ONLY} data is made up at each start: nothing to prepare.')
@@ -32,7 +42,7 @@ def prepare(options: ml_collections.ConfigDict) -> pathlib.Path:
 
 
 def _check(options):
-    names = (*prepared.BUILDERS, stand_in.ONLY)
+    names = (*prepared.BUILDERS, stand_in.ONLY, _CUSTOM)
     if options.name not in names:
         raise UserError(f"data.name is '{options.name}'; use one of {', '.join(names)}.")
     if options.name == stand_in.ONLY and (options.source or not options.stand_in):
