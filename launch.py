@@ -4,9 +4,10 @@ Exit codes: 0 done, 2 a mistake to mend (one sentence says which), 1 the run cou
 143 stopped by a signal with its state saved.
 """
 
+import os
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from emkd_jax.errors import Preempted, RunError, UserError
@@ -27,6 +28,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"'{argv[1]}' is not an option; options are written --name=value.")
     if FLAGS.config is None:
         raise UserError('--config is missing; try --config=configs/quickstart.py.')
+    logging.set_verbosity(logging.WARNING)
     config, workdir = FLAGS.config, FLAGS.workdir
     match FLAGS.mode:
         case 'train':
@@ -34,7 +36,7 @@ def main(argv: list[str]) -> None:
 
             train(config, workdir)
         case 'evaluate':
-            from emkd_jax.results import evaluate
+            from emkd_jax.evaluate import evaluate
 
             evaluate(config, workdir)
         case 'prepare':
@@ -44,6 +46,10 @@ def main(argv: list[str]) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
+    for arg in argv:
+        file = arg.removeprefix('--config=').split(':')[0]
+        if arg.startswith('--config=') and not os.path.isfile(file):
+            raise UserError(f'{arg}: there is no file {file}; the configurations are in configs/.')
     try:
         rest = FLAGS(argv)
         _ = FLAGS.config and FLAGS.config.name  # a file that failed to load speaks up when used

@@ -28,7 +28,7 @@ _UNFINISHED = 'it was not finished'
 class Checkpoints:
     """The checkpoints of one run. Every process enters every method; process 0 seals."""
 
-    def __init__(self, workdir: str):
+    def __init__(self, workdir: epath.PathLike):
         """Opens `workdir/checkpoints` and sets aside what is not whole.
 
         Raises:
@@ -160,12 +160,19 @@ class _writing:
 
 
 def _digests(folder: epath.Path) -> dict[str, str]:
-    root = str(folder)
     return {
-        str(path)[len(root) + 1 :]: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.glob('**/*'))
-        if path.is_file() and path.name != _SEAL
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in _files(folder)
+        if not path.name.startswith(_SEAL)
     }
+
+
+def _files(folder):
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _files(path)
+        else:
+            yield path
 
 
 def _seal(folder: epath.Path) -> None:

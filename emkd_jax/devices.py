@@ -1,5 +1,6 @@
 """The devices of a run: how many, what each holds, and copies of a tree on all of them."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -28,8 +29,7 @@ def rows_per_device(batch_size: int, num_devices: int) -> int:
 def fill(value: int, devices: Sequence[jax.Device]) -> Int[Array, ' local_devices']:
     """`value` on each of this process's devices, as a mapped argument of a pmap."""
     local = [device for device in devices if device.process_index == jax.process_index()]
-    put = jax.pmap(lambda x: x, devices=devices, axis_name=AXIS)
-    return put(np.full(len(local), value, np.int32))
+    return _spread(tuple(devices))(np.full(len(local), value, np.int32))
 
 
 def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
@@ -37,7 +37,16 @@ def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
 
     Every process must call it with the same values.
     """
-    copy = jax.pmap(
+    return _copy(tuple(devices))(tree, fill(0, devices))
+
+
+@functools.cache
+def _spread(devices):
+    return jax.pmap(lambda x: x, devices=devices, axis_name=AXIS)
+
+
+@functools.cache
+def _copy(devices):
+    return jax.pmap(
         lambda tree, _: tree, in_axes=(None, 0), out_axes=None, devices=devices, axis_name=AXIS
     )
-    return copy(tree, fill(0, devices))

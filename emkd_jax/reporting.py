@@ -122,7 +122,7 @@ def _scalars(values, prefix):
         if isinstance(value, Mapping):
             yield from _scalars(value, f'{prefix}{name}/')
         elif isinstance(value, (int, float)) and math.isfinite(value):
-            yield prefix + name, value
+            yield prefix + name.replace('@', '_at_'), value  # TensorBoard refuses @
 
 
 def _failed(file, error):

@@ -10,7 +10,7 @@ from etils import epath
 from jaxtyping import PyTree
 
 from emkd_jax.errors import UserError
-from emkd_jax.evaluation import Evaluator
+from emkd_jax.evaluation import Evaluator, floors
 from emkd_jax.experiment import Experiment
 from emkd_jax.reporting import banner, say, table
 from emkd_jax.workdir import write_json
@@ -41,16 +41,19 @@ def announce(experiment: Experiment, folder: epath.Path) -> None:
 
 def test(experiment: Experiment, params: PyTree) -> dict[str, Any]:
     """The part of results.json that a test of `params` fills."""
-    evaluator = Evaluator(experiment, experiment.split.test)
-    metrics = evaluator(params).metrics
+    config, split = experiment.config, experiment.split
+    result = Evaluator(config.eval, experiment.ensemble, split.test)(params)
     return {
-        'config': json.loads(experiment.config.to_json_best_effort()),
+        'config': json.loads(config.to_json_best_effort()),
         'data': experiment.counts | {
             'name': experiment.data.name, 'stand_in': experiment.data.stand_in
         },
-        'test': metrics.pop('ensemble'),
-        'networks': list(metrics.values()),
-        'floors': evaluator.floors(),
+        'test': result.ensemble,
+        'networks': result.networks,
+        'floors': floors(
+            split.train, split.test, experiment.data.num_items, config.model.max_len,
+            config.eval.ks,
+        ),
         'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
         'versions': {name: importlib.metadata.version(name) for name in _PACKAGES}
         | {'python': platform.python_version()},
@@ -79,7 +82,17 @@ def read_results(folder: epath.Path) -> dict[str, Any] | None:
 
 
 def print_results(results: dict[str, Any]) -> None:
-    """A table of the test for people."""
+    """The tables of a finished run, and what it took."""
+    print_tests(results)
+    say(
+        f"\nbest epoch {results['best_epoch']}, {results['steps']} steps, "
+        f"{results['seconds']:.0f} s, {results['sequences_per_second']:.0f} sequences/s on "
+        f"{results['device']}"
+    )
+
+
+def print_tests(results: dict[str, Any]) -> None:
+    """A table for each rule: the ensemble, each network alone, and the floors."""
     data, rules = results['data'], results['test']
     for rule, ensemble in rules.items():
         rows = {'ensemble': ensemble}
@@ -87,8 +100,3 @@ def print_results(results: dict[str, Any]) -> None:
         rows |= {f'floor: {name}': floor[rule] for name, floor in results['floors'].items()}
         stand_in = ' (STAND-IN DATA)' if data['stand_in'] else ''
         say(f"\nTest on {data['name']}{stand_in}, rule '{rule}'\n{table(rows)}")
-    say(
-        f"\nbest epoch {results['best_epoch']}, {results['steps']} steps, "
-        f"{results['seconds']:.0f} s, {results['sequences_per_second']:.0f} sequences/s on "
-        f"{results['device']}"
-    )

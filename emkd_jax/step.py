@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+from jaxtyping import Array, Float, Int, PyTree, UInt32
 
 from emkd_jax import counted
 from emkd_jax.cloze import buffer_capacity, draw_views
@@ -30,29 +30,29 @@ CHECKED = (*PARTS, 'gradients')  # what is watched for infinities and NaN
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a run is; the same on every device."""
+    """All that a run is; the same on every device. Leaves: arrays, host arrays or shapes."""
 
-    step: Int[Array, '']  # optimizer steps done
-    params: PyTree[Float[Array, 'networks ...']]
-    opt_state: PyTree
-    seed: UInt32[Array, '']
-    sums: dict[str, Float[Array, '']]  # of SUMS, over the steps of this epoch so far
+    step: PyTree  # () int32: optimizer steps done
+    params: PyTree  # (networks, ...)
+    opt_state: PyTree  # (networks, ...)
+    seed: PyTree  # () uint32
+    sums: dict[str, PyTree]  # () of each of SUMS, over the steps of this epoch so far
 
 
 class Progress(NamedTuple):
     """What a dispatch tells the host."""
 
-    step: Int[Array, '']
-    sums: dict[str, Float[Array, '']]  # as the state's
-    broken: Bool[Array, ' checked']  # which of CHECKED was not finite, at the step after `step`
-    request: Int[Array, '']  # the highest request any device was given
+    step: PyTree  # () int32
+    sums: dict[str, PyTree]  # as the state's
+    broken: PyTree  # (checked,) bool: which of CHECKED was not finite, in the step after `step`
+    request: PyTree  # () int32: the highest request any device was given
 
 
 class TrainingData(NamedTuple):
     """What the devices hold of the data."""
 
-    windows: Int[Array, 'windows slots']
-    item_attributes: Int[Array, 'items most']
+    windows: PyTree  # (windows, slots) int32
+    item_attributes: PyTree  # (items, most) int32, padded with -1
 
 
 def make_optimizer(options: ml_collections.ConfigDict) -> optax.GradientTransformation:
@@ -176,7 +176,8 @@ def make_train_steps(
         values, grads = value_and_gradients(state, batch, data.item_attributes)
         norm = sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(grads))
         broken = ~jnp.isfinite(jnp.stack([*(values[part] for part in PARTS), norm]))
-        updates, opt_state = jax.vmap(optimizer.update)(grads, state.opt_state, state.params)
+        with jax.numpy_dtype_promotion('standard'):  # optax raises floats to integer powers
+            updates, opt_state = jax.vmap(optimizer.update)(grads, state.opt_state, state.params)
         at_start = state.step % steps_per_epoch(data.windows.shape[0], batch_size) == 0
         after = TrainState(
             step=state.step + 1,

@@ -10,7 +10,7 @@ from etils import epath
 from emkd_jax.checkpoints import Checkpoints
 from emkd_jax.devices import replicate
 from emkd_jax.errors import Preempted, UserError
-from emkd_jax.evaluation import Evaluator
+from emkd_jax.evaluation import Evaluator, Result
 from emkd_jax.experiment import Experiment, make_experiment
 from emkd_jax.preemption import StopSignals
 from emkd_jax.reporting import MetricsLog, ProgressBar, say
@@ -53,7 +53,7 @@ def _run(experiment: Experiment, folder: epath.Path, signals: StopSignals) -> di
     checkpoints = Checkpoints(folder)
     state, record = _begin(experiment, folder, checkpoints)
     trainer = Trainer(experiment, state, record['timed'])
-    validate = Evaluator(experiment, experiment.split.validation)
+    validate = Evaluator(config.eval, experiment.ensemble, experiment.split.validation)
     log = MetricsLog(folder, trainer.step)
     bar = ProgressBar(trainer.num_steps, trainer.step, config.train.batch_size)
     began = saved = time.monotonic()
@@ -78,9 +78,9 @@ def _run(experiment: Experiment, folder: epath.Path, signals: StopSignals) -> di
         if trainer.step == epoch_end:
             log.write('train', trainer.step, epoch, trainer.means | {'sequences_per_second': trainer.speed})
             if _validates(config.eval, epoch) or trainer.step == trainer.num_steps:
-                metrics = validate(trainer.state.params).metrics
-                log.write('validation', trainer.step, epoch, metrics)
-                value = metrics['ensemble'][config.eval.rule][BEST_METRIC]
+                result = validate(trainer.state.params)
+                log.write('validation', trainer.step, epoch, _by_name(result))
+                value = result.ensemble[config.eval.rule][BEST_METRIC]
                 if record['best'] is None or value > record['best']['value']:
                     record['best'] = {'step': trainer.step, 'epoch': epoch, 'value': value}
                     save = True
@@ -124,6 +124,11 @@ def _begin(experiment, folder, checkpoints) -> tuple[TrainState, dict[str, Any]]
         )
     say(f'Resuming {folder} after step {checkpoints.latest}.')
     return state, record
+
+
+def _by_name(result: Result) -> dict[str, Any]:
+    networks = {f'network_{n}': metrics for n, metrics in enumerate(result.networks)}
+    return {'ensemble': result.ensemble} | networks
 
 
 def _validates(options: ml_collections.ConfigDict, epoch: int) -> bool:

@@ -29,7 +29,7 @@ class Trainer:
       speed: sequences/s of the last call of `advance_to`; None if it timed nothing.
     """
 
-    def __init__(self, experiment: Experiment, state: TrainState, timed: dict[str, float]):
+    def __init__(self, experiment: Experiment, state: TrainState, timed: dict[str, int | float]):
         """Puts `state` (host arrays) and the training data on all devices.
 
         Args:

@@ -1,0 +1,50 @@
+"""`--mode=evaluate`: the test of a workdir's best checkpoint."""
+
+from typing import Any
+
+import jax
+import ml_collections
+from etils import epath
+from jaxtyping import PyTree
+
+from emkd_jax.checkpoints import Checkpoints
+from emkd_jax.devices import replicate
+from emkd_jax.errors import UserError
+from emkd_jax.experiment import Experiment, make_experiment
+from emkd_jax.results import announce, default_workdir, print_tests, test
+from emkd_jax.workdir import open_workdir
+
+
+def evaluate(config: ml_collections.ConfigDict, workdir: str = '') -> dict[str, Any]:
+    """Tests the best checkpoint of `workdir`, prints the tables and returns what they show.
+
+    Raises:
+      UserError: the workdir holds no run of this configuration, or none that was validated yet.
+    """
+    experiment = make_experiment(config)
+    folder = workdir or default_workdir(experiment)
+    params, _ = best_params(experiment, folder)
+    announce(experiment, epath.Path(folder))
+    results = test(experiment, replicate(params, jax.devices()))
+    print_tests(results)
+    return results
+
+
+def best_params(experiment: Experiment, workdir: str) -> tuple[PyTree, dict[str, Any]]:
+    """Parameters (host arrays) of the best checkpoint in `workdir`, and that checkpoint's record.
+
+    Raises:
+      UserError: the workdir holds no run of this configuration, or none that was validated yet.
+    """
+    if not epath.Path(workdir, 'config.json').exists():
+        raise UserError(f'{workdir} holds no run; train one with --mode=train, or mend --workdir.')
+    checkpoints = Checkpoints(open_workdir(workdir, experiment.config))
+    latest = checkpoints.latest
+    shapes = experiment.state_shapes()
+    record = latest and checkpoints.restore(latest, shapes)[1]
+    if not record or not record['best']:
+        raise UserError(
+            f'The run in {workdir} has no validated checkpoint yet; let --mode=train go on.'
+        )
+    state, record = checkpoints.restore(record['best']['step'], shapes)
+    return state.params, record

@@ -1,0 +1,172 @@
+"""A run from configuration to results.json: resumed, refused, stopped and broken."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from configs import quickstart
+from emkd_jax import train as train_room
+from emkd_jax.checkpoints import Checkpoints
+from emkd_jax.errors import Preempted, RunError, UserError
+from emkd_jax.evaluate import evaluate
+from emkd_jax.experiment import make_experiment
+from emkd_jax.train import train
+
+TIMES = ('seconds', 'sequences_per_second')
+
+
+def small_config(**changes):
+    config = quickstart.get_config()
+    config.model.hidden_dim = 16
+    config.ensemble.num_networks = 2
+    config.objective.num_views = 2
+    config.train.batch_size = 112  # 5 steps an epoch
+    config.train.num_epochs = 3
+    config.eval.first_epoch = config.eval.every_epochs = 1
+    config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in changes.items()})
+    return config
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """A finished run and its folder."""
+    folder = tmp_path_factory.mktemp('runs') / 'whole'
+    return train(small_config(), str(folder)), folder
+
+
+def lines(folder, kind=None):
+    """metrics.jsonl without what depends on the clock."""
+    events = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+    return [
+        {k: v for k, v in event.items() if k not in TIMES}
+        for event in events if kind in (None, event['kind'])
+    ]
+
+
+def last_params(folder):
+    experiment = make_experiment(small_config())
+    checkpoints = Checkpoints(folder)
+    return checkpoints.restore(checkpoints.latest, experiment.state_shapes())[0].params
+
+
+def assert_same_run(folder, finished):
+    results, whole = finished
+    again = json.loads((folder / 'results.json').read_text())
+    assert {k: again[k] for k in again if k not in TIMES} == json.loads(json.dumps(
+        {k: results[k] for k in results if k not in TIMES}
+    ))
+    assert lines(folder) == lines(whole)
+    jax.tree.map(np.testing.assert_array_equal, last_params(folder), last_params(whole))
+
+
+def stop_at(monkeypatch, step, number=signal.SIGTERM):
+    """Sends this process a signal once `step` steps are shown."""
+    show = train_room.ProgressBar.show
+
+    def show_and_stop(self, now, *args):
+        show(self, now, *args)
+        if now == step:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(train_room.ProgressBar, 'show', show_and_stop)
+
+
+def test_results_hold_what_scripts_rely_on(finished):
+    results, folder = finished
+    assert json.loads((folder / 'results.json').read_text()) == json.loads(json.dumps(results))
+    assert set(results) == {
+        'config', 'data', 'test', 'networks', 'floors', 'best_epoch', 'steps', 'seconds',
+        'sequences_per_second', 'device', 'versions',
+    }
+    assert results['data']['stand_in'] is True
+    assert results['data']['windows'] == 560
+    assert set(results['test']) == {'window', 'history', 'none'}
+    assert {f'{m}@{k}' for m in ('HR', 'NDCG', 'MRR') for k in (1, 5, 10, 20)} == set(
+        results['test']['window']
+    )
+    assert len(results['networks']) == 2
+    assert set(results['floors']) == {'popularity', 'markov'}
+    assert results['steps'] == 15
+    assert json.loads((folder / 'config.json').read_text())['name'] == 'quickstart'
+
+
+def test_every_epoch_is_logged_and_the_best_one_tested(finished):
+    results, folder = finished
+    assert [line['step'] for line in lines(folder, 'train')] == [5, 10, 15]
+    assert all(line['overflow'] == 0 for line in lines(folder, 'train'))
+    for line in lines(folder, 'train'):
+        parts = line['masked_items'] + 0.001 * line['kd'] + line['attributes']
+        assert line['total'] == pytest.approx(parts + 0.01 * (line['icl'] + line['ccl']), rel=1e-4)
+    ndcg = [line['ensemble']['window']['NDCG@10'] for line in lines(folder, 'validation')]
+    assert results['best_epoch'] == 1 + int(np.argmax(ndcg))
+    assert list((folder / 'tensorboard').glob('events.*'))
+
+
+def test_a_finished_run_prints_its_results_again(finished, capsys, monkeypatch):
+    results, folder = finished
+    monkeypatch.setattr(train_room, '_run', None)
+    again = train(small_config(), str(folder))
+    assert again == json.loads(json.dumps(results))
+    out = capsys.readouterr().out
+    assert 'STAND-IN' in out
+    assert f'{results["test"]["window"]["NDCG@10"]:.4f}' in out
+
+
+def test_evaluate_gives_the_same_test(finished):
+    results, folder = finished
+    assert evaluate(small_config(), str(folder))['test'] == results['test']
+
+
+def test_another_configuration_is_refused_with_the_options_that_differ(finished):
+    _, folder = finished
+    before = (folder / 'config.json').read_text()
+    with pytest.raises(UserError, match=r'train\.num_epochs: 3 -> 4; .* workdir'):
+        train(small_config(train__num_epochs=4), str(folder))
+    assert (folder / 'config.json').read_text() == before
+
+
+@pytest.mark.parametrize('step, number', [(1, signal.SIGTERM), (7, signal.SIGINT)])
+def test_a_run_that_was_stopped_ends_as_if_it_was_not(
+    finished, tmp_path, monkeypatch, step, number
+):
+    with monkeypatch.context() as patch:
+        stop_at(patch, step, number)
+        with pytest.raises(Preempted, match=str(tmp_path)):
+            train(small_config(), str(tmp_path / 'run'))
+    with (tmp_path / 'run' / 'metrics.jsonl').open('a') as log:
+        log.write('{"kind": "train", "step": 9, "epo')  # as a killed process may leave it
+    train(small_config(), str(tmp_path / 'run'))
+    assert_same_run(tmp_path / 'run', finished)
+
+
+def test_other_data_is_refused(finished, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6)
+        with pytest.raises(Preempted):
+            train(small_config(), str(tmp_path))
+    monkeypatch.setattr('emkd_jax.data.sequences.SequenceData.fingerprint', lambda _: 'f' * 64)
+    with pytest.raises(UserError, match='other data .*ffffffffffff'):
+        train(small_config(), str(tmp_path))
+
+
+def test_numbers_that_are_not_finite_stop_the_run_before_a_checkpoint(tmp_path):
+    config = small_config(optimizer__learning_rate=1e30)
+    with pytest.raises(RunError, match=r'Step \d: .*gradients not finite'):
+        train(config, str(tmp_path))
+    assert Checkpoints(tmp_path).latest is None
+
+
+def test_a_workdir_that_cannot_be_is_refused(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match=r'file/run cannot be used .*--workdir'):
+        train(small_config(), str(tmp_path / 'file' / 'run'))
+
+
+def test_evaluate_without_a_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match='holds no run'):
+        evaluate(small_config(), str(tmp_path / 'nothing'))
+    assert not (tmp_path / 'nothing').exists()
