@@ -3,9 +3,9 @@
     python launch.py --config=configs/custom.py --config.data.source=events.csv
     python launch.py --config=configs/custom.py:quick --config.data.source=events.csv
 
-Needs: a file of events with a user, an item and best a timestamp: CSV, TSV or Parquet with a header,
-    S3-Rec's text, RecBole's atomic files, Amazon's reviews of 2014 or MovieLens. Item attributes
-    (categories, brands, genres) in --config.data.attributes=FILE are worth having.
+Needs: a file of events with a user, an item and best a timestamp: CSV, TSV or Parquet with a
+    header, S3-Rec's text, RecBole's atomic files, Amazon's reviews of 2014 or MovieLens. Attributes
+    of the items (categories, brands, genres) in --config.data.attributes=FILE are worth having.
 Takes: quick, a log of 170,000 events on two CPU cores: not measured yet.
 """
 

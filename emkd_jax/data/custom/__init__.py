@@ -1,6 +1,6 @@
 """Anybody's event log to `SequenceData`: found, read, filtered, numbered and kept prepared.
 
-    formats.py     which format a file is in; a module each: tables, s3rec, recbole, amazon, movielens
+    formats.py     which format a file is in; each has a module: tables, s3rec, recbole, ...
     events.py      filters and order, in a scratch database within bounded memory
     splits.py      by time (leave-one-out needs nothing here)
     items.py       attributes and titles

@@ -47,8 +47,8 @@ def store(
     """Puts the rows of the SQL `relation` into the table `read`, in their order.
 
     `read` has the columns user_name, item_name (text), time (microseconds since 1970, NULL: there
-    are none), rating (NULL: none) and complaint (NULL: the row is fine). The other arguments are SQL
-    for the four values.
+    are none), rating (NULL: none) and complaint (NULL: the row is fine). The other arguments are
+    SQL for the four values.
     """
     complaints = [
         f"WHEN {name} IS NULL OR {name} = '' THEN 'the {name[:4]} is empty' "

@@ -44,7 +44,7 @@ def recognises_items(source: Source, lines: Sequence[str]) -> bool:
     """`number::title::genres`, or a number, a title and so many flags between bars."""
     return bool(
         re.match(r'\d+::.*::', lines[0])
-        or re.fullmatch(r'\d+\|[^|]*\|.*(\|[01]){%d}' % _FLAGS, lines[0])
+        or re.fullmatch(rf'\d+\|[^|]*\|.*(\|[01]){{{_FLAGS}}}', lines[0])
     )
 
 
