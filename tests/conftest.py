@@ -1,6 +1,9 @@
 """The strictness every test runs under; set before jax starts."""
 
 import os
+import pathlib
+
+import pytest
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ['XLA_FLAGS'] = (
@@ -16,3 +19,12 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 
 install_import_hook('emkd_jax', 'beartype.beartype').__enter__()
+
+
+@pytest.fixture(scope='session')
+def real_data():
+    """The folder with the authors' data files, in the layout of their repository."""
+    folder = os.environ.get('EMKD_DATA_DIR')
+    if not folder:
+        pytest.skip("EMKD_DATA_DIR does not name a folder with the authors' data files")
+    return pathlib.Path(folder)

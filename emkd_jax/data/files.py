@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from emkd_jax.data.sequences import Ragged
+from emkd_jax.data.sequences import Ragged, attribute_table
 from emkd_jax.errors import UserError
 
 # Opcodes of a protocol-4 pickle of dicts, lists, integers and strings. Without the opcodes that
@@ -27,8 +27,7 @@ _PLAIN_OPCODES = frozenset({
     'BININT', 'BININT1', 'BININT2', 'LONG1', 'SHORT_BINUNICODE', 'BINUNICODE',
 })
 _PARTS = ('train', 'val', 'test', 'umap', 'smap')
-_MOST_BYTES = 64 * 2**20  # of one file; the largest released one has 3 MB
-_MOST_ATTRIBUTES = 1024  # of one item; the largest released list has 31
+MOST_BYTES = 64 * 2**20  # of one file; the largest released one has 3 MB
 
 
 class ReleasedFile(NamedTuple):
@@ -99,27 +98,26 @@ def read_histories(path: pathlib.Path) -> Histories:
     content = _read(path)
     parts = _unpickle(content, path)
     _check(
-        type(parts) is dict and set(parts) == set(_PARTS)
-        and all(type(part) is dict for part in parts.values()),
+        type(parts) is dict and all(type(parts.get(name)) is dict for name in _PARTS),
         path, f'it does not hold the dictionaries {", ".join(_PARTS)}',
     )
     item_ids = _original_ids(parts['smap'], 1, 'smap', path)
     user_ids = _original_ids(parts['umap'], 0, 'umap', path)
-    for name in _PARTS[:3]:
-        part = parts[name]
+    for name in ('train', 'val', 'test'):
+        lists = parts[name]
         _check(
-            len(part) == len(user_ids) and all(user in part for user in range(len(user_ids))),
-            path, f'{name} does not have exactly the users of umap',
+            set(lists) == set(range(len(user_ids))), path,
+            f'{name} does not have exactly the users of umap',
         )
-        _check(all(type(row) is list for row in part.values()), path, f'{name} has a non-list')
+        _check(
+            all(type(row) is list and row for row in lists.values()), path,
+            f'{name} has a user without a list of items',
+        )
         # Also bounds what many references to one list can unfold to.
+        most = len(content) if name == 'train' else len(user_ids)
         _check(
-            sum(map(len, part.values())) <= len(content), path, f'{name} is larger than its file'
-        )
-        least, most = (1, len(content)) if name == 'train' else (1, 1)
-        _check(
-            all(least <= len(row) <= most for row in part.values()),
-            path, f'{name} has a user with {"no items" if most > 1 else "other than one item"}',
+            sum(map(len, lists.values())) <= most, path,
+            f'{name} has more items than {"its file bytes" if name == "train" else "users"}',
         )
     rows = [
         parts['train'][user] + parts['val'][user] + parts['test'][user]
@@ -127,9 +125,7 @@ def read_histories(path: pathlib.Path) -> Histories:
     ]
     items = [item for row in rows for item in row]
     _check(_integers(items, 1, len(item_ids)), path, f'an item is not in 1..{len(item_ids)}')
-    offsets = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum([len(row) for row in rows], out=offsets[1:])
-    return Histories(Ragged(np.array(items, np.int32), offsets), user_ids, item_ids)
+    return Histories(Ragged.from_rows(rows), user_ids, item_ids)
 
 
 def read_attributes(path: pathlib.Path, num_items: int) -> Int32[np.ndarray, 'rows most']:
@@ -153,32 +149,31 @@ def read_attributes(path: pathlib.Path, num_items: int) -> Int32[np.ndarray, 'ro
             and int(key) <= num_items,
             path, f'{_shown(key)} is not an item in 1..{num_items}',
         )
-        _check(type(attributes) is list, path, f'the attributes of item {key} are not a list')
         _check(
-            len(attributes) <= _MOST_ATTRIBUTES and _integers(attributes, 1, 2**31 - 1),
-            path, f'the attributes of item {key} are not at most {_MOST_ATTRIBUTES} numbers from 1',
+            type(attributes) is list and _integers(attributes, 1, 2**31 - 1), path,
+            f'the attributes of item {key} are not a list of numbers from 1',
         )
         rows[int(key)] = list(dict.fromkeys(attributes))
     rows[0] = [0]
     used = {attribute for row in rows for attribute in row}
     _check(max(used) == len(used) - 1, path, 'its attributes are not numbered 1, 2, 3, ...')
-    table = np.full((len(rows), max(map(len, rows))), -1, np.int32)
-    for row, attributes in zip(table, rows, strict=True):
-        row[: len(attributes)] = attributes
-    return table
+    most = max(map(len, rows))
+    _check(len(rows) * most <= MOST_BYTES, path, f'an item has {most} attributes')
+    return attribute_table(rows)
 
 
 def _read(path: pathlib.Path) -> bytes:
     try:
+        if not path.is_file():  # opening a pipe would wait for ever
+            raise UserError(
+                f"There is no file {path}; data.source must be a folder with the layout of the "
+                "authors' repository."
+            )
         with path.open('rb') as file:
-            content = file.read(_MOST_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, 'strerror', None) or 'bad name'
-        raise UserError(
-            f'{path} cannot be read ({reason}); data.source must be a folder with the layout of '
-            "the authors' repository."
-        ) from error
-    _check(len(content) <= _MOST_BYTES, path, f'it has more than {_MOST_BYTES} bytes')
+            content = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise UserError(f'{path} cannot be read ({error.strerror}); make it readable.') from error
+    _check(len(content) <= MOST_BYTES, path, f'it has more than {MOST_BYTES} bytes')
     return content
 
 

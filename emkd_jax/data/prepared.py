@@ -12,13 +12,27 @@ import tensorflow_datasets as tfds
 from emkd_jax.data import files
 from emkd_jax.data.builders import BUILDERS, SPLITS
 from emkd_jax.data.download import Unreachable, download
-from emkd_jax.data.sequences import Ragged, SequenceData
+from emkd_jax.data.sequences import Ragged, SequenceData, attribute_table
 from emkd_jax.errors import UserError
+
+
+def data_dir() -> pathlib.Path:
+    """TFDS's data folder: TFDS_DATA_DIR, or its default."""
+    folder = os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
+    if '://' in folder:
+        raise UserError(
+            f'TFDS_DATA_DIR is {folder}, but records are read from local or mounted folders only; '
+            'mount it, or copy it to this machine.'
+        )
+    return pathlib.Path(folder).expanduser()
 
 
 def is_prepared(name: str) -> bool:
     """Is there a whole prepared copy of this set in TFDS's data folder?"""
-    return all((builder.data_path / 'dataset_info.json').exists() for builder in _builders(name))
+    builder = BUILDERS[name]
+    return all(
+        _is_whole(data_dir() / builder.name / config / str(builder.VERSION)) for config in SPLITS
+    )
 
 
 def prepare(name: str, source: str) -> pathlib.Path:
@@ -29,15 +43,16 @@ def prepare(name: str, source: str) -> pathlib.Path:
       source: folder with the authors' files; '' = download them. Where it is given it must hold
         them, prepared copy or not.
     """
+    release = BUILDERS[name].release
     if source:
-        files.verify(BUILDERS[name].release, pathlib.Path(source).expanduser())
-    folder = _data_dir() / BUILDERS[name].name
+        files.verify(release, pathlib.Path(source).expanduser())
+    folder = data_dir() / BUILDERS[name].name
     if is_prepared(name):
         return folder
     with tempfile.TemporaryDirectory() as downloads:
         if not source:
             try:
-                download(BUILDERS[name].release, pathlib.Path(downloads))
+                download(release, pathlib.Path(downloads))
             except Unreachable as error:
                 raise UserError(
                     f'The {name} data is not prepared in {folder} and cannot be downloaded '
@@ -59,21 +74,18 @@ def read(name: str) -> SequenceData:
                 for builder in _builders(name)
             )
         )
-        attributes = [np.zeros(1, np.int32), *(item['attributes'] for item in items)]
-        table = np.full((len(attributes), max(map(len, attributes))), -1, np.int32)
-        for row, listed in zip(table, attributes, strict=True):
-            row[: len(listed)] = listed
+        attributes = attribute_table([[0], *(item['attributes'] for item in items)])
         return SequenceData(
             name=name,
             histories=Ragged.from_rows([user['history'] for user in users]),
-            item_attributes=table,
+            item_attributes=attributes,
             num_items=len(items),
-            num_attributes=int(table.max()),
+            num_attributes=int(attributes.max()),
             user_ids=np.array([user['user_id'] for user in users], np.int64),
             item_ids=np.array([item['item_id'] for item in items], np.int64),
         )
     except Exception as error:  # the record readers raise many kinds
-        folder = _data_dir() / BUILDERS[name].name
+        folder = data_dir() / BUILDERS[name].name
         raise UserError(
             f'The prepared data in {folder} cannot be read; delete that folder and run again.'
         ) from error
@@ -87,21 +99,21 @@ def _write(name, source):
             with contextlib.redirect_stdout(io.StringIO()):  # TFDS chats
                 builder.download_and_prepare(download_config=config)
         except OSError as error:
-            if is_prepared(name):
-                return  # by another process in the meantime
+            if _is_whole(builder.data_path):
+                continue  # another process was faster
             raise UserError(
-                f'The prepared data cannot be written to {builder.data_path} ({error.strerror}); '
-                'set TFDS_DATA_DIR to a folder with room in it.'
+                f'The prepared data cannot be written to {builder.data_path} '
+                f'({error.strerror or error}); set TFDS_DATA_DIR to a folder that takes it.'
             ) from error
+
+
+def _is_whole(folder):
+    return (folder / 'dataset_info.json').exists()  # there once TFDS renames the whole folder
 
 
 def _builders(name):
     """The builders of all configs of a set."""
     return [
-        BUILDERS[name](config=config, data_dir=_data_dir(), file_format='array_record')
+        BUILDERS[name](config=config, data_dir=data_dir(), file_format='array_record')
         for config in SPLITS
     ]
-
-
-def _data_dir():
-    return pathlib.Path(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +18,9 @@ class Ragged:
 
     @classmethod
     def from_rows(cls, rows) -> 'Ragged':
-        """Packs a sequence of integer arrays."""
-        offsets = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum([len(row) for row in rows], out=offsets[1:])
-        values = np.concatenate(rows).astype(np.int32) if len(rows) else np.zeros(0, np.int32)
+        """Packs a list of rows of integers."""
+        offsets = _offsets([len(row) for row in rows])
+        values = np.fromiter(itertools.chain.from_iterable(rows), np.int32, offsets[-1])
         return cls(values, offsets)
 
     def __len__(self) -> int:
@@ -38,10 +38,13 @@ class Ragged:
     ) -> 'Ragged':
         """The given rows, each without its last `drop_last` values (of which it has so many)."""
         lengths = self.lengths[rows] - drop_last
-        offsets = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum(lengths, out=offsets[1:])
+        offsets = _offsets(lengths)
         shift = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
         return Ragged(self.values[np.arange(offsets[-1]) + shift], offsets)
+
+
+def _offsets(lengths):
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
 class Holdout(NamedTuple):
@@ -109,6 +112,14 @@ class SequenceData:
             digest.update(f'{array.dtype.str}{array.shape}'.encode())
             digest.update(array.tobytes())
         return digest.hexdigest()
+
+
+def attribute_table(rows) -> Int32[np.ndarray, 'rows most']:
+    """Pads lists of attribute ids with -1."""
+    table = np.full((len(rows), max(map(len, rows))), -1, np.int32)
+    for padded, row in zip(table, rows, strict=True):
+        padded[: len(row)] = row
+    return table
 
 
 def leave_one_out(data: SequenceData) -> Split:
