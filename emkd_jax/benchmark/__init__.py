@@ -1,0 +1,1 @@
+"""`--mode=benchmark`: this code's speed, and beside it that of the authors' PyTorch code."""
