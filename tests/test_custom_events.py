@@ -59,7 +59,7 @@ def unrepeated(rows):
 
 @pytest.mark.parametrize(('k', 'min_length'), [(0, 1), (3, 1), (4, 6), (2, 4)])
 def test_core_and_order_are_those_of_plain_python(tmp_path, k, min_length):
-    rows = made_up(k, users=40, items=60)
+    rows = made_up(k, users=30, items=30)
     data = load(write(tmp_path, rows), k_core=k, min_length=min_length)
     kept = core(unrepeated(rows), k, min_length)
     assert len(kept) > 0 and (k < 3 or len(kept) < len(rows))

@@ -19,7 +19,6 @@ from emkd_jax.data.custom.source import Source, decoded
 from emkd_jax.errors import UserError
 
 _EVENTS = 500_000  # in memory at a time
-_SCHEMA = pyarrow.schema([('user', pyarrow.string()), ('item', pyarrow.string())])
 
 
 def recognises(source: Source, lines: Sequence[str]) -> bool:
@@ -49,14 +48,16 @@ def read_events(
             f'{source.path} is a list of items by user, without timestamps or ratings, so '
             f'{option} makes no sense with it; leave that option out.'
         )
-    batches = _event_batches(source, report)
-    reader = pyarrow.RecordBatchReader.from_batches(_SCHEMA, batches)
-    database.register('lines', reader)
-    store(database, 'lines', user='"user"', item='item', time=None, rating=None)
-    database.unregister('lines')
+    database.execute('CREATE TABLE pairs (user_id VARCHAR, item_id VARCHAR)')
+    for users, items in _pairs(source, report):
+        database.register('batch', pyarrow.table({'user_id': users, 'item_id': items}))
+        database.execute('INSERT INTO pairs SELECT * FROM batch')
+        database.unregister('batch')
+    store(database, 'pairs', user='user_id', item='item_id', time=None, rating=None)
+    database.execute('DROP TABLE pairs')
 
 
-def _event_batches(source, report):
+def _pairs(source, report):
     users, items, seen = [], [], {}
     with source.lines() as file:
         for number, line in enumerate(file, 1):
@@ -76,9 +77,10 @@ def _event_batches(source, report):
             users += [user] * len(rest)
             items += rest
             if len(items) >= _EVENTS:
-                yield pyarrow.record_batch([users, items], schema=_SCHEMA)
+                yield users, items
                 users, items = [], []
-    yield pyarrow.record_batch([users, items], schema=_SCHEMA)
+    if items:
+        yield users, items
 
 
 def read_items(

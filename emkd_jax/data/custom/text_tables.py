@@ -50,7 +50,7 @@ def sniff(source: Source) -> TextTable:
 
 
 def records(source: Source, table: TextTable) -> Iterator[tuple[int, list[str]]]:
-    """Every row with the number of the line it starts at; lines without anything are skipped.
+    """Every row with the number of the line it starts at; [] for an empty line.
 
     Raises:
       UserError: a row that no reader of such tables can take.
@@ -59,8 +59,8 @@ def records(source: Source, table: TextTable) -> Iterator[tuple[int, list[str]]]
         lines = itertools.islice(file, table.header_lines, None)
         if not table.quote:
             for number, line in enumerate(lines, table.header_lines + 1):
-                if text := line.rstrip('\r\n'):
-                    yield number, text.split(table.delimiter)
+                text = line.rstrip('\r\n')
+                yield number, text.split(table.delimiter) if text else []
             return
         reader = csv.reader(lines, delimiter=table.delimiter, quotechar=table.quote)
         while True:
@@ -71,8 +71,7 @@ def records(source: Source, table: TextTable) -> Iterator[tuple[int, list[str]]]
                 return
             except csv.Error as error:
                 raise UserError(f'{source.path}, line {line}: {error}.') from error
-            if record:
-                yield line, record
+            yield line, record
 
 
 def whole_rows(
@@ -80,6 +79,8 @@ def whole_rows(
 ) -> Iterator[tuple[str, list[str]]]:
     """Every row with its place ('line 3'), less those of another length or not in the encoding."""
     for line, row in records(source, table):
+        if not row:
+            continue
         if len(row) != len(table.names):
             fault = f'it has {len(row)} fields, not {len(table.names)}'
         elif not all(map(decoded, row)):
@@ -136,10 +137,17 @@ def store_rows(
         ) from error
     rejected = _rejected(database, table)
     if rejected:
-        line, complaint = rejected[0]
+        place, complaint = rejected[0]
+        lines = (line for line, _ in records(source, table))
+        line = next(itertools.islice(lines, place, None), '?')
         report.bad_lines(source.path, f'line {line}', complaint, len(rejected))
     if bad := bad_rows(database):
-        line = _line_of_row(source, table, bad.first, {line for line, _ in rejected})
+        gone = {place for place, _ in rejected}
+        lines = (
+            line for place, (line, row) in enumerate(records(source, table))
+            if row and place not in gone
+        )
+        line = next(itertools.islice(lines, bad.first, None), '?')
         report.bad_lines(source.path, f'line {line}', bad.complaint, bad.count)
 
 
@@ -158,21 +166,19 @@ def _csv_arguments(source, table, types):
 
 
 def _rejected(database, table):
-    """(line, complaint) of the lines that are no rows of the table, in order."""
+    """(place among `records`, complaint) of the lines that are no rows of the table, in order."""
     errors = database.execute(
         'SELECT line, error_type, column_name, csv_line, error_message FROM reject_errors '
         'ORDER BY line, column_idx'
     ).fetchall()
     first = {}
-    for line, kind, column, text, message in errors:
-        first.setdefault(line, (kind, column, text, message))
-    return [
-        (line, _complaint(table, kind, column, text or '', message))
-        for line, (kind, column, text, message) in first.items()
-    ]
+    for record, *error in errors:  # what the database calls a line is a record
+        first.setdefault(record - 1 - table.header_lines, error)
+    return [(place, _complaint(table, *error)) for place, error in first.items()]
 
 
 def _complaint(table, kind, column, text, message):
+    text = text or ''
     name = column and table.names[int(column[1:])]
     if kind == 'CAST':
         value = message.split('string "', 1)[-1].rsplit('" to', 1)[0]
@@ -187,12 +193,6 @@ def _complaint(table, kind, column, text, message):
     return f"{kind.lower()}: '{_shown(text)}'"
 
 
-def _line_of_row(source, table, row, rejected):
-    """The line at which the database's row number `row` starts."""
-    accepted = (line for line, _ in records(source, table) if line not in rejected)
-    return next(itertools.islice(accepted, row, None), '?')
-
-
 def _shown(text):
-    text = text.strip()
+    text = ' '.join(text.split())
     return text if len(text) <= 60 else f'{text[:60]}...'
