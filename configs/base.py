@@ -16,7 +16,7 @@ def base_config() -> ml_collections.ConfigDict:
 
     config.data = ml_collections.ConfigDict()
     config.data.name = ''  # toys, beauty or ml_1m
-    config.data.source = ''  # folder with the authors' data files; '' = prepared before, or download
+    config.data.source = ''  # folder with the authors' data files; '' = prepared before or download
     config.data.stand_in = False  # where no real data is at hand, train on a made-up stand-in
     config.data.window_step = 1  # items between the starts of a long history's training windows
 
@@ -27,7 +27,7 @@ def base_config() -> ml_collections.ConfigDict:
     config.model.num_blocks = 2  # Transformer blocks of an encoder
     config.model.num_heads = 2  # attention heads
     config.model.dropout = 0.3  # probability that an activation is dropped
-    config.model.dtype = 'auto'  # of activations: float32, bfloat16, or auto = what the device likes
+    config.model.dtype = 'auto'  # of activations: float32, bfloat16 or auto = as the device likes
 
     config.ensemble = ml_collections.ConfigDict()
     config.ensemble.num_networks = 3  # N

@@ -15,7 +15,7 @@ _REPOSITORY = (
 _TIMEOUT = 30  # seconds without an answer
 
 
-class Unreachable(Exception):
+class DownloadError(Exception):
     """The files are not to be had; the message is the reason."""
 
 
@@ -28,9 +28,9 @@ def download(release: Release, folder: pathlib.Path) -> None:
             with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
                 content = response.read(MOST_BYTES)
         except (OSError, http.client.HTTPException) as error:
-            raise Unreachable(str(getattr(error, 'reason', error))) from error
+            raise DownloadError(str(getattr(error, 'reason', error))) from error
         if hashlib.sha256(content).hexdigest() != file.sha256:
-            raise Unreachable(f'the answer of {url} is not the released file')
+            raise DownloadError(f'the answer of {url} is not the released file')
         path = folder / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)

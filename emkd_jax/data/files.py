@@ -187,11 +187,12 @@ class _PlainUnpickler(pickle.Unpickler):
 def _unpickle(content: bytes, path: pathlib.Path) -> Any:
     try:
         for opcode, _, position in pickletools.genops(content):
-            _check(
-                opcode.name in _PLAIN_OPCODES, path,
-                f'byte {position} asks for more than plain containers and integers '
-                f'({opcode.name})',
-            )
+            if opcode.name not in _PLAIN_OPCODES:
+                raise _damaged(
+                    path,
+                    f'byte {position} asks for more than plain containers and integers '
+                    f'({opcode.name})',
+                )
         return _PlainUnpickler(io.BytesIO(content)).load()
     except UserError:
         raise

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from emkd_jax.data import files
 from emkd_jax.data.builders import BUILDERS, SPLITS
-from emkd_jax.data.download import Unreachable, download
+from emkd_jax.data.download import DownloadError, download
 from emkd_jax.data.sequences import Ragged, SequenceData, attribute_table
 from emkd_jax.errors import UserError
 
@@ -53,7 +53,7 @@ def prepare(name: str, source: str) -> pathlib.Path:
         if not source:
             try:
                 download(release, pathlib.Path(downloads))
-            except Unreachable as error:
+            except DownloadError as error:
                 raise UserError(
                     f'The {name} data is not prepared in {folder} and cannot be downloaded '
                     f"({error}): give the authors' files with --config.data.source=FOLDER, or run "
