@@ -34,28 +34,45 @@ class Attention(nn.Module):
         last_only: bool,
     ) -> Float[Array, 'rows queries dim']:
         rows, slots, dim = x.shape
+        heads, width = self.num_heads, dim // self.num_heads
         kernel, bias = linear_params(self, 'qkv_', 3 * dim, dim)
-        split = (rows, -1, 3 if not last_only else 2, self.num_heads, dim // self.num_heads)
         if last_only:
-            query = linear(x[:, -1:], kernel[:dim], bias[:dim])
-            query = query.reshape(rows, 1, self.num_heads, -1)
-            key, value = jnp.moveaxis(linear(x, kernel[dim:], bias[dim:]).reshape(split), 2, 0)
-        else:
-            query, key, value = jnp.moveaxis(linear(x, kernel, bias).reshape(split), 2, 0)
+            mixed = _attend_from_last(x, real, kernel.astype(x.dtype), bias.astype(x.dtype), heads)
+            return Linear(dim, self.dtype, name='out')(mixed)
+        split = linear(x, kernel, bias).reshape(rows, slots, 3, heads, width)
+        query, key, value = jnp.moveaxis(split, 2, 0)
         scores = jnp.einsum(
-            'rqhd,rkhd->rhqk', query, key,
-            preferred_element_type=wide(x.dtype),
-        ) * ((dim // self.num_heads) ** -0.5)
+            'rqhd,rkhd->rhqk', query, key, preferred_element_type=wide(x.dtype)
+        ) * width**-0.5
         scores = jnp.where(real[:, None, None, :], scores, _MASKED)
         weights = jax.nn.softmax(scores).astype(x.dtype)
         if keys is not None:
             head_keys = counted.fold(
                 jnp.broadcast_to(keys[:, None], weights.shape[:3]),
-                jnp.arange(self.num_heads)[None, :, None],
+                jnp.arange(heads)[None, :, None],
             )
             weights = counted.dropout(weights, head_keys, site, self.dropout)
         mixed = jnp.einsum('rhqk,rkhd->rqhd', weights, value).reshape(rows, -1, dim)
         return Linear(dim, self.dtype, name='out')(mixed)
+
+
+def _attend_from_last(x, real, kernel, bias, heads):
+    """Attention of the last slot alone, (rows, 1, dim), with no projection of the other slots.
+
+    q·(W_k x + b_k) = (W_k^T q)·x + a constant that softmax does not see, and weights that sum to 1
+    let W_v x + b_v be applied to the weighted sum of x.
+    """
+    rows, _, dim = x.shape
+    to_query, to_key, to_value = kernel.reshape(3, heads, -1, dim)
+    of_query, _, of_value = bias.reshape(3, 1, heads, -1)
+    query = jnp.einsum('rd,hed->rhe', x[:, -1], to_query) + of_query
+    scores = jnp.einsum(
+        'rhd,rkd->rhk', jnp.einsum('rhe,hed->rhd', query, to_key), x,
+        preferred_element_type=wide(x.dtype),
+    ) * query.shape[-1] ** -0.5
+    weights = jax.nn.softmax(jnp.where(real[:, None], scores, _MASKED)).astype(x.dtype)
+    mixed = jnp.einsum('rhk,rkd->rhd', weights, x)
+    return (jnp.einsum('rhd,hed->rhe', mixed, to_value) + of_value).reshape(rows, 1, dim)
 
 
 class FeedForward(nn.Module):
