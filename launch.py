@@ -12,7 +12,7 @@ from ml_collections import config_flags
 
 from emkd_jax.errors import Preempted, RunError, UserError
 
-MODES = ('train', 'evaluate', 'prepare')
+MODES = ('train', 'evaluate', 'prepare', 'benchmark')
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
@@ -20,6 +20,8 @@ config_flags.DEFINE_config_file(
 )
 flags.DEFINE_string('workdir', '', 'Folder of the run; default: runs/<config.name>.')
 flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
+flags.DEFINE_string('pytorch_repo', '', 'benchmark: a clone of hw-du/EMKD to measure beside us.')
+flags.DEFINE_boolean('torch_tuned', False, 'benchmark: let the clone use TF32.')
 
 
 def main(argv: list[str]) -> None:
@@ -43,6 +45,10 @@ def main(argv: list[str]) -> None:
             from emkd_jax.data import prepare
 
             print(f'Prepared in {prepare(config.data)}')
+        case 'benchmark':
+            from emkd_jax.benchmark.compare import benchmark
+
+            benchmark(config, workdir, FLAGS.pytorch_repo, FLAGS.torch_tuned)
 
 
 def _parse(argv: list[str]) -> list[str]:

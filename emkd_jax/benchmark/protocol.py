@@ -12,6 +12,8 @@ from typing import Any
 
 from emkd_jax.errors import UserError
 
+_OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'RESOURCE_EXHAUSTED')
+
 
 def serve(handlers: Mapping[str, Callable[..., Any]]) -> None:
     """The child's part: answers requests from standard input until it closes.
@@ -97,8 +99,13 @@ class Child:
         if 'mistake' in reply:
             raise UserError(reply['mistake'])
         if 'failure' in reply:
-            raise UserError(f'{self.name} failed ({reply["failure"]}); see {self._log}.')
+            raise UserError(self._failure(reply['failure']))
         return reply['value']
+
+    def _failure(self, what: str) -> str:
+        if any(words in what for words in _OUT_OF_MEMORY):
+            return f'{self.name} ran out of memory; {self._if_killed}.'
+        return f'{self.name} failed ({what}); see {self._log}.'
 
     def _ending(self) -> str:
         code = self._process.wait()
