@@ -24,7 +24,7 @@ def complains(source, expected, **changes):
         load(source, prepared, **changes)
     sentence = str(caught.value)
     assert '\n' not in sentence and len(sentence) < 400 and sentence.endswith('.')
-    assert 'data.' in sentence or source.name in sentence
+    assert 'data.' in sentence or str(source) in sentence
     assert not list(prepared.glob('emkd_custom/*'))
 
 

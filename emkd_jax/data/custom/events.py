@@ -96,7 +96,7 @@ def _number(database):
 def _say_what_was_read(database, path, report):
     users, items, events = (_count(database, table) for table in ('users', 'items', 'events'))
     if not events:
-        raise UserError(f'{path} holds no events that can be read; is it the right file?')
+        raise UserError(f'{path} holds no events that can be read; name another data.source.')
     report.say(f'{path.name}: {events:,} events of {users:,} users on {items:,} items')
 
 

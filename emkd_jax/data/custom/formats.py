@@ -63,7 +63,7 @@ def items(path: str, events: Source, module: ModuleType) -> tuple[Source, Module
             return found, item_module
     raise UserError(
         f"{found.path} is in no known form of item table (it begins with '{lines[0][:60]}'); give "
-        'a CSV, TSV or Parquet table, or one of the formats that the README lists.'
+        'data.attributes a CSV, TSV or Parquet table, or one of the formats that the README lists.'
     )
 
 

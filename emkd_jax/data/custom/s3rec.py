@@ -91,10 +91,12 @@ def read_items(
         with source.lines() as file:
             lists = json.load(file)
     except (ValueError, RecursionError, MemoryError) as error:
-        raise UserError(f'{source.path} is not JSON ({error}).') from error
+        raise UserError(f'{source.path} is not JSON ({error}); mend data.attributes.') from error
     if type(lists) is not dict:
         raise UserError(f'{source.path} is not a JSON object of items; mend data.attributes.')
     for item, attributes in lists.items():
         if type(attributes) is not list:
-            raise UserError(f"{source.path} does not give item '{item[:40]}' a list.")
+            raise UserError(
+                f"{source.path} does not give item '{item[:40]}' a list; mend data.attributes."
+            )
         yield Item(f'item {item}', item, [str(attribute) for attribute in attributes])
