@@ -67,7 +67,9 @@ class Original:
         if self._cuda:
             self._check_cuda()
         if tuned:
-            _allow_tf32()
+            import torch
+
+            torch.set_float32_matmul_precision('high')
 
         export_root = setup_train(args)
         loaders = BertDataloader(args, dataset_factory(args)).get_pytorch_dataloaders()
@@ -155,13 +157,6 @@ class _NoLoggers:
 
     def log_val(self, values: dict[str, Any]) -> None:
         pass
-
-
-def _allow_tf32() -> None:
-    import torch
-
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.allow_tf32 = True
 
 
 def _version(package: str) -> str | None:

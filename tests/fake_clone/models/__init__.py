@@ -1,0 +1,2 @@
+def BERTModel(args):  # noqa: N802
+    return args
