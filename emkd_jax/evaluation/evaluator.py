@@ -18,7 +18,7 @@ from emkd_jax.devices import AXIS
 from emkd_jax.ensemble import Ensemble, Network, take_network
 from emkd_jax.errors import RunError
 from emkd_jax.evaluation.metrics import metrics_by_rule
-from emkd_jax.evaluation.questions import Questions, question_batches
+from emkd_jax.evaluation.questions import question_batches
 from emkd_jax.evaluation.ranking import RULES, target_ranks
 
 # What a device works on at a time: on a CPU what its caches hold, elsewhere what memory spares.
@@ -95,7 +95,7 @@ class Evaluator:
 
         for places, questions in self._batches:
             scores = [self._score(network, questions.items) for network in networks]
-            under_way.append((places, self._rank(scores, questions)))
+            under_way.append((places, self._rank(scores, *questions[1:])))
             if len(under_way) > _AHEAD:
                 finite &= read()
         while under_way:
@@ -120,21 +120,19 @@ def _compiled(ensemble, devices):
     def split(params: PyTree, _: Int[Array, '']) -> list[PyTree]:
         return [take_network(params, n) for n in range(ensemble.num_networks)]
 
-    def score(
-        params: PyTree, items: Int[Array, 'rows slots']
-    ) -> Float[Array, 'rows classes']:
+    def score(params: PyTree, items: Int[Array, 'rows slots']) -> Float[Array, 'rows classes']:
         variables = {'params': params}
         hidden = ensemble.network.apply(variables, items, last_only=True)[:, -1]
         return ensemble.network.apply(variables, hidden, method=Network.item_logits)
 
     def rank(
-        scores: list[Float[Array, 'rows classes']], questions: Questions
+        scores: list[Float[Array, 'rows classes']],
+        targets: Int[Array, ' rows'],
+        others: Int[Array, 'rows width'],
+        visible: Int[Array, ' rows'],
     ) -> tuple[Int[Array, 'scorers rules rows'], Bool[Array, '']]:
         together = sum(scores)
-        ranks = [
-            target_ranks(s, questions.targets, questions.others, questions.visible)
-            for s in (together, *scores)
-        ]
+        ranks = [target_ranks(s, targets, others, visible) for s in (together, *scores)]
         # The sum is finite only where each network's score is.
         return jnp.stack(ranks), jnp.isfinite(together).all()
 

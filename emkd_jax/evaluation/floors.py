@@ -33,12 +33,12 @@ def floors(
     levels = np.minimum(levels, np.iinfo(np.int32).max // (num_items + 1) - 1)
     weights = Ragged((levels * (num_items + 1)).astype(np.int32), counts.offsets)
     ranks = np.zeros((len(FLOORS), len(RULES), len(holdout.targets)), np.int32)
-    rows = max(1, _CHUNK_SCORES // (num_items + 1))
+    rows = min(len(holdout.targets), max(1, _CHUNK_SCORES // (num_items + 1)))
     for places, questions in question_batches(holdout, num_items, max_len, 1, rows):
         places = places[0]
         real = places >= 0
         last = last_values(holdout.histories, places, 1)[:, 0]
-        width = padded_width(followers.lengths[last].max())
+        width = padded_width(int(followers.lengths[last].max()))
         of_rows = _floor_ranks(
             popularity, last_values(followers, last, width), last_values(weights, last, width),
             questions.targets[0], questions.others[0], questions.visible[0],

@@ -41,7 +41,7 @@ def question_batches(
     longest = np.where(order < 0, 0, histories.lengths[order]).max(1)
     sizes = input_sizes(max_len)
     slots = sizes[np.searchsorted(sizes, np.minimum(longest + 1, max_len))]
-    for size in np.unique(slots):
+    for size in np.unique(slots).tolist():
         chunks = order[slots == size]
         for first in range(0, len(chunks), num_devices):
             places = np.full((num_devices, rows), -1)
@@ -49,7 +49,7 @@ def question_batches(
             real = places >= 0
             items = np.full((*places.shape, size), num_items + 1, np.int32)
             items[..., :-1] = last_values(histories, places, size - 1)
-            width = padded_width(others.lengths[places[real]].max())
+            width = padded_width(int(others.lengths[places[real]].max()))
             yield places, Questions(
                 items,
                 np.where(real, holdout.targets[places], 1).astype(np.int32),
