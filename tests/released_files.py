@@ -29,7 +29,7 @@ def make_parts(users=12, items=30, listed=False):
 def make_attributes(items=30):
     """The content of an `*_item2attributes.json`, one list with a repeat."""
     lists = {str(item): [1 + item % 5, 6 + item % 3] for item in range(items, 0, -1)}
-    lists['3'] = [9, 4, 9]
+    lists |= {'3': [9, 4, 9], '5': [2]}
     return lists
 
 

@@ -12,6 +12,7 @@ import urllib.error
 import ml_collections
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from released_files import make_attributes, make_parts, write, write_miniature
 
 from emkd_jax import data
@@ -87,6 +88,14 @@ def test_files_become_data(miniature):
     check_miniature(loaded, name)
     again = data.load(make_options(name))  # prepared by now; there is no network
     assert again.fingerprint() == loaded.fingerprint()
+
+
+def test_prepared_data_is_there_for_tfds_too(toys, tfds_folder):
+    data.prepare(make_options(source=toys))
+    items = tfds.data_source('emkd_toys/items', split='items', data_dir=tfds_folder)
+    assert [item['attributes'].tolist() for item in items][2:5] == [[9, 4], [5, 7], [2]]
+    users = tfds.data_source('emkd_toys/histories', split='users', data_dir=tfds_folder)
+    assert [user['user_id'] for user in users] == list(range(100, 112))
 
 
 @pytest.mark.parametrize('name', sorted(RELEASED))

@@ -144,7 +144,8 @@ def test_wrong_histories_are_refused(pickle_file, changes, words):
     ({'01': [1]}, "'01' is not an item"),
     ({'x' * 1000: [1]}, 'is not an item'),
     (b'{"\\ud800": [1]}', 'is not an item'),
-    (b'{"\\u0663": [1]}', 'is not an item'),
+    (b'{"\\u0663": [1]}', 'is not an item'),  # a digit elsewhere
+    (b'{"\\u00b2": [1]}', 'is not an item'),
     ({'1': 1}, 'item 1 are not a list'),
     ({'1': {'1': 1}}, 'item 1 are not a list'),
     ({'1': [0]}, 'not a list of numbers from 1'),
