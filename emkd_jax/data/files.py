@@ -190,8 +190,8 @@ def _unpickle(content: bytes, path: pathlib.Path) -> Any:
             if opcode.name not in _PLAIN_OPCODES:
                 raise _damaged(
                     path,
-                    f'byte {position} asks for more than plain containers and integers '
-                    f'({opcode.name})',
+                    f'its byte {position} is {opcode.name}, which plain containers and integers '
+                    'do not need',
                 )
         return _PlainUnpickler(io.BytesIO(content)).load()
     except UserError:
