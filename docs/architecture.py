@@ -1,11 +1,11 @@
-"""Draws architecture.svg: what one train step computes, and how items are ranked.
+"""Draws docs/architecture.svg: what one train step computes, and how items are ranked.
 
-    python3 docs/architecture.py
+    python3 docs/architecture.py > docs/architecture.svg
 
 Colour stands for a network and for nothing else.
 """
 
-import pathlib
+import sys
 
 WIDTH, HEIGHT = 1200, 914
 FONT = "Inter, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
@@ -378,4 +378,4 @@ def figure():
 
 
 if __name__ == '__main__':
-    pathlib.Path(__file__).with_suffix('.svg').write_text(figure(), encoding='utf-8')
+    sys.stdout.buffer.write(figure().encode())
