@@ -19,7 +19,7 @@ from emkd_jax.errors import UserError
 from emkd_jax.workdir import write_json
 
 PAIRS = 5  # of blocks, one a side
-BLOCK_SECONDS = 10.0  # of training in a block, at least
+BLOCK_SECONDS = 5.0  # of training in a block, at least
 MIN_STEPS = 3  # and at least so many steps
 _WARM_UP_BATCHES = 2  # of the original's validation pass
 
