@@ -61,6 +61,14 @@ def base_config() -> ml_collections.ConfigDict:
     config.eval.first_epoch = 5  # validation starts after this epoch
     config.eval.every_epochs = 5  # and comes again after so many
     config.eval.batch_size = 256  # users ranked at a time, on each device
+
+    config.recommend = ml_collections.ConfigDict()
+    config.recommend.k = 10  # items for each user
+    config.recommend.network = -1  # number of the network that recommends; -1 = the ensemble
+    config.recommend.exclude_seen = True  # leave out what is in the user's history
+    config.recommend.exclude = ''  # file of item ids, one a line, that are never recommended
+    config.recommend.only = ''  # file of item ids, one a line: nothing else is recommended
+    config.recommend.titles = False  # show items' titles, where the data has some
     return config
 
 

@@ -56,8 +56,14 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
     check_options(config.objective)
     _check_numbers(config)
     data = data_room.load(config.data)
-    ensemble = make_ensemble(config, data.num_items, data.num_attributes)
-    return Experiment(config, data, leave_one_out(data), ensemble, make_optimizer(config.optimizer))
+    if not data.num_attributes:  # nothing to predict
+        config = config.copy_and_resolve_references()
+        config.objective.attribute_weight = 0.0
+    return Experiment(
+        config, data, data.holdout or leave_one_out(data),
+        make_ensemble(config, data.num_items, data.num_attributes),
+        make_optimizer(config.optimizer),
+    )
 
 
 _AT_LEAST_ONE = (

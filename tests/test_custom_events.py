@@ -93,6 +93,11 @@ def test_numbers_follow_the_ids_not_the_rows(tmp_path):
     assert load(source).user_ids.tolist() == ['09', '10', '9']
 
 
+def test_ids_that_were_left_out_do_not_decide_the_order(tmp_path):
+    source = write(tmp_path, [(10, 'a', 5, 1), (9, 'a', 5, 1), ('x', 'a', 1, 1)])
+    assert load(source, min_rating=3.0).user_ids.tolist() == [9, 10]
+
+
 def test_the_same_rows_in_another_order_are_the_same_data(tmp_path):
     rows = made_up(3, times=10**6)
     one = load(write(tmp_path, rows), k_core=2)

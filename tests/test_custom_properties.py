@@ -14,7 +14,9 @@ from custom_data import histories, load
 ANY_TEXT = st.text(st.characters(codec='utf-8', exclude_characters='\0'), min_size=1, max_size=8)
 NASTY = st.text(st.sampled_from('",;|\t\n\r\' é0'), min_size=1, max_size=4)
 NUMBERS = st.integers(-10**17, 10**17).map(str)
-NUMBER_LIKE = st.sampled_from(['7', '07', '+7', '7.0', '-0', '0', '٣', '1e3', 'nan', 'NULL', 'True'])
+NUMBER_LIKE = st.sampled_from(
+    ['7', '07', '+7', '7.0', '-0', '0', '٣', '1e3', '9' * 19, 'nan', 'NULL', 'True']
+)
 IDS = st.one_of(
     st.lists(ids, min_size=1, max_size=6, unique=True)
     for ids in (NUMBERS, NUMBER_LIKE, NASTY, ANY_TEXT, st.one_of(NUMBERS, NUMBER_LIKE, ANY_TEXT))

@@ -41,6 +41,15 @@ def prepare(options: ml_collections.ConfigDict) -> pathlib.Path:
     return prepared.prepare(options.name, options.source)
 
 
+def titles(options: ml_collections.ConfigDict) -> list[str]:
+    """Titles of the items, that of item i at i - 1; empty where the data has none."""
+    if options.name == _CUSTOM:
+        from emkd_jax.data import custom
+
+        return custom.titles(options)
+    return []
+
+
 def _check(options):
     names = (*prepared.BUILDERS, stand_in.ONLY, _CUSTOM)
     if options.name not in names:

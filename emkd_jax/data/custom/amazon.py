@@ -14,7 +14,7 @@ import ml_collections
 from emkd_jax.data.custom import columns, text_tables
 from emkd_jax.data.custom.items import Item
 from emkd_jax.data.custom.report import Report
-from emkd_jax.data.custom.source import Source
+from emkd_jax.data.source import Source
 
 _RATINGS = text_tables.TextTable(('user', 'item', 'rating', 'timestamp'), header_lines=0)
 # A line is one field of a table whose delimiter cannot stand in JSON.

@@ -73,14 +73,8 @@ def _count(database, table):
 def _number(database):
     """Tables users and items (name, number), and events by number."""
     for role in ('user', 'item'):
-        is_number = ids.IS_NUMBER.format(name=f'{role}_name')
-        numeric = database.execute(
-            f'SELECT coalesce(bool_and({is_number}), false) FROM read WHERE complaint IS NULL'
-        ).fetchall()[0][0]
         database.execute(f"""
-            CREATE TABLE {role}s AS
-            SELECT name, row_number() OVER (ORDER BY {'name::BIGINT' if numeric else 'name'}) - 1
-                AS number
+            CREATE TABLE {role}s AS SELECT name, row_number() OVER () AS number
             FROM (SELECT DISTINCT {role}_name AS name FROM read WHERE complaint IS NULL)
         """)
     database.execute("""
@@ -176,30 +170,42 @@ def _keep_known(database, cuts, report):
         report.left_out(dropped, 'events in all on items that training does not know')
 
 
-def _names(database, role, table):
-    """Numbers (ascending) and names of the users or items whose numbers are in a table."""
-    rows = database.execute(f"""
-        SELECT number, name FROM {role}s SEMI JOIN {table} USING (number) ORDER BY number
-    """).fetchnumpy()
-    return np.asarray(rows['number']), ids.as_array(rows['name'].tolist())
+def _rank(database, role, kept):
+    """Table {role}_ranks (number, rank from 0) in the order of the names of `kept`; these names."""
+    numeric = database.execute(f"""
+        SELECT bool_and({ids.IS_NUMBER}) FROM {role}s SEMI JOIN {kept} USING (number)
+    """).fetchall()[0][0]
+    database.execute(f"""
+        CREATE TABLE {role}_ranks AS
+        SELECT number, name, row_number() OVER (
+            ORDER BY {'name::BIGINT' if numeric else 'name'}
+        )::INTEGER - 1 AS rank
+        FROM {role}s SEMI JOIN {kept} USING (number)
+    """)
+    names = database.execute(f'SELECT name FROM {role}_ranks ORDER BY rank').fetchnumpy()['name']
+    return ids.as_array(names.tolist())
 
 
 def _fetch(database, cuts, report):
     database.execute('CREATE TABLE left_users AS SELECT DISTINCT user_number AS number FROM events')
-    user_numbers, user_ids = _names(database, 'user', 'left_users')
-    item_numbers, item_ids = _names(database, 'item', 'known_items')
-    known = database.execute('SELECT number FROM known_users ORDER BY number').fetchnumpy()
+    user_ids = _rank(database, 'user', 'left_users')
+    item_ids = _rank(database, 'item', 'known_items')
+    trained = database.execute(
+        'SELECT rank FROM user_ranks SEMI JOIN known_users USING (number) ORDER BY rank'
+    ).fetchnumpy()['rank']
     count = _count(database, 'events')
     values, periods = np.empty(count, np.int32), np.zeros(count, np.int8)
     lengths = np.zeros(len(user_ids), np.int64)
     start, ties, last = 0, 0, None
-    rows = database.sql(
-        'SELECT user_number, item_number, time FROM events ORDER BY user_number, time, place'
-    ).to_arrow_reader(_ROWS)
+    rows = database.sql("""
+        SELECT user_ranks.rank, item_ranks.rank, time
+        FROM events JOIN user_ranks ON user_number = user_ranks.number
+            JOIN item_ranks ON item_number = item_ranks.number
+        ORDER BY user_ranks.rank, time, place
+    """).to_arrow_reader(_ROWS)
     for batch in rows:
         user, item = (batch.column(column).to_numpy() for column in range(2))
-        user = np.searchsorted(user_numbers, user)
-        values[start : start + len(user)] = np.searchsorted(item_numbers, item) + 1
+        values[start : start + len(user)] = item + 1
         lengths += np.bincount(user, minlength=len(lengths))
         if batch.column(2).null_count == 0:
             time = batch.column(2).to_numpy()
@@ -215,5 +221,4 @@ def _fetch(database, cuts, report):
             'user; they keep the order of the file, and another order would change the results'
         )
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    trained = np.searchsorted(user_numbers, known['number'])
     return Events(Ragged(values, offsets), periods, trained, user_ids, item_ids, cuts)

@@ -3,8 +3,9 @@
 import pathlib
 from types import ModuleType
 
-from emkd_jax.data.custom import amazon, movielens, recbole, s3rec, source, tables
-from emkd_jax.data.custom.source import Source
+from emkd_jax.data import source
+from emkd_jax.data.custom import amazon, movielens, recbole, s3rec, tables
+from emkd_jax.data.source import Source
 from emkd_jax.errors import UserError
 
 # In the order they are tried. Each module recognises and reads events, and items likewise.

@@ -1,21 +1,19 @@
 """Original ids: their order, and the arrays that keep them."""
 
+import re
 from collections.abc import Collection
 
 import numpy as np
 from jaxtyping import Shaped
 
-# SQL of a whole number as people write it, in 64 bits: '7', but neither '007' nor '+7'.
-IS_NUMBER = "regexp_full_match({name}, '0|-?[1-9][0-9]{{0,17}}')"
+# SQL: is `name` a whole number as people write it, in 64 bits: '7', but neither '007' nor '+7'?
+_NUMBER = re.compile('0|-?[1-9][0-9]{0,17}')
+IS_NUMBER = f"regexp_full_match(name, '{_NUMBER.pattern}')"
 
 
 def are_numbers(names: Collection[str]) -> bool:
     """Are all ids whole numbers as people write them, in 64 bits?"""
-    return all(
-        len(name) <= 18 and name.isascii() and name.removeprefix('-').isdigit()
-        and str(int(name)) == name
-        for name in names
-    )
+    return all(_NUMBER.fullmatch(name) for name in names)
 
 
 def ordered(names: Collection[str]) -> list[str]:

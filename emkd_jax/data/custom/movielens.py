@@ -14,7 +14,7 @@ import ml_collections
 from emkd_jax.data.custom import text_tables
 from emkd_jax.data.custom.items import Item
 from emkd_jax.data.custom.report import Report
-from emkd_jax.data.custom.source import Source, decoded
+from emkd_jax.data.source import Source, decoded
 
 _NAMES = ('user', 'item', 'rating', 'timestamp')
 _DAT = text_tables.TextTable(_NAMES, '::', quote='', header_lines=0)

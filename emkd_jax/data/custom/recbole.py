@@ -14,7 +14,7 @@ import ml_collections
 from emkd_jax.data.custom import columns, text_tables
 from emkd_jax.data.custom.items import Item, name_attributes
 from emkd_jax.data.custom.report import Report
-from emkd_jax.data.custom.source import Source
+from emkd_jax.data.source import Source
 from emkd_jax.errors import UserError
 
 _FIELD = re.compile(r'(.+):(token|token_seq|float|float_seq)')

@@ -15,7 +15,7 @@ import pyarrow
 from emkd_jax.data.custom.database import store
 from emkd_jax.data.custom.items import Item
 from emkd_jax.data.custom.report import Report
-from emkd_jax.data.custom.source import Source, decoded
+from emkd_jax.data.source import Source, decoded
 from emkd_jax.errors import UserError
 
 _EVENTS = 500_000  # in memory at a time

@@ -13,7 +13,7 @@ from emkd_jax.data.custom import columns, text_tables
 from emkd_jax.data.custom.database import bad_rows, literal, store
 from emkd_jax.data.custom.items import Item, name_attributes
 from emkd_jax.data.custom.report import Report
-from emkd_jax.data.custom.source import Source
+from emkd_jax.data.source import Source
 from emkd_jax.errors import UserError
 
 _ROWS = 10_000  # of a Parquet item table in memory at a time

@@ -11,7 +11,7 @@ import ml_collections
 from emkd_jax.data.custom import columns
 from emkd_jax.data.custom.database import bad_rows, literal, reason, store
 from emkd_jax.data.custom.report import Report
-from emkd_jax.data.custom.source import Source, decoded
+from emkd_jax.data.source import Source, decoded
 from emkd_jax.errors import UserError
 
 DELIMITERS = '\t,;|'
