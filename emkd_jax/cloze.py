@@ -36,10 +36,7 @@ def draw_views(
     """
     rows, slots = sequences.shape
     view = jnp.arange(num_views)[:, None, None]
-    token_keys = counted.fold(
-        jnp.broadcast_to(key, (num_views, rows, slots)),
-        view, row_ids[None, :, None], jnp.arange(slots)[None, None, :],
-    )
+    token_keys = counted.fold(key, view, row_ids[None, :, None], jnp.arange(slots)[None, None, :])
     random = counted.bits(token_keys, 3)
     sequences = jnp.broadcast_to(sequences, (num_views, rows, slots))
     chosen = counted.bernoulli(random[..., _CHOOSE], mask_prob) & (sequences > 0)

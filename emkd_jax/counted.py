@@ -22,12 +22,12 @@ def mix(x: UInt32[Array, '*shape']) -> UInt32[Array, '*shape']:
     return x ^ (x >> 16)
 
 
-def fold(key: Shaped[Array, '*shape'], *counters) -> Shaped[Array, '*shape']:
-    """Derives a key from `key` and integer counters (ints or integer arrays that broadcast)."""
-    key = jnp.asarray(key).astype(jnp.uint32)
+def fold(key: UInt32[Array, '...'], *counters) -> UInt32[Array, '...']:
+    """Derives keys from keys and integer counters (ints or arrays); all broadcast."""
     for counter in counters:
-        counter = jnp.asarray(counter).astype(jnp.uint32)
-        key = mix(key + counter * jnp.uint32(_GOLDEN) + jnp.uint32(1))
+        counter = jnp.asarray(counter).astype(jnp.uint32) * jnp.uint32(_GOLDEN)
+        key, counter = jnp.broadcast_arrays(key, counter)
+        key = mix(key + counter + jnp.uint32(1))
     return key
 
 

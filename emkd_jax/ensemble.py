@@ -81,27 +81,24 @@ class Ensemble:
         self,
         params: PyTree,
         items: Int[Array, 'rows slots'],
-        key: UInt32[Array, ''] | None = None,
-        row_ids: Int[Array, ' rows'] | None = None,
+        row_keys: UInt32[Array, ' rows'] | None = None,
     ) -> Float[Array, 'networks rows slots dim']:
         """Hidden states of every network.
 
-        Dropout is on when `key` is given; it is a function of (key, network, row id, slot, site).
+        Dropout is on when `row_keys` is given; it is a function of (row key, network, slot, site).
         """
         token_keys = None
-        if key is not None:
-            shape = (self.num_networks, *items.shape)
+        if row_keys is not None:
             token_keys = counted.fold(
-                jnp.broadcast_to(key, shape),
+                row_keys[None, :, None],
                 jnp.arange(self.num_networks)[:, None, None],
-                row_ids[None, :, None],
                 jnp.arange(items.shape[1])[None, None, :],
             )
 
         def apply(params, token_keys):
             return self.network.apply({'params': params}, items, token_keys)
 
-        axes = (0, None if key is None else 0)
+        axes = (0, None if row_keys is None else 0)
         return jax.vmap(apply, in_axes=axes)(params, token_keys)
 
     def last_hidden(

@@ -7,6 +7,8 @@ import jax
 import numpy as np
 import pytest
 
+from emkd_jax.pytorch import state_dict_from_params
+
 FLOAT32 = dict.fromkeys([*golden_cases.SCALARS, 'hidden', 'logits', 'attribute_logits'], 1e-5) | {
     'gradients': 1e-4, 'adam_step': 1e-4,
 }
@@ -24,6 +26,16 @@ def errors(path, dtype):
 
 def test_there_are_cases():
     assert golden_cases.FILES, f'no .npz in {golden_cases.FOLDER}'
+
+
+@pytest.mark.parametrize('path', golden_cases.FILES, ids=lambda path: path.stem)
+def test_their_weights_survive_the_way_there_and_back(path):
+    case = golden_cases.Case(path)
+    state = state_dict_from_params(case.params)
+    theirs = {name for name in case.arrays if name.startswith('param/')}
+    assert {f'param/{name}' for name in state} == theirs
+    for name, array in state.items():
+        np.testing.assert_array_equal(array, case.arrays[f'param/{name}'])
 
 
 @pytest.mark.parametrize('quantity', FLOAT32)

@@ -47,10 +47,7 @@ class Attention(nn.Module):
         scores = jnp.where(real[:, None, None, :], scores, _MASKED)
         weights = jax.nn.softmax(scores).astype(x.dtype)
         if keys is not None:
-            head_keys = counted.fold(
-                jnp.broadcast_to(keys[:, None], weights.shape[:3]),
-                jnp.arange(heads)[None, :, None],
-            )
+            head_keys = counted.fold(keys[:, None], jnp.arange(heads)[None, :, None])
             weights = counted.dropout(weights, head_keys, site, self.dropout)
         mixed = jnp.einsum('rhqk,rkhd->rqhd', weights, value).reshape(rows, -1, dim)
         return Linear(dim, self.dtype, name='out')(mixed)
@@ -127,7 +124,7 @@ class BERT4Rec(nn.Module):
     num_blocks: int
     num_heads: int
     dropout: float
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype
 
     @nn.compact
     def __call__(

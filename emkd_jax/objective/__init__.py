@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
+from emkd_jax import counted
 from emkd_jax.cloze import Views, masked_positions
 from emkd_jax.ensemble import Ensemble
 from emkd_jax.errors import UserError
@@ -90,10 +90,12 @@ def objective(
       'overflow' (those that found no place in the buffers, and so were left out).
     """
     num_views, rows, slots = batch.views.items.shape
-    global_rows = rows * (1 if axis_name is None else jax.lax.axis_size(axis_name))
-    copies = jnp.arange(num_views + 1)[:, None] * global_rows + batch.row_ids[None, :]
-    items = jnp.concatenate([batch.views.items, batch.sequences[None]]).reshape(-1, slots)
-    hidden = ensemble.hidden(params, items, key, copies.reshape(-1))
+    items = jnp.concatenate([batch.views.items, batch.sequences[None]])
+    row_keys = None
+    if key is not None:
+        copies = jnp.arange(num_views + 1)[:, None]
+        row_keys = counted.fold(key, copies, batch.row_ids[None]).reshape(-1)
+    hidden = ensemble.hidden(params, items.reshape(-1, slots), row_keys)
     networks, _, _, dim = hidden.shape
     of_views, of_originals = hidden[:, : num_views * rows], hidden[:, num_views * rows :]
 

@@ -5,9 +5,9 @@ n at one position, q_n = softmax(z_n / t) and L_n = logsumexp(z_n / t),
 
     KL(q_a || q_b) = E_{q_a}[z_a - z_b] / t - L_a + L_b,
 
-so running maxima, the sums of exponentials at temperatures 1 and t and the N x N moments E_{q_a}[z_b]
-give the cross-entropy and the divergence of every pair. The backward pass computes each block of
-logits again; with g and k the cotangents of the two sums, its gradient is
+so running maxima, the sums of exponentials at temperatures 1 and t and the N x N moments
+E_{q_a}[z_b] give the cross-entropy and the divergence of every pair. The backward pass computes
+each block of logits again; with g and k the cotangents of the two sums, its gradient is
 
     w_p ( g (softmax(z_n) - onehot) + k / (2 t) (N q_n - sum_b q_b) ).
 """
