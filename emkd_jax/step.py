@@ -146,9 +146,9 @@ def make_train_steps(
 
     It takes `num_steps` optimizer steps, all of one epoch, and gives up before a step whose loss or
     gradients are not finite: the state is then that before the step, and `progress.broken` says
-    what was not finite. `requests`, a number per device, is how one host asks something of all: its
-    maximum comes back to each in `progress.request`. The state is donated. Arguments lie on the
-    devices as `devices.replicate` and `devices.fill` put them.
+    what was not finite. `requests`, a number from 0 per device, is how one host asks something of
+    all: its maximum comes back to each in `progress.request`. The state is donated. Arguments lie
+    on the devices as `devices.replicate` and `devices.fill` put them.
 
     Args:
       config: the run's.
@@ -204,9 +204,12 @@ def make_train_steps(
             done, state, _ = carry
             return done + 1, *one_step(state, order, data, row_ids)
 
-        start = jnp.zeros_like(num_steps), state, jnp.zeros(len(CHECKED), bool)
+        # The loop starts from this maximum so that it waits for it: of two all-reduces that do not
+        # depend on each other, CPU devices may each be in another one, and then XLA aborts.
+        request = jax.lax.pmax(request, AXIS)
+        start = jnp.minimum(request, 0), state, jnp.zeros(len(CHECKED), bool)
         _, state, broken = jax.lax.while_loop(unfinished, body, start)
-        return state, Progress(state.step, state.sums, broken, jax.lax.pmax(request, AXIS))
+        return state, Progress(state.step, state.sums, broken, request)
 
     return jax.pmap(
         steps, axis_name=AXIS, in_axes=(None, None, None, 0), out_axes=(None, None),
