@@ -1,7 +1,7 @@
 """The one entry: `python launch.py --config=configs/toys.py [--workdir=DIR] [--mode=train]`.
 
-Exit codes: 0 done, 2 a mistake to mend (one sentence says which), 1 the run could not go on,
-143 stopped by a signal with its state saved.
+Exit codes: 0 done; 2 a mistake to mend, which one sentence names; 1 the run could not go on; 143
+stopped by a signal with its state saved.
 """
 
 import os
@@ -10,9 +10,9 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from emkd_jax.errors import Preempted, RunError, UserError
+from emkd_jax.errors import PreemptedError, RunError, UserError
 
-MODES = ('train', 'evaluate', 'prepare', 'benchmark')
+MODES = ('train', 'evaluate', 'recommend', 'export', 'import', 'prepare', 'benchmark')
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
@@ -20,6 +20,15 @@ config_flags.DEFINE_config_file(
 )
 flags.DEFINE_string('workdir', '', 'Folder of the run; default: runs/<config.name>.')
 flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
+flags.DEFINE_string('coordinator', None, 'Many hosts, if nothing tells: HOST:PORT of process 0.')
+flags.DEFINE_integer('num_processes', None, 'Many hosts, if nothing tells: how many processes.')
+flags.DEFINE_integer('process_id', None, 'Many hosts, if nothing tells: which this is, from 0.')
+flags.DEFINE_string(
+    'requests', '', "recommend: file of users or histories, '-' for standard input; '': all users."
+)
+flags.DEFINE_string('output', '', 'recommend: file of the answers; export: folder.')
+flags.DEFINE_boolean('strict', False, 'recommend: unknown users and items are an error.')
+flags.DEFINE_string('weights', '', 'import: file of weights, .pth, .safetensors or .npz.')
 flags.DEFINE_string('pytorch_repo', '', 'benchmark: a clone of hw-du/EMKD to measure beside us.')
 flags.DEFINE_boolean('torch_tuned', False, 'benchmark: let the clone use TF32.')
 
@@ -30,17 +39,31 @@ def main(argv: list[str]) -> None:
         raise UserError(f"'{argv[1]}' is not an option; options are written --name=value.")
     if FLAGS.config is None:
         raise UserError('--config is missing; try --config=configs/quickstart.py.')
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.FATAL)  # what concerns the user is printed, in a sentence
     config, workdir = FLAGS.config, FLAGS.workdir
     match FLAGS.mode:
         case 'train':
             from emkd_jax.train import train
 
+            _join()
             train(config, workdir)
         case 'evaluate':
             from emkd_jax.evaluate import evaluate
 
+            _join()
             evaluate(config, workdir)
+        case 'recommend':
+            from emkd_jax.recommend import recommend
+
+            recommend(config, workdir, FLAGS.requests, FLAGS.output, FLAGS.strict)
+        case 'export':
+            from emkd_jax.export import export
+
+            export(config, workdir, FLAGS.output)
+        case 'import':
+            from emkd_jax.import_weights import import_weights
+
+            import_weights(config, workdir, FLAGS.weights)
         case 'prepare':
             from emkd_jax.data import prepare
 
@@ -68,12 +91,32 @@ def _parse(argv: list[str]) -> list[str]:
         raise UserError(' '.join(str(error).split())) from error
 
 
+def _join():
+    from emkd_jax.devices import join
+
+    join(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+
+
 def _run() -> int | None:
     try:
         app.run(main, flags_parser=_parse)
-    except (UserError, RunError, Preempted) as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    except KeyboardInterrupt:
+        print('Stopped; there was nothing to save.', file=sys.stderr)
+        return PreemptedError.exit_code
+    except (UserError, RunError, PreemptedError) as error:
+        said = error
+    except Exception as error:
+        from emkd_jax.devices import explain
+
+        said = explain(error)
+        if said is None:
+            raise
+    print(said, file=sys.stderr)
+    if 'jax' in sys.modules:
+        from emkd_jax.devices import leave
+
+        leave(said)
+    return said.exit_code
 
 
 if __name__ == '__main__':

@@ -1,15 +1,90 @@
-"""The devices of a run: how many, what each holds, and copies of a tree on all of them."""
+"""The devices and processes of a run: how they join, what each holds, how a process leaves.
+
+On several hosts every process runs the same command. JAX ends all of them when one is gone: at
+once where a collective breaks, else when its heartbeat has been missing for `HEARTBEAT` seconds.
+"""
 
 import functools
+import hashlib
+import os
+import sys
+import threading
+import warnings
 from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import Array, Int, PyTree
 
-from emkd_jax.errors import UserError
+from emkd_jax.errors import HostLostError, PreemptedError, RunError, UserError
 
 AXIS = 'devices'  # the pmapped axis, over which the global batch is spread
+JOIN = 300  # seconds that processes wait for one another at the start
+HEARTBEAT = 100  # seconds of silence after which a process counts as gone
+_LEAVE = 5  # seconds to wait for the others when this process fails
+
+
+def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Makes this process one of a run's. Must come before anything is computed.
+
+    What is None is taken from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, then
+    from what a TPU VM, Slurm, Open MPI or a Kubernetes job says. A lone host, of which nothing is
+    said, goes on alone, and so does one told that there is one process.
+
+    Raises:
+      UserError: too little is said, or it makes no sense.
+      RunError: the others did not come.
+    """
+    said = {
+        '--coordinator': coordinator or os.environ.get('JAX_COORDINATOR_ADDRESS'),
+        '--num_processes': _number(num_processes, 'JAX_NUM_PROCESSES'),
+        '--process_id': _number(process_id, 'JAX_PROCESS_ID'),
+    }
+    if said['--num_processes'] == 1:
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # about packages that other kinds of clusters need
+            jax.distributed.initialize(
+                *said.values(), initialization_timeout=JOIN, heartbeat_timeout_seconds=HEARTBEAT
+            )
+    except (ValueError, IndexError) as error:  # not told and not inferred, or not an address
+        given = [f'{option}={value}' for option, value in said.items() if value is not None]
+        if not given:
+            return
+        raise UserError(
+            f'{", ".join(given)} do not say who is in this run ({error}); give each process '
+            '--coordinator=HOST:PORT of process 0, --num_processes and its own --process_id.'
+        ) from error
+    except RuntimeError as error:
+        raise RunError(
+            f'This process could not join the run within {JOIN} s ({_first_line(error)}); start as '
+            'many processes as --num_processes says, and let all reach --coordinator.'
+        ) from error
+
+
+def check_same(what: str, value: str) -> None:
+    """All processes must call it with the same `value`.
+
+    Raises:
+      RunError: they did not.
+    """
+    if jax.process_count() == 1:
+        return
+    digest = np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint8)
+    digests = multihost_utils.process_allgather(digest)
+    differing = np.flatnonzero((digests != digests[0]).any(1))
+    if len(differing):
+        raise RunError(
+            f'Process {differing[0]} has another {what} than process 0; start all processes with '
+            'the same command, on the same data and a --workdir that all share.'
+        )
+
+
+def of_process_0(value: int) -> int:
+    """Process 0's `value`, on every process."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def rows_per_device(batch_size: int, num_devices: int) -> int:
@@ -38,6 +113,52 @@ def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
     Every process must call it with the same values.
     """
     return _copy(tuple(devices))(tree, fill(0, devices))
+
+
+def explain(error: Exception) -> RunError | None:
+    """A failure of the devices or of another host, said in one sentence; None for any other."""
+    if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):
+        return RunError(
+            f'The memory does not suffice ({_first_line(error)}); lower '
+            '--config.train.batch_size, or --config.eval.batch_size where validation or test '
+            'failed, or take more devices.'
+        )
+    if isinstance(error, jax.errors.JaxRuntimeError) and jax.distributed.is_initialized():
+        return HostLostError(
+            f'This process has lost another one of the run ({_first_line(error)}); start all '
+            'again with the same command: the run goes on from its last checkpoint.'
+        )
+    return None
+
+
+def leave(error: UserError | RunError | PreemptedError) -> None:
+    """Ends a process of several after `error`, and never waits long for the others."""
+    if not jax.distributed.is_initialized():
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if not isinstance(error, HostLostError):
+        # All may have failed alike: JAX ends a process that another one leaves unannounced.
+        goodbye = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+        goodbye.start()
+        goodbye.join(_LEAVE)
+    os._exit(error.exit_code)
+
+
+def _first_line(error):
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200].rstrip('.: ')
+
+
+def _number(value, variable):
+    if value is not None or variable not in os.environ:
+        return value
+    try:
+        return int(os.environ[variable])
+    except ValueError as error:
+        raise UserError(
+            f'{variable} is {os.environ[variable]!r}; it must be a number, or unset.'
+        ) from error
 
 
 @functools.cache

@@ -11,12 +11,16 @@ class UserError(Exception):
 
 
 class RunError(Exception):
-    """The run cannot go on: numbers not finite, a disk full, a host lost."""
+    """The run cannot go on: numbers not finite, memory or disk full, a host lost."""
 
     exit_code = 1
 
 
-class Preempted(Exception):
-    """A signal asked the run to stop, and it has saved its state."""
+class HostLostError(RunError):
+    """Another process of the run is gone."""
+
+
+class PreemptedError(Exception):
+    """A signal asked the run to stop; nothing that was done is lost."""
 
     exit_code = 143  # 128 + SIGTERM, by convention

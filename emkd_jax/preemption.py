@@ -2,15 +2,19 @@
 
 import os
 import signal
+import sys
 import threading
 
-from emkd_jax.errors import Preempted
+from emkd_jax.errors import PreemptedError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignals:
-    """Within this context the first signal sets `requested`; a second one exits at once.
+    """Within this context the first signal sets `requested`, and a second one ends the process.
+
+    While there is nothing to save (`at_once`, and so it begins) the first one ends it too: nothing
+    is lost, and neither a download nor a compilation would hear a request.
 
     Python's own handlers wait until the interpreter is back from a compilation or a device, so the
     signals are read from a pipe, by a thread.
@@ -18,6 +22,7 @@ class StopSignals:
 
     def __init__(self):
         self.requested = False
+        self.at_once = True
 
     def __enter__(self) -> 'StopSignals':
         if threading.current_thread() is not threading.main_thread():
@@ -42,7 +47,14 @@ class StopSignals:
         while received := os.read(read, 1):
             if received[0] not in _SIGNALS:
                 continue
+            if self.at_once:
+                _end('Stopped; there was nothing to save.')
             if self.requested:
-                os._exit(Preempted.exit_code)
+                _end('Stopped at once; what came after the last checkpoint will be done again.')
             self.requested = True
         os.close(read)
+
+
+def _end(message):
+    print(f'\n{message}', file=sys.stderr, flush=True)
+    os._exit(PreemptedError.exit_code)

@@ -1,18 +1,21 @@
 """What a run tells people: progress bar, metrics.jsonl, TensorBoard and tables."""
 
+import errno
 import json
 import math
+import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import tensorboardX
 import tqdm
 from etils import epath
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2
 
-from emkd_jax.errors import RunError
-
+from emkd_jax.workdir import writing
 
 _SHOWN = ('total', 'masked_items', 'kd', 'attributes', 'icl', 'ccl')
 
@@ -21,22 +24,23 @@ class MetricsLog:
     """metrics.jsonl and TensorBoard, one line an event; process 0 alone writes."""
 
     def __init__(self, folder: epath.Path, step: int):
-        """Goes on after `step`: what an interrupted run logged beyond it will be logged again."""
+        """Goes on after `step`: what an interrupted run logged beyond it will be logged again.
+
+        Raises:
+          RunError: the disk is full or gone.
+        """
         self._file = folder / 'metrics.jsonl'
         self._writes = jax.process_index() == 0
         if not self._writes:
             return
-        try:
-            if self._file.exists():
-                kept = [line for line in self._file.read_text().splitlines() if _until(line, step)]
-                partial = folder / 'metrics.jsonl.partial'
-                partial.write_text(''.join(f'{line}\n' for line in kept))
-                partial.replace(self._file)
-            self._writer = tensorboardX.SummaryWriter(
-                str(folder / 'tensorboard'), purge_step=step + 1
-            )
-        except OSError as error:
-            raise _failed(self._file, error) from error
+        with writing(self._file):
+            _keep_until(self._file, step)
+            (folder / 'tensorboard').mkdir(exist_ok=True)
+            # Not its SummaryWriter: that writes in a thread, where a full disk is not noticed.
+            self._events = event_file_writer.EventsWriter(str(folder / 'tensorboard' / 'events'))
+            started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._event(step + 1, session_log=started)  # TensorBoard forgets what was beyond it
+            self._events.flush()
 
     def write(self, kind: str, step: int, epoch: int, values: Mapping[str, Any]) -> None:
         """Logs `values`; nested mappings become 'a/b' in TensorBoard.
@@ -47,19 +51,24 @@ class MetricsLog:
         if not self._writes:
             return
         line = json.dumps({'kind': kind, 'step': step, 'epoch': epoch, **values})
-        try:
+        with writing(self._file):
+            if not self._file.exists():  # it would be made anew, and nobody would notice
+                raise FileNotFoundError(errno.ENOENT, 'it is gone')
             with self._file.open('a') as file:
                 file.write(f'{line}\n')
+                file.flush()
+                os.fsync(file.fileno())
             for name, value in _scalars(values, f'{kind}/'):
-                self._writer.add_scalar(name, value, step)
-            self._writer.flush()
-        except OSError as error:
-            raise _failed(self._file, error) from error
+                self._event(step, summary=summary.scalar(name, value))
+            self._events.flush()
 
     def close(self) -> None:
         """Ends TensorBoard's file."""
         if self._writes:
-            self._writer.close()
+            self._events.close()
+
+    def _event(self, step, **content):
+        self._events.write_event(event_pb2.Event(wall_time=time.time(), step=step, **content))
 
 
 class ProgressBar:
@@ -94,6 +103,12 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+def warn(text: str) -> None:
+    """A line to standard error, clear of the progress bar."""
+    tqdm.tqdm.write(f'Warning: {text}', file=sys.stderr)
+    sys.stderr.flush()
+
+
 def banner(text: str) -> str:
     """`text` in a frame that nobody overlooks."""
     rule = '=' * min(100, len(text))
@@ -110,23 +125,25 @@ def table(rows: Mapping[str, Mapping[str, float]]) -> str:
     return '\n'.join(lines)
 
 
+def _keep_until(file, step):
+    lines = file.read_bytes().decode(errors='replace').splitlines() if file.exists() else []
+    kept = [line for line in lines if _until(line, step)]
+    partial = file.parent / f'{file.name}.partial'
+    partial.write_text(''.join(f'{line}\n' for line in kept))
+    partial.replace(file)
+
+
 def _until(line: str, step: int) -> bool:
     try:
-        return json.loads(line)['step'] <= step
+        event = json.loads(line)
+        return event['step'] <= step and event['kind'] != 'test'  # the test ends a run
     except (ValueError, KeyError, TypeError):  # a line cut off when a process was killed
         return False
 
 
-def _scalars(values, prefix):
+def _scalars(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _scalars(value, f'{prefix}{name}/')
         elif isinstance(value, (int, float)) and math.isfinite(value):
             yield prefix + name.replace('@', '_at_'), value  # TensorBoard refuses @
-
-
-def _failed(file, error):
-    return RunError(
-        f'{file} cannot be written ({error.strerror or error}); make room or mend the disk, then '
-        'start the same command again: it goes on from the last good checkpoint.'
-    )

@@ -8,18 +8,23 @@ import ml_collections
 from etils import epath
 
 from emkd_jax.checkpoints import Checkpoints
-from emkd_jax.devices import replicate
-from emkd_jax.errors import Preempted, UserError
+from emkd_jax.devices import check_same, replicate
+from emkd_jax.errors import PreemptedError, UserError
 from emkd_jax.evaluation import Evaluator, Result
 from emkd_jax.experiment import Experiment, make_experiment
 from emkd_jax.preemption import StopSignals
 from emkd_jax.reporting import MetricsLog, ProgressBar, say
 from emkd_jax.results import (
-    announce, default_workdir, print_results, read_results, test, write_results,
+    announce,
+    default_workdir,
+    print_results,
+    read_results,
+    test,
+    write_results,
 )
 from emkd_jax.step import TrainState
 from emkd_jax.trainer import NOTHING, SAVE, STOP, Trainer
-from emkd_jax.workdir import open_workdir
+from emkd_jax.workdir import open_workdir, sole_writer, writing
 
 BEST_METRIC = 'NDCG@10'  # of the ensemble on validation; picks the checkpoint
 
@@ -27,23 +32,28 @@ BEST_METRIC = 'NDCG@10'  # of the ensemble on validation; picks the checkpoint
 def train(config: ml_collections.ConfigDict, workdir: str = '') -> dict[str, Any]:
     """Trains, resuming what `workdir` holds, tests the best checkpoint and returns the results.
 
+    Every process of a run on several hosts calls it, with the same arguments; process 0 writes.
+
     Args:
       config: the run's.
-      workdir: folder of the run; '' for `runs/<config.name>`.
+      workdir: folder of the run, which all processes share; '' for `runs/<config.name>`.
 
     Raises:
       UserError: an option, the data or the workdir is wrong.
       RunError: loss or gradients are not finite, or the disk failed.
-      Preempted: a signal asked the run to stop; its state is saved.
+      PreemptedError: a signal asked the run to stop; its state is saved.
     """
-    experiment = make_experiment(config)
-    folder = open_workdir(workdir or default_workdir(experiment), config)
-    announce(experiment, folder)
-    results = read_results(folder)
-    if results is None:
-        with StopSignals() as signals:
-            results = _run(experiment, folder, signals)
-        write_results(folder, results)
+    with StopSignals() as signals:
+        experiment = make_experiment(config)
+        folder = open_workdir(workdir or default_workdir(experiment), experiment.config)
+        announce(experiment, folder)
+        results = read_results(folder)
+        check_same('configuration or workdir', f'{config} {results}')
+        if results is None:
+            with sole_writer(folder):
+                results = _run(experiment, folder, signals)
+                with writing(folder / 'results.json'):
+                    write_results(folder, results)
     print_results(results)
     return results
 
@@ -65,18 +75,22 @@ def _run(experiment: Experiment, folder: epath.Path, signals: StopSignals) -> di
         due = every_minutes and time.monotonic() - saved > 60 * every_minutes
         return SAVE if due else NOTHING
 
+    def watch():
+        signals.at_once = False  # from now on there is something to save
+        bar.show(trainer.step, epoch, trainer.means)
+        checkpoints.seal()
+
     while trainer.step < trainer.num_steps:
         epoch = trainer.step // trainer.per_epoch + 1
         epoch_end = min(epoch * trainer.per_epoch, trainer.num_steps)
         next_save = trainer.num_steps
         if every_steps:
             next_save = (trainer.step // every_steps + 1) * every_steps
-        wished = trainer.advance_to(
-            min(epoch_end, next_save), wish, lambda epoch=epoch: bar.show(trainer.step, epoch, trainer.means)
-        )
+        wished = trainer.advance_to(min(epoch_end, next_save), wish, watch)
         save = wished != NOTHING or trainer.step in (next_save, trainer.num_steps)
         if trainer.step == epoch_end:
-            log.write('train', trainer.step, epoch, trainer.means | {'sequences_per_second': trainer.speed})
+            speed = {'sequences_per_second': trainer.speed}
+            log.write('train', trainer.step, epoch, trainer.means | speed)
             if _validates(config.eval, epoch) or trainer.step == trainer.num_steps:
                 result = validate(trainer.state.params)
                 log.write('validation', trainer.step, epoch, _by_name(result))
@@ -88,12 +102,14 @@ def _run(experiment: Experiment, folder: epath.Path, signals: StopSignals) -> di
             saved = time.monotonic()
             spent = {'seconds': record['seconds'] + saved - began, 'timed': trainer.timed}
             checkpoints.save(trainer.state, record | spent)
-        checkpoints.seal()
         if wished == STOP:
             checkpoints.close()
-            raise Preempted(f'Stopped after step {trainer.step}; its state is saved in {folder}.')
+            raise PreemptedError(
+                f'Stopped after step {trainer.step}; its state is saved in {folder}.'
+            )
     bar.close()
     checkpoints.seal(wait=True)
+    signals.at_once = True
     best, _ = checkpoints.restore(record['best']['step'], experiment.state_shapes())
     tested = test(experiment, replicate(best.params, jax.devices()))
     log.write('test', trainer.num_steps, record['best']['epoch'], tested['test'])

@@ -10,7 +10,12 @@ from emkd_jax import devices
 from emkd_jax.errors import RunError
 from emkd_jax.experiment import Experiment
 from emkd_jax.step import (
-    CHECKED, Progress, TrainingData, TrainState, make_train_steps, steps_per_epoch,
+    CHECKED,
+    Progress,
+    TrainingData,
+    TrainState,
+    make_train_steps,
+    steps_per_epoch,
 )
 
 NOTHING, SAVE, STOP = range(3)  # what one process may wish of all

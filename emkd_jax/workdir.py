@@ -1,45 +1,82 @@
-"""A run's folder: which configuration it belongs to, and the files written whole or not at all."""
+"""A run's folder: which configuration it belongs to, who writes there, and files written whole."""
 
+import contextlib
+import fcntl
 import json
 import os
+import socket
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import ml_collections
 from etils import epath
 
-from emkd_jax.errors import UserError
+from emkd_jax.errors import RunError, UserError
 
-_NOT_COMPARED = ('data.source',)  # where the files were; what they hold is fingerprinted
+# Where the files were (what they hold is fingerprinted), and what a trained run is asked.
+_NOT_COMPARED = ('data.source', 'data.attributes', 'recommend.', 'export.')
 
 
 def open_workdir(workdir: str, config: ml_collections.ConfigDict) -> epath.Path:
     """Makes the folder, or checks that it belongs to a run of the same configuration.
 
     Raises:
-      UserError: it belongs to another configuration, or cannot be written.
+      UserError: it belongs to another configuration, or cannot be used.
     """
     folder = epath.Path(workdir)
     file = folder / 'config.json'
     ours = json.loads(config.to_json_best_effort())
-    try:
-        if file.exists():
-            _compare(json.loads(file.read_text()), ours, file)
+    with _using(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK) and '://' not in workdir:
-            raise PermissionError(13, 'Permission denied')
-        if jax.process_index() == 0 and not file.exists():
+        if file.exists():
+            try:
+                theirs = json.loads(file.read_text())
+            except ValueError as error:
+                raise UserError(
+                    f'{file} is not the configuration of a run; choose another --workdir, or '
+                    'delete it.'
+                ) from error
+            _compare(theirs, ours, file)
+        elif jax.process_index() == 0:
             write_json(file, ours)
-    except OSError as error:
-        raise UserError(
-            f'The workdir {folder} cannot be used ({error.strerror or error}); '
-            'choose another with --workdir.'
-        ) from error
-    except ValueError as error:
-        raise UserError(
-            f'{file} is not the configuration of a run; choose another --workdir, or delete it.'
-        ) from error
     return folder
+
+
+@contextlib.contextmanager
+def sole_writer(folder: epath.Path) -> Iterator[None]:
+    """Within this context no other run writes to the folder, where its file system has locks.
+
+    Raises:
+      UserError: another one does, or the folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            file = folder / 'lock'
+            with _using(folder):
+                lock = stack.enter_context(open(file, 'a+'))
+                _lock(lock, folder)
+                lock.truncate(0)
+                lock.write(f'process {os.getpid()} on {socket.gethostname()}')
+                lock.flush()
+        yield
+
+
+@contextlib.contextmanager
+def writing(path: epath.Path) -> Iterator[None]:
+    """Turns the error of a failed write into one sentence.
+
+    Raises:
+      RunError: the disk is full, or gone.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:  # tensorstore's are ValueErrors
+        reason = getattr(error, 'strerror', None) or str(error).partition('\n')[0][:200]
+        raise RunError(
+            f'{path} cannot be written ({reason}); make room or mend the disk, then start the '
+            'same command again: the run goes on from its last good checkpoint.'
+        ) from error
 
 
 def write_json(file: epath.Path, value: Any) -> None:
@@ -55,8 +92,32 @@ def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
     return [
         f'{name}: {theirs.get(name, "not there")} -> {ours.get(name, "not there")}'
         for name in sorted(theirs.keys() | ours.keys())
-        if name not in _NOT_COMPARED and theirs.get(name) != ours.get(name)
+        if not name.startswith(_NOT_COMPARED) and theirs.get(name) != ours.get(name)
     ]
+
+
+@contextlib.contextmanager
+def _using(folder):
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f'The workdir {folder} cannot be used ({error.strerror or error}); '
+            'choose another with --workdir.'
+        ) from error
+
+
+def _lock(file, folder):
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        raise UserError(
+            f'Another run writes to {folder} ({file.read()}); wait for it, stop it, or choose '
+            'another --workdir.'
+        ) from error
+    except OSError:  # a file system without locks
+        pass
 
 
 def _compare(theirs, ours, file):

@@ -11,7 +11,7 @@ import pytest
 from configs import quickstart
 from emkd_jax import train as train_room
 from emkd_jax.checkpoints import Checkpoints
-from emkd_jax.errors import Preempted, RunError, UserError
+from emkd_jax.errors import PreemptedError, RunError, UserError
 from emkd_jax.evaluate import evaluate
 from emkd_jax.experiment import make_experiment
 from emkd_jax.train import train
@@ -22,6 +22,7 @@ TIMES = ('seconds', 'sequences_per_second')
 def small_config(**changes):
     config = quickstart.get_config()
     config.model.hidden_dim = 16
+    config.model.num_blocks = 1
     config.ensemble.num_networks = 2
     config.objective.num_views = 2
     config.train.batch_size = 112  # 5 steps an epoch
@@ -49,7 +50,7 @@ def lines(folder, kind=None):
 
 def last_params(folder):
     experiment = make_experiment(small_config())
-    checkpoints = Checkpoints(folder)
+    checkpoints = Checkpoints(folder, read_only=True)
     return checkpoints.restore(checkpoints.latest, experiment.state_shapes())[0].params
 
 
@@ -124,7 +125,7 @@ def test_evaluate_gives_the_same_test(finished):
 def test_another_configuration_is_refused_with_the_options_that_differ(finished):
     _, folder = finished
     before = (folder / 'config.json').read_text()
-    with pytest.raises(UserError, match=r'train\.num_epochs: 3 -> 4; .* workdir'):
+    with pytest.raises(UserError, match=r'train\.num_epochs: 3 -> 4\).* --workdir'):
         train(small_config(train__num_epochs=4), str(folder))
     assert (folder / 'config.json').read_text() == before
 
@@ -135,7 +136,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_was_not(
 ):
     with monkeypatch.context() as patch:
         stop_at(patch, step, number)
-        with pytest.raises(Preempted, match=str(tmp_path)):
+        with pytest.raises(PreemptedError, match=str(tmp_path)):
             train(small_config(), str(tmp_path / 'run'))
     with (tmp_path / 'run' / 'metrics.jsonl').open('a') as log:
         log.write('{"kind": "train", "step": 9, "epo')  # as a killed process may leave it
@@ -146,7 +147,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_was_not(
 def test_other_data_is_refused(finished, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_at(patch, 6)
-        with pytest.raises(Preempted):
+        with pytest.raises(PreemptedError):
             train(small_config(), str(tmp_path))
     monkeypatch.setattr('emkd_jax.data.sequences.SequenceData.fingerprint', lambda _: 'f' * 64)
     with pytest.raises(UserError, match='other data .*ffffffffffff'):
@@ -157,7 +158,7 @@ def test_numbers_that_are_not_finite_stop_the_run_before_a_checkpoint(tmp_path):
     config = small_config(optimizer__learning_rate=1e30)
     with pytest.raises(RunError, match=r'Step \d: .*gradients not finite'):
         train(config, str(tmp_path))
-    assert Checkpoints(tmp_path).latest is None
+    assert Checkpoints(tmp_path, read_only=True).latest is None
 
 
 def test_a_workdir_that_cannot_be_is_refused(tmp_path):
