@@ -69,6 +69,9 @@ def base_config() -> ml_collections.ConfigDict:
     config.recommend.exclude = ''  # file of item ids, one a line, that are never recommended
     config.recommend.only = ''  # file of item ids, one a line: nothing else is recommended
     config.recommend.titles = False  # show items' titles, where the data has some
+
+    config.export = ml_collections.ConfigDict()
+    config.export.weights = 'safetensors'  # also by name: safetensors, npz, pth; '' = not
     return config
 
 

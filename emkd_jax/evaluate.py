@@ -12,7 +12,7 @@ from emkd_jax.devices import replicate
 from emkd_jax.errors import UserError
 from emkd_jax.experiment import Experiment, make_experiment
 from emkd_jax.results import announce, default_workdir, print_tests, test
-from emkd_jax.workdir import open_workdir
+from emkd_jax.workdir import check_data, open_workdir
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str = '') -> dict[str, Any]:
@@ -34,17 +34,20 @@ def best_params(experiment: Experiment, workdir: str) -> tuple[PyTree, dict[str,
     """Parameters (host arrays) of the best checkpoint in `workdir`, and that checkpoint's record.
 
     Raises:
-      UserError: the workdir holds no run of this configuration, or none that was validated yet.
+      UserError: the workdir holds no run of this configuration, or none that was validated yet, or one on other
+        data.
     """
     if not epath.Path(workdir, 'config.json').exists():
         raise UserError(f'{workdir} holds no run; train one with --mode=train, or mend --workdir.')
-    checkpoints = Checkpoints(open_workdir(workdir, experiment.config))
+    folder = open_workdir(workdir, experiment.config)
+    checkpoints = Checkpoints(folder, read_only=True)
     latest = checkpoints.latest
     shapes = experiment.state_shapes()
-    record = latest and checkpoints.restore(latest, shapes)[1]
+    record = None if latest is None else checkpoints.restore(latest, shapes)[1]
     if not record or not record['best']:
         raise UserError(
             f'The run in {workdir} has no validated checkpoint yet; let --mode=train go on.'
         )
+    check_data(folder, record['data'], experiment.data.fingerprint())
     state, record = checkpoints.restore(record['best']['step'], shapes)
     return state.params, record

@@ -30,7 +30,7 @@ _REQUESTS = 16_384  # answered at a time
 
 
 def recommend(
-    config: ml_collections.ConfigDict, workdir: str = '', requests: str = '', output: str = '-',
+    config: ml_collections.ConfigDict, workdir: str = '', requests: str = '', output: str = '',
     strict: bool = False,
 ) -> None:
     """Writes the best items of everybody in `requests`, as `config.recommend` asks.
@@ -40,7 +40,7 @@ def recommend(
       workdir: of the trained run; '' for `runs/<config.name>`.
       requests: file of users or histories (see `requests.py`), '-' for standard input, '' for all
         users of the data.
-      output: file to write, JSON lines or (*.csv) CSV; '-' for standard output.
+      output: file to write, JSON lines or (*.csv) CSV; '' or '-' for standard output.
       strict: an unknown user or item is an error; else it is skipped and reported.
 
     Raises:

@@ -63,7 +63,7 @@ def open_answers(
 
 @contextlib.contextmanager
 def _whole_file(path: str) -> Iterator[TextIO]:
-    if path == '-':
+    if path in ('', '-'):
         try:
             yield sys.stdout
             sys.stdout.flush()
