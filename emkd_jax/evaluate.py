@@ -34,8 +34,8 @@ def best_params(experiment: Experiment, workdir: str) -> tuple[PyTree, dict[str,
     """Parameters (host arrays) of the best checkpoint in `workdir`, and that checkpoint's record.
 
     Raises:
-      UserError: the workdir holds no run of this configuration, or none that was validated yet, or one on other
-        data.
+      UserError: the workdir holds no run of this configuration and data, or none that was
+        validated yet.
     """
     if not epath.Path(workdir, 'config.json').exists():
         raise UserError(f'{workdir} holds no run; train one with --mode=train, or mend --workdir.')

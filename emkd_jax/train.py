@@ -9,7 +9,7 @@ from etils import epath
 
 from emkd_jax.checkpoints import Checkpoints
 from emkd_jax.devices import check_same, replicate
-from emkd_jax.errors import PreemptedError, UserError
+from emkd_jax.errors import PreemptedError
 from emkd_jax.evaluation import Evaluator, Result
 from emkd_jax.experiment import Experiment, make_experiment
 from emkd_jax.preemption import StopSignals
@@ -24,7 +24,7 @@ from emkd_jax.results import (
 )
 from emkd_jax.step import TrainState
 from emkd_jax.trainer import NOTHING, SAVE, STOP, Trainer
-from emkd_jax.workdir import open_workdir, sole_writer, writing
+from emkd_jax.workdir import check_data, open_workdir, sole_writer, writing
 
 BEST_METRIC = 'NDCG@10'  # of the ensemble on validation; picks the checkpoint
 
@@ -132,12 +132,7 @@ def _begin(experiment, folder, checkpoints) -> tuple[TrainState, dict[str, Any]]
             'data': fingerprint, 'best': None, 'seconds': 0.0, 'timed': {'steps': 0, 'seconds': 0.0}
         }
     state, record = checkpoints.restore(checkpoints.latest, experiment.state_shapes())
-    if record['data'] != fingerprint:
-        raise UserError(
-            f'{folder} holds a run on other data (fingerprint {record["data"][:12]}, that of '
-            f'data.name={experiment.config.data.name} is {fingerprint[:12]}); give it the data it '
-            'began with, or choose another --workdir.'
-        )
+    check_data(folder, record['data'], fingerprint)
     say(f'Resuming {folder} after step {checkpoints.latest}.')
     return state, record
 

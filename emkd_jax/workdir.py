@@ -1,4 +1,4 @@
-"""A run's folder: which configuration it belongs to, who writes there, and files written whole."""
+"""A run's folder: which configuration and data it belongs to, who writes there, and how."""
 
 import contextlib
 import fcntl
@@ -41,6 +41,19 @@ def open_workdir(workdir: str, config: ml_collections.ConfigDict) -> epath.Path:
         elif jax.process_index() == 0:
             write_json(file, ours)
     return folder
+
+
+def check_data(folder: epath.Path, theirs: str, ours: str) -> None:
+    """Compares the fingerprint of the data that a checkpoint was trained on with that at hand.
+
+    Raises:
+      UserError: they differ.
+    """
+    if theirs != ours:
+        raise UserError(
+            f'{folder} holds a run on other data (fingerprint {theirs[:12]}, that at hand has '
+            f'{ours[:12]}); give it the data it began with, or choose another --workdir.'
+        )
 
 
 @contextlib.contextmanager
