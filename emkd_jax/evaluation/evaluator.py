@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Int32, PyTree
 
 from emkd_jax.data.sequences import Holdout
-from emkd_jax.devices import AXIS
+from emkd_jax.devices import AXIS, fill
 from emkd_jax.ensemble import Ensemble, Network, take_network
 from emkd_jax.errors import RunError
 from emkd_jax.evaluation.metrics import metrics_by_rule
@@ -24,6 +24,7 @@ from emkd_jax.evaluation.ranking import RULES, target_ranks
 # What a device works on at a time: on a CPU what its caches hold, elsewhere what memory spares.
 _CHUNK_BYTES = {'cpu': 24 << 20}
 _CHUNK_BYTES_ELSEWHERE = 512 << 20
+_FEWEST_ROWS = 32  # all the same: each chunk reads the whole item heads once
 _AHEAD = 3  # batches sent to the devices before the first one's ranks are read
 
 
@@ -64,7 +65,7 @@ class Evaluator:
         self._ks = options.ks
         self._shape = (ensemble.num_networks + 1, len(RULES), len(holdout.targets))
         self._split, self._score, self._rank = _compiled(ensemble, devices)
-        self._index = np.arange(len(devices))
+        self._unused = fill(0, devices)  # a pmap needs a mapped argument
         batches = list(question_batches(
             holdout, network.num_items, network.encoder.max_len, len(devices),
             _rows_at_a_time(options.batch_size, ensemble, devices[0].platform),
@@ -81,9 +82,9 @@ class Evaluator:
         Raises:
           RunError: a score is NaN or infinite.
         """
-        # A process can compute only with what its own devices hold.
-        here = jax.tree.map(lambda x: x.addressable_data(0), params)
-        networks = self._split(here if jax.process_count() > 1 else params, self._index)
+        if jax.process_count() > 1:  # this process's copy; the others' are out of its reach
+            params = jax.tree.map(lambda x: x.addressable_data(0), params)
+        networks = self._split(params, self._unused)
         ranks, finite = np.zeros(self._shape, np.int32), True
         under_way = collections.deque()
 
@@ -149,4 +150,5 @@ def _rows_at_a_time(most, ensemble, platform):
     scores = (ensemble.num_networks + 1) * (network.num_items + 1)
     activations = 8 * network.encoder.dim * network.encoder.max_len
     budget = _CHUNK_BYTES.get(platform, _CHUNK_BYTES_ELSEWHERE) // 4
-    return max(1, min(most, budget // max(scores, activations)))
+    rows = budget // max(scores, activations) // 8 * 8  # products are tiled by 8 rows or more
+    return min(most, max(_FEWEST_ROWS, rows))
