@@ -187,6 +187,17 @@ def test_a_killed_preparation_leaves_nothing_that_looks_prepared(tmp_path):
     assert histories(load(source)) == {'a': ['x', 'y', 'z']}
 
 
+def test_what_killed_preparations_left_is_cleared_in_the_end(tmp_path):
+    source = tmp_path / 'log.csv'
+    source.write_bytes(LOG)
+    old, young = (tmp_path / 'prepared/emkd_custom' / f'partial-{name}' for name in 'ab')
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    load(source)
+    assert young.exists() and not old.exists()
+
+
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     source = tmp_path / 'log.csv'
     source.write_bytes(LOG)

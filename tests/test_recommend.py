@@ -110,6 +110,12 @@ def test_events_as_csv(run, trained):
     check(answer, trained, [8, 4, 3])
 
 
+def test_ids_may_hold_anything(run):
+    text = 'user,item\n"a ""b"",\nc",4\nü,5\n'
+    rows = list(csv.reader(io.StringIO('\n'.join(run(text, output='a.csv', k=1)))))
+    assert [row[0] for row in rows] == ['user', 'a "b",\nc', 'ü']
+
+
 def test_standard_input_and_output(run, trained, monkeypatch, capsys):
     run()  # leaves the made-up workdir in place
     monkeypatch.setattr('sys.stdin', io.StringIO('{"history": [3, 4]}\n'))
@@ -204,7 +210,7 @@ def test_unknown_ids_are_an_error_when_strict(run, tmp_path, text, expected):
     ('{"items": [1]}', 'line 1 is neither'),
     ('{"history": 1}', 'line 1: the history is not a list'),
     ('1\n2\n', 'or a header with the column user'),
-    ('user,item\n1\n', 'line 2 has 1 fields, not 2'),
+    ('\nuser,item\n1,2\n1\n', 'line 4 has 1 fields, not 2'),
     ('user,item,timestamp\n1,2,soon\n', "line 2: the timestamp 'soon'"),
     ('\n', 'is empty'),
 ])

@@ -70,12 +70,12 @@ def read_requests(path: str, data: SequenceData, unknown: Unknown) -> Iterator[R
         return
     reader = _Reader(path, data, unknown)
     with reader.open() as file:
-        lines = reader.lines(file)
-        first = next(lines, None)
-        if first is None:
+        lines = reader.checked(file)
+        head = list(_until_filled(lines))
+        if not head or not head[-1].strip():
             raise UserError(f'{reader.name} is empty; give it users or histories.')
-        lines = itertools.chain([first], lines)
-        yield from (reader.json(lines) if first[1].startswith('{') else reader.table(lines))
+        read = reader.json if head[-1].lstrip().startswith('{') else reader.table
+        yield from read(itertools.chain(head, lines))
 
 
 def read_ids(
@@ -106,16 +106,17 @@ class _Reader:
             return contextlib.nullcontext(sys.stdin)
         return source.find(self._path, 'requests').lines()
 
-    def lines(self, file: Iterable[str]) -> Iterator[tuple[int, str]]:
+    def checked(self, file: Iterable[str]) -> Iterator[str]:
         for number, line in enumerate(file, 1):
             if not source.decoded(line):
                 raise UserError(f'{self.name}, line {number} is not UTF-8; convert the file.')
-            if text := line.strip():
-                yield number, text
+            yield line
 
-    def json(self, lines: Iterable[tuple[int, str]]) -> Iterator[Request]:
-        for number, line in lines:
+    def json(self, lines: Iterable[str]) -> Iterator[Request]:
+        for number, line in enumerate(lines, 1):
             place = f'{self.name}, line {number}'
+            if not line.strip():
+                continue
             try:
                 asked = json.loads(line)
             except (ValueError, RecursionError) as error:
@@ -133,23 +134,15 @@ class _Reader:
             else:
                 yield from self._known(asked['user'], place)
 
-    def table(self, lines: Iterable[tuple[int, str]]) -> Iterator[Request]:
-        _, header = next(iter(lines))
-        mark = '\t' if '\t' in header else ','
-        names = [name.strip().lower() for name in next(csv.reader([header], delimiter=mark))]
-        if 'user' not in names:
-            raise UserError(
-                f"{self.name} begins with '{header[:60]}'; it needs lines of JSON, or a "
-                'header with the column user, or with user, item and timestamp.'
-            )
-        rows = self._rows(lines, mark, names)
-        if 'item' not in names:
+    def table(self, lines: Iterable[str]) -> Iterator[Request]:
+        rows = self._rows(lines)
+        if 'item' not in next(rows)[1]:
             for place, row in rows:
                 yield from self._known(row['user'], place)
             return
         events = {}  # of everybody: a person's lines need not stand together
         for place, row in rows:
-            time = _time(row['timestamp'], place) if 'timestamp' in names else 0
+            time = _time(row['timestamp'], place) if 'timestamp' in row else 0
             events.setdefault(row['user'], []).append((time, row['item'], place))
         for user, history in events.items():
             history.sort(key=lambda event: event[0])
@@ -158,15 +151,26 @@ class _Reader:
             ]
             yield Request(user, np.array(found, np.int32))
 
-    def _rows(self, lines, mark, names):
-        for number, line in lines:
-            place = f'{self.name}, line {number}'
-            row = next(csv.reader([line], delimiter=mark))
-            if len(row) != len(names):
-                raise UserError(
-                    f'{place} has {len(row)} fields, not {len(names)}; mend it.'
-                )
-            yield place, dict(zip(names, row, strict=True))
+    def _rows(self, lines):
+        """(place, {column: value}) of every row, the header's first."""
+        header_lines, header = next(
+            (number, line) for number, line in enumerate(lines, 1) if line.strip()
+        )
+        mark = '\t' if '\t' in header else ','
+        names = [name.strip().lower() for name in next(csv.reader([header], delimiter=mark))]
+        if 'user' not in names:
+            raise UserError(
+                f"{self.name} begins with '{header.strip()[:60]}'; it needs lines of JSON, or a "
+                'header with the column user, or with user, item and timestamp.'
+            )
+        yield self.name, dict.fromkeys(names, '')
+        reader = csv.reader(lines, delimiter=mark)
+        for row in reader:
+            place = f'{self.name}, line {header_lines + reader.line_num}'
+            if row and len(row) != len(names):
+                raise UserError(f'{place} has {len(row)} fields, not {len(names)}; mend it.')
+            if row:
+                yield place, dict(zip(names, row, strict=True))
 
     def _known(self, user, place):
         row = self._users.get(str(user))
@@ -202,3 +206,10 @@ def _time(text, place):
             f"{place}: the timestamp '{text[:40]}' is neither a number nor an ISO date; mend it."
         ) from error
     return date.replace(tzinfo=date.tzinfo or datetime.UTC).timestamp()
+
+
+def _until_filled(lines):
+    for line in lines:
+        yield line
+        if line.strip():
+            return

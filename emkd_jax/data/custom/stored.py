@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +16,8 @@ from emkd_jax.errors import UserError
 
 _FACTS = 'facts.json'
 _TITLES = 'titles.json'
+_PARTIAL = 'partial-'
+_ABANDONED = 24 * 3600  # seconds without a change: whoever wrote it was killed
 _ARRAYS = ('item_attributes', 'user_ids', 'item_ids')
 
 
@@ -26,7 +29,8 @@ def write(folder: pathlib.Path, make: Callable[[pathlib.Path], None]) -> None:
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = pathlib.Path(tempfile.mkdtemp(prefix='partial-', dir=folder.parent))
+        _clear_abandoned(folder.parent)
+        partial = pathlib.Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder.parent))
         try:
             make(partial)
             partial.chmod(0o755)
@@ -42,6 +46,12 @@ def write(folder: pathlib.Path, make: Callable[[pathlib.Path], None]) -> None:
             f'The prepared data cannot be written to {folder.parent} ({error.strerror or error}); '
             'make room, or set TFDS_DATA_DIR to a folder that has more.'
         ) from error
+
+
+def _clear_abandoned(parent: pathlib.Path) -> None:
+    for partial in parent.glob(f'{_PARTIAL}*'):
+        if time.time() - partial.stat().st_mtime > _ABANDONED:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def save(folder: pathlib.Path, data: SequenceData, titles: list[str], report: str) -> None:
