@@ -1,5 +1,6 @@
 """Training, from a configuration to results.json."""
 
+import contextlib
 import time
 from typing import Any
 
@@ -65,9 +66,9 @@ def _run(experiment: Experiment, folder: epath.Path, signals: StopSignals) -> di
     trainer = Trainer(experiment, state, record['timed'])
     validate = Evaluator(config.eval, experiment.ensemble, experiment.split.validation)
     log = MetricsLog(folder, trainer.step)
-    bar = ProgressBar(trainer.num_steps, trainer.step, config.train.batch_size)
     began = saved = time.monotonic()
     every_steps, every_minutes = config.checkpoint.every_steps, config.checkpoint.every_minutes
+    bar = ProgressBar(trainer.num_steps, trainer.step, config.train.batch_size)
 
     def wish() -> int:
         if signals.requested:
@@ -80,34 +81,34 @@ def _run(experiment: Experiment, folder: epath.Path, signals: StopSignals) -> di
         bar.show(trainer.step, epoch, trainer.means)
         checkpoints.seal()
 
-    while trainer.step < trainer.num_steps:
-        epoch = trainer.step // trainer.per_epoch + 1
-        epoch_end = min(epoch * trainer.per_epoch, trainer.num_steps)
-        next_save = trainer.num_steps
-        if every_steps:
-            next_save = (trainer.step // every_steps + 1) * every_steps
-        wished = trainer.advance_to(min(epoch_end, next_save), wish, watch)
-        save = wished != NOTHING or trainer.step in (next_save, trainer.num_steps)
-        if trainer.step == epoch_end:
-            speed = {'sequences_per_second': trainer.speed}
-            log.write('train', trainer.step, epoch, trainer.means | speed)
-            if _validates(config.eval, epoch) or trainer.step == trainer.num_steps:
-                result = validate(trainer.state.params)
-                log.write('validation', trainer.step, epoch, _by_name(result))
-                value = result.ensemble[config.eval.rule][BEST_METRIC]
-                if record['best'] is None or value > record['best']['value']:
-                    record['best'] = {'step': trainer.step, 'epoch': epoch, 'value': value}
-                    save = True
-        if save:
-            saved = time.monotonic()
-            spent = {'seconds': record['seconds'] + saved - began, 'timed': trainer.timed}
-            checkpoints.save(trainer.state, record | spent)
-        if wished == STOP:
-            checkpoints.close()
-            raise PreemptedError(
-                f'Stopped after step {trainer.step}; its state is saved in {folder}.'
-            )
-    bar.close()
+    with contextlib.closing(bar):
+        while trainer.step < trainer.num_steps:
+            epoch = trainer.step // trainer.per_epoch + 1
+            epoch_end = min(epoch * trainer.per_epoch, trainer.num_steps)
+            next_save = trainer.num_steps
+            if every_steps:
+                next_save = (trainer.step // every_steps + 1) * every_steps
+            wished = trainer.advance_to(min(epoch_end, next_save), wish, watch)
+            save = wished != NOTHING or trainer.step in (next_save, trainer.num_steps)
+            if trainer.step == epoch_end:
+                speed = {'sequences_per_second': trainer.speed}
+                log.write('train', trainer.step, epoch, trainer.means | speed)
+                if _validates(config.eval, epoch) or trainer.step == trainer.num_steps:
+                    result = validate(trainer.state.params)
+                    log.write('validation', trainer.step, epoch, _by_name(result))
+                    value = result.ensemble[config.eval.rule][BEST_METRIC]
+                    if record['best'] is None or value > record['best']['value']:
+                        record['best'] = {'step': trainer.step, 'epoch': epoch, 'value': value}
+                        save = True
+            if save:
+                saved = time.monotonic()
+                spent = {'seconds': record['seconds'] + saved - began, 'timed': trainer.timed}
+                checkpoints.save(trainer.state, record | spent)
+            if wished == STOP:
+                checkpoints.close()
+                raise PreemptedError(
+                    f'Stopped after step {trainer.step}; its state is saved in {folder}.'
+                )
     checkpoints.seal(wait=True)
     signals.at_once = True
     best, _ = checkpoints.restore(record['best']['step'], experiment.state_shapes())
