@@ -5,6 +5,7 @@ stopped by a signal with its state saved.
 """
 
 import os
+import re
 import sys
 
 from absl import app, flags, logging
@@ -84,7 +85,7 @@ def _parse(argv: list[str]) -> list[str]:
         _ = FLAGS.config and FLAGS.config.name  # a file that failed to load speaks up when used
         return rest
     except (AttributeError, KeyError) as error:
-        name = str(error.args[0]).strip("'\"")
+        name = re.search(r'\w+', str(error.args[0]))[0]  # a suggestion may follow it
         given = next((arg for arg in argv if name in arg.split('=')[0].split('.')), name)
         raise UserError(f'{given}: there is no such option; configs/base.py lists all.') from error
     except (flags.Error, TypeError, ValueError, OSError) as error:

@@ -22,7 +22,7 @@ from emkd_jax.devices import of_process_0
 from emkd_jax.errors import RunError, UserError
 from emkd_jax.reporting import warn
 from emkd_jax.step import TrainState
-from emkd_jax.workdir import write_json, writing
+from emkd_jax.workdir import is_remote, write_json, writing
 
 _KEEP_LATEST = 2  # the newest may turn out to be damaged
 _RECORD, _SEAL = 'record.json', 'seal.json'
@@ -48,7 +48,8 @@ class Checkpoints:
           UserError: the folder cannot be written.
           RunError: there were checkpoints, and none can be trusted.
         """
-        self._root = epath.Path(workdir).absolute() / 'checkpoints'
+        folder = epath.Path(workdir)  # absolute() would make a local folder of gs://...
+        self._root = (folder if is_remote(folder) else folder.absolute()) / 'checkpoints'
         trusted = self._trusted(read_only) if jax.process_index() == 0 else {}
         latest = of_process_0(max(trusted, default=-1))
         self.latest = None if latest < 0 else latest
@@ -71,7 +72,8 @@ class Checkpoints:
         # A copy: the next train step reuses the memory. And host arrays are process 0's to write.
         state = jax.tree.map(np.array, state)
         with writing(self._root):
-            if not self._root.exists():  # Orbax would make it anew, and nobody would notice
+            # Orbax would make it anew, and nobody would notice.
+            if not (self._root.exists() or is_remote(self._root)):
                 raise FileNotFoundError(errno.ENOENT, 'it is gone')
             self._manager.save(
                 step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)), force=True

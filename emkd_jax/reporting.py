@@ -15,7 +15,7 @@ from etils import epath
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
-from emkd_jax.workdir import writing
+from emkd_jax.workdir import is_remote, writing
 
 _SHOWN = ('total', 'masked_items', 'kd', 'attributes', 'icl', 'ccl')
 
@@ -54,10 +54,13 @@ class MetricsLog:
         with writing(self._file):
             if not self._file.exists():  # it would be made anew, and nobody would notice
                 raise FileNotFoundError(errno.ENOENT, 'it is gone')
-            with self._file.open('a') as file:
-                file.write(f'{line}\n')
-                file.flush()
-                os.fsync(file.fileno())
+            if is_remote(self._file):  # opening to append would empty it
+                self._file.write_text(f'{self._file.read_text()}{line}\n')
+            else:
+                with self._file.open('a') as file:
+                    file.write(f'{line}\n')
+                    file.flush()
+                    os.fsync(file.fileno())
             for name, value in _scalars(values, f'{kind}/'):
                 self._event(step, summary=summary.scalar(name, value))
             self._events.flush()

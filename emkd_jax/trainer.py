@@ -18,6 +18,7 @@ from emkd_jax.step import (
     steps_per_epoch,
 )
 
+_STEPS_ON_CPU = 4
 NOTHING, SAVE, STOP = range(3)  # what one process may wish of all
 
 
@@ -48,9 +49,12 @@ class Trainer:
         self.step, self.means = int(state.step), {}
         self.timed, self.speed = timed, None
         self._batch_size = config.train.batch_size
-        # On the CPU a step is long, and fake devices want no queue of them.
+        # On the CPU a step may take seconds, and fake devices want no queue of dispatches; but each
+        # dispatch maps its temporary memory anew, so that a few steps share it.
         self._queues = jax.default_backend() != 'cpu'
-        self._dispatch = config.train.steps_per_dispatch if self._queues else 1
+        self._dispatch = config.train.steps_per_dispatch
+        if not self._queues:
+            self._dispatch = min(self._dispatch, _STEPS_ON_CPU)
         self._devices = jax.devices()
         self._advance = make_train_steps(
             config, experiment.ensemble, experiment.optimizer, (windows > 0).sum(1), self._devices

@@ -64,7 +64,7 @@ def sole_writer(folder: epath.Path) -> Iterator[None]:
       UserError: another one does, or the folder cannot be written.
     """
     with contextlib.ExitStack() as stack:
-        if jax.process_index() == 0:
+        if jax.process_index() == 0 and not is_remote(folder):
             file = folder / 'lock'
             with _using(folder):
                 lock = stack.enter_context(open(file, 'a+'))
@@ -90,6 +90,11 @@ def writing(path: epath.Path) -> Iterator[None]:
             f'{path} cannot be written ({reason}); make room or mend the disk, then start the '
             'same command again: the run goes on from its last good checkpoint.'
         ) from error
+
+
+def is_remote(folder: epath.Path) -> bool:
+    """Is it in an object store, which has no locks, no appending and no empty folders?"""
+    return '://' in str(folder)
 
 
 def write_json(file: epath.Path, value: Any) -> None:

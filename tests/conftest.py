@@ -12,8 +12,8 @@ os.environ['XLA_FLAGS'] = (
 # More fake devices than cores can abort in an XLA rendezvous; a larger thread pool cures it.
 os.environ.setdefault('NPROC', '16')
 
-import jax  # noqa: E402
-from jaxtyping import install_import_hook  # noqa: E402
+import jax
+from jaxtyping import install_import_hook
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')

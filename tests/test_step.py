@@ -7,14 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_cases import relative_error
+from tiny import tiny_experiment
 
 from emkd_jax import devices
 from emkd_jax.errors import UserError
 from emkd_jax.step import (
-    CHECKED, TrainingData, epoch_order, make_train_steps, steps_per_epoch,
+    CHECKED,
+    TrainingData,
+    epoch_order,
+    make_train_steps,
+    steps_per_epoch,
 )
-from golden_cases import relative_error
-from tiny import tiny_experiment
 
 
 @functools.cache

@@ -26,6 +26,7 @@ def small_config(**changes):
     config.ensemble.num_networks = 2
     config.objective.num_views = 2
     config.train.batch_size = 112  # 5 steps an epoch
+    config.train.steps_per_dispatch = 1  # so that a test can stop after any step
     config.train.num_epochs = 3
     config.eval.first_epoch = config.eval.every_epochs = 1
     config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in changes.items()})
