@@ -21,17 +21,17 @@ def base_config() -> ml_collections.ConfigDict:
     config.data.window_step = 1  # items between the starts of a long history's training windows
 
     config.model = ml_collections.ConfigDict()
-    config.model.encoder = 'bert4rec'  # of every network
+    config.model.encoder = 'bert4rec'  # of every network; or sasrec, gru4rec, caser, hstu
     config.model.max_len = 20  # items a network sees, L
     config.model.hidden_dim = 256  # d
-    config.model.num_blocks = 2  # Transformer blocks of an encoder
-    config.model.num_heads = 2  # attention heads
+    config.model.num_blocks = 2  # blocks of an encoder, GRU layers; caser has none
+    config.model.num_heads = 2  # attention heads of bert4rec, sasrec, hstu
     config.model.dropout = 0.3  # probability that an activation is dropped
     config.model.dtype = 'auto'  # of activations: float32, bfloat16 or auto = as the device likes
 
     config.ensemble = ml_collections.ConfigDict()
     config.ensemble.num_networks = 3  # N
-    config.ensemble.shared_init = False  # start all Transformer blocks from the same weights
+    config.ensemble.shared_init = False  # start the encoders from the same weights
 
     config.objective = ml_collections.ConfigDict()
     config.objective.num_views = 8  # masked views of a sequence, M

@@ -9,9 +9,8 @@ import ml_collections
 from jaxtyping import Array, Float, Int, PyTree, UInt32
 
 from emkd_jax import counted
-from emkd_jax.encoders.bert4rec import BERT4Rec
+from emkd_jax.encoders import make_encoder
 from emkd_jax.encoders.layers import linear_params
-from emkd_jax.errors import UserError
 from emkd_jax.precision import activation_dtype, wide
 
 
@@ -60,16 +59,16 @@ class Ensemble:
     def init(self, key: jax.Array) -> PyTree[Float[Array, 'networks ...']]:
         """Parameters of all networks, each equal to its own stand-alone init to the bit.
 
-        With `shared_init` the networks' Transformer blocks start from the first one's weights and
-        only embeddings and heads differ: the released code reseeds before every encoder.
+        With `shared_init` only embeddings and heads differ and the rest of the encoders starts from
+        the first one's weights: the released code reseeds before every encoder.
         """
         items = jnp.ones((1, self.network.encoder.max_len), jnp.int32)
         params = jax.vmap(self.network.init, in_axes=(0, None))(self.keys(key), items)['params']
         if self.shared_init:
-            for name, block in params['encoder'].items():
-                if name.startswith('block_'):
+            for name, part in params['encoder'].items():
+                if name != 'embedding':
                     params['encoder'][name] = jax.tree.map(
-                        lambda x: jnp.broadcast_to(x[:1], x.shape), block
+                        lambda x: jnp.broadcast_to(x[:1], x.shape), part
                     )
         return params
 
@@ -150,22 +149,7 @@ def make_ensemble(
     Raises:
       UserError: an option's value makes no sense.
     """
-    model = config.model
-    if model.encoder != 'bert4rec':
-        raise UserError(f"model.encoder is '{model.encoder}'; the encoders are: bert4rec.")
-    if model.hidden_dim % model.num_heads:
-        raise UserError(
-            f'model.hidden_dim={model.hidden_dim} is not divisible by '
-            f'model.num_heads={model.num_heads}; choose a multiple.'
-        )
-    encoder = BERT4Rec(
-        num_items=num_items,
-        max_len=model.max_len,
-        dim=model.hidden_dim,
-        num_blocks=model.num_blocks,
-        num_heads=model.num_heads,
-        dropout=model.dropout,
-        dtype=activation_dtype(model.dtype, platform or jax.default_backend()),
-    )
+    dtype = activation_dtype(config.model.dtype, platform or jax.default_backend())
+    encoder = make_encoder(config.model, num_items, dtype)
     network = Network(encoder, num_items, num_attributes)
     return Ensemble(network, config.ensemble.num_networks, config.ensemble.shared_init)

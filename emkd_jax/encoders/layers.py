@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from emkd_jax.precision import wide
 
@@ -74,8 +74,13 @@ class LayerNorm(nn.Module):
         return (centred * scale * gain.reshape(lead) + bias.reshape(lead)).astype(x.dtype)
 
 
+def standard_norm(x: Float[Array, '*lead dim'], name: str) -> Float[Array, '*lead dim']:
+    """The usual layer norm: unlike `LayerNorm` it has a gradient where `x` is constant."""
+    return nn.LayerNorm(name=name)(x.astype(wide(x.dtype))).astype(x.dtype)
+
+
 class ItemEmbedding(nn.Module):
-    """Token and slot embeddings, N(0, 1); the padding token (0) is the zero vector and stays so.
+    """Token and slot embeddings, N(0, scale^2); the padding token (0) is the zero vector for good.
 
     Inputs of T slots are the rightmost T of `max_len`, so the last slot is the same in all.
     """
@@ -84,15 +89,32 @@ class ItemEmbedding(nn.Module):
     max_len: int
     dim: int
     dtype: jnp.dtype
+    scale: float = 1.0
+    with_slots: bool = True
 
     @nn.compact
     def __call__(self, items: Int[Array, 'rows slots']) -> Float[Array, 'rows slots dim']:
-        normal = nn.initializers.normal(1.0)
+        normal = nn.initializers.normal(self.scale)
 
         def without_padding(key, shape):
             return normal(key, shape).at[0].set(0)
 
         tokens = self.param('tokens', without_padding, (self.num_items + 2, self.dim))
-        slots = self.param('slots', normal, (self.max_len, self.dim))
         embedded = jnp.where((items > 0)[..., None], tokens[items], 0)
-        return (embedded + slots[None, self.max_len - items.shape[1] :]).astype(self.dtype)
+        if self.with_slots:
+            slots = self.param('slots', normal, (self.max_len, self.dim))
+            embedded += slots[None, self.max_len - items.shape[1] :]
+        return embedded.astype(self.dtype)
+
+
+def shift_right(items: Int[Array, 'rows slots']) -> Int[Array, 'rows slots']:
+    """What a causal encoder reads at each slot: the item before it."""
+    return jnp.pad(items[:, :-1], ((0, 0), (1, 0)))
+
+
+def causal_mask(items: Int[Array, 'rows slots']) -> Bool[Array, 'rows queries keys']:
+    """Which slots each slot attends to: real ones before it, and itself (so that none has none)."""
+    slot = jnp.arange(items.shape[1])
+    earlier = slot[:, None] > slot[None, :]
+    itself = slot[:, None] == slot[None, :]
+    return (earlier[None] & (items > 0)[:, None, :]) | itself[None]
