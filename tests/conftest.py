@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import tempfile
 
 import pytest
 
@@ -9,6 +10,11 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ['XLA_FLAGS'] = (
     os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=4'
 )
+# Most of the time goes into compiling: what one test compiled the others read.
+os.environ.setdefault(
+    'JAX_COMPILATION_CACHE_DIR', str(pathlib.Path(tempfile.gettempdir(), 'emkd_jax_test_cache'))
+)
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 # More fake devices than cores can abort in an XLA rendezvous; a larger thread pool cures it.
 os.environ.setdefault('NPROC', '16')
 
