@@ -53,6 +53,7 @@ def complains(source, expected, **changes):
     (LOG + b'b,\xff\xfe,4\n', {}, 'line 5: it is not UTF-8'),
     (LOG + b'"b,x,4\nb,y,5\n', {}, 'line 5: its quotes do not close'),
     (LOG + b'b,' + b'x' * 300 + b',4\n', {}, 'line 5: the item is longer than 256 characters'),
+    (LOG + b'b,' + b'x' * 3_000_000 + b',4\n', {}, 'line 5: .*xxx'),
     (LOG + b'b\x00,x,4\n', {}, 'line 5: the user has a NUL character'),
     (LOG + b'b,x\n', {'max_bad_lines': -1}, 'data.max_bad_lines is -1'),
     (LOG + b'b,x\nb,y\nb,z\n', {'max_bad_lines': 2}, r'2 more bad lines.*which is 2'),
@@ -116,6 +117,14 @@ def test_bad_lines_up_to_the_limit_are_left_out(tmp_path):
     source = tmp_path / 'log.csv'
     source.write_bytes(LOG + b'b,x\nb,,1\n\nb,y,soon\nc,\xff,4\nb,y,7\n')
     assert histories(load(source, max_bad_lines=4)) == {'a': ['x', 'y', 'z'], 'b': ['y']}
+
+
+def test_very_many_bad_lines_are_all_counted(tmp_path, capsys):
+    source = tmp_path / 'log.csv'
+    source.write_bytes(LOG + b'b\n' * 30_000)
+    complains(source, 'line 5: .*29,999 more bad lines.*which is 29999', max_bad_lines=29_999)
+    load(source, max_bad_lines=30_000)
+    assert 'left out 30,000 bad lines' in capsys.readouterr().err
 
 
 def test_line_numbers_are_right_far_into_a_file(tmp_path):

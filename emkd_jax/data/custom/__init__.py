@@ -73,13 +73,15 @@ def _assemble(options, found, item_file, report):
     if found.cuts is not None:
         histories, user_ids, split = splits.by_time(found, report)
     if item_file is None:
-        table = items.without_file(len(found.item_ids), report)
+        table = items.without_file(len(found.item_ids))
     else:
         source, module = item_file
         numbers = {str(name): number for number, name in enumerate(found.item_ids.tolist(), 1)}
         table = items.gather(
             module.read_items(source, options, report), numbers, source.path, report
         )
+    if not table.num_attributes:
+        report.say('no item attributes: attribute prediction is switched off')
     data = SequenceData(
         name=options.name, histories=histories, item_attributes=table.attributes,
         num_items=len(found.item_ids), num_attributes=table.num_attributes,

@@ -3,8 +3,6 @@
 Attributes follow S3-Rec's rule: the brand, and all categories below the top one.
 """
 
-import ast
-import json
 import re
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +10,7 @@ import duckdb
 import ml_collections
 
 from emkd_jax.data.custom import columns, text_tables
-from emkd_jax.data.custom.items import Item
+from emkd_jax.data.custom.items import Item, literal
 from emkd_jax.data.custom.report import Report
 from emkd_jax.data.source import Source
 
@@ -63,7 +61,7 @@ def read_items(
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
-            product = _literal(line)
+            product = literal(line)
             if type(product) is not dict or type(product.get('asin')) is not str:
                 report.bad_lines(source.path, f'line {number}', "it is no product with an 'asin'")
                 continue
@@ -75,16 +73,6 @@ def read_items(
 
 def _are_reviews(lines):
     return all(name in lines[0] for name in ('"reviewerID"', '"asin"'))
-
-
-def _literal(line):
-    """The value of a JSON or Python literal; None if it is neither. Nothing is evaluated."""
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            return parse(line)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-    return None
 
 
 def _attributes(product):

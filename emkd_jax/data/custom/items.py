@@ -1,7 +1,9 @@
 """Attributes and titles of items, whatever file they come from."""
 
+import ast
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32
@@ -25,6 +27,16 @@ class Item(NamedTuple):
 def name_attributes(values: Sequence[tuple[str, str]], num_columns: int) -> list[str]:
     """Attributes of (column, value) pairs: the same value in two columns is two attributes."""
     return [f'{column}={value}' if num_columns > 1 else value for column, value in values]
+
+
+def literal(text: str) -> Any:
+    """The value that JSON or a Python literal says; None if it is neither. Nothing is evaluated."""
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return None
 
 
 class ItemTable(NamedTuple):
@@ -74,7 +86,6 @@ def gather(
     return ItemTable(table, len(names), titles if any(titles) else [])
 
 
-def without_file(num_items: int, report: Report) -> ItemTable:
+def without_file(num_items: int) -> ItemTable:
     """What stands for an item table where there is none."""
-    report.say('no item attributes: attribute prediction is switched off')
     return ItemTable(attribute_table([[0], *([] for _ in range(num_items))]), 0, [])

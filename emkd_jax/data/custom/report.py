@@ -10,7 +10,7 @@ class Report:
 
     def __init__(self, max_bad_lines: int):
         """`max_bad_lines`: lines that may be left out because they cannot be read."""
-        self._max_bad_lines = max_bad_lines
+        self.max_bad_lines = max_bad_lines
         self._num_bad_lines = 0
         self._bad_lines: dict[pathlib.Path, tuple[int, str]] = {}
         self._said: list[str] = []
@@ -24,11 +24,11 @@ class Report:
         before, first = self._bad_lines.get(path, (0, f'{place}: {complaint}'))
         self._bad_lines[path] = before + count, first
         self._num_bad_lines += count
-        if self._num_bad_lines > self._max_bad_lines:
+        if self._num_bad_lines > self.max_bad_lines:
             more = f' (and {before + count - 1:,} more bad lines)' if before + count > 1 else ''
             raise UserError(
                 f'{path}, {first}{more}; mend the file, or let lines be left out with '
-                f'--config.data.max_bad_lines, which is {self._max_bad_lines}.'
+                f'--config.data.max_bad_lines, which is {self.max_bad_lines}.'
             )
 
     def say(self, text: str) -> None:

@@ -1,7 +1,5 @@
 """Event tables and item tables as CSV, TSV or Parquet, with a header and any column names."""
 
-import ast
-import json
 from collections.abc import Iterator, Sequence
 
 import duckdb
@@ -9,9 +7,9 @@ import ml_collections
 import pyarrow
 import pyarrow.parquet
 
-from emkd_jax.data.custom import columns, text_tables
+from emkd_jax.data.custom import columns, items, text_tables
 from emkd_jax.data.custom.database import bad_rows, literal, store
-from emkd_jax.data.custom.items import Item, name_attributes
+from emkd_jax.data.custom.items import Item
 from emkd_jax.data.custom.report import Report
 from emkd_jax.data.source import Source
 from emkd_jax.errors import UserError
@@ -55,7 +53,7 @@ def read_items(
             for column in attributes for value in _values(row[column], options)
         ]
         yield Item(
-            place, _text(row[item]), name_attributes(values, len(attributes)),
+            place, _text(row[item]), items.name_attributes(values, len(attributes)),
             _text(row[title]) if title is not None else '',
         )
 
@@ -87,14 +85,10 @@ def _item_columns(names, options, path):
 
 def _values(cell, options):
     """The attributes in a cell: a list, a list written as JSON or as Python's, or delimited."""
-    if isinstance(cell, str) and cell.startswith('[') and cell.endswith(']'):
-        for parse in (json.loads, ast.literal_eval):
-            try:
-                cell = parse(cell)
-                break
-            except (ValueError, SyntaxError, RecursionError, MemoryError):
-                continue
-    parts = cell if isinstance(cell, list) else _text(cell).split(options.attribute_delimiter)
+    written = isinstance(cell, str) and cell.startswith('[') and cell.endswith(']')
+    parts = items.literal(cell) if written else cell
+    if not isinstance(parts, list):
+        parts = _text(cell).split(options.attribute_delimiter)
     return [text for part in parts if (text := _text(part).strip())]
 
 

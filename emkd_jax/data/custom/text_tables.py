@@ -16,7 +16,8 @@ from emkd_jax.errors import UserError
 
 DELIMITERS = '\t,;|'
 _SAMPLE = 1000  # records that tell how timestamps are written
-_BAD_LINES_KEPT = 10_000  # of a file, to tell the first and their kinds
+csv.field_size_limit(2**24)  # characters; a long description is no mistake
+_ERRORS_KEPT = 10_000  # at least, to tell the first bad line and what it lacks
 
 
 class TextTable(NamedTuple):
@@ -127,7 +128,9 @@ def store_rows(
       types: SQL types of columns by place; text if not given.
       **values: SQL of user, item, time and rating.
     """
-    arguments = _csv_arguments(source, table, types or {})
+    # A line may have an error for each of its fields.
+    most_errors = _ERRORS_KEPT + len(table.names) * report.max_bad_lines
+    arguments = _csv_arguments(source, table, types or {}, most_errors)
     try:
         store(database, relation.format(f'read_csv({arguments})'), **values)
     except duckdb.InvalidInputException as error:
@@ -151,7 +154,7 @@ def store_rows(
         report.bad_lines(source.path, f'line {line}', bad.complaint, bad.count)
 
 
-def _csv_arguments(source, table, types):
+def _csv_arguments(source, table, types, most_errors):
     named = ', '.join(
         f"'c{place}': '{types.get(place, 'VARCHAR')}'" for place in range(len(table.names))
     )
@@ -161,7 +164,7 @@ def _csv_arguments(source, table, types):
         f'escape={literal(table.quote)}', f'columns={{{named}}}',
         f"compression='{'gzip' if source.gzipped else 'none'}'",
         f"encoding='{table.encoding}'", 'store_rejects=true',
-        f'rejects_limit={_BAD_LINES_KEPT}',
+        f'rejects_limit={most_errors}',
     ])
 
 
