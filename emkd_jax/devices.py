@@ -4,9 +4,11 @@ On several hosts every process runs the same command. JAX ends all of them when 
 once where a collective breaks, else when its heartbeat has been missing for `HEARTBEAT` seconds.
 """
 
+import faulthandler
 import functools
 import hashlib
 import os
+import re
 import sys
 import threading
 import warnings
@@ -30,11 +32,11 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
 
     What is None is taken from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, then
     from what a TPU VM, Slurm, Open MPI or a Kubernetes job says. A lone host, of which nothing is
-    said, goes on alone, and so does one told that there is one process.
+    said, goes on alone, and so does one told that there is one process. Where the others do not
+    come within `JOIN` seconds, the process ends.
 
     Raises:
       UserError: too little is said, or it makes no sense.
-      RunError: the others did not come.
     """
     said = {
         '--coordinator': coordinator or os.environ.get('JAX_COORDINATOR_ADDRESS'),
@@ -43,25 +45,33 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
     }
     if said['--num_processes'] == 1:
         return
+    given = ', '.join(f'{option}={value}' for option, value in said.items() if value is not None)
+    if not re.search(r'.:\d{1,5}$', said['--coordinator'] or 'inferred:0'):  # JAX would crash
+        raise UserError(f'{given}: the coordinator must be HOST:PORT of process 0.')
+    faulthandler.disable()  # where JAX ends a process tells nothing beyond why it does
+    # JAX itself would only say that another process may have died.
+    alarm = threading.Timer(JOIN, _end_alone, [given])
+    alarm.daemon = True
+    alarm.start()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # about packages that other kinds of clusters need
             jax.distributed.initialize(
-                *said.values(), initialization_timeout=JOIN, heartbeat_timeout_seconds=HEARTBEAT
+                *said.values(), initialization_timeout=2 * JOIN,
+                heartbeat_timeout_seconds=HEARTBEAT,
             )
-    except (ValueError, IndexError) as error:  # not told and not inferred, or not an address
-        given = [f'{option}={value}' for option, value in said.items() if value is not None]
+    except ValueError as error:  # not told, and not inferred
         if not given:
             return
         raise UserError(
-            f'{", ".join(given)} do not say who is in this run ({error}); give each process '
+            f'{given} do not say who is in this run ({_first_line(error)}); give each process '
             '--coordinator=HOST:PORT of process 0, --num_processes and its own --process_id.'
         ) from error
-    except RuntimeError as error:
-        raise RunError(
-            f'This process could not join the run within {JOIN} s ({_first_line(error)}); start as '
-            'many processes as --num_processes says, and let all reach --coordinator.'
-        ) from error
+    finally:
+        alarm.cancel()
+    if jax.default_backend() == 'cpu':
+        # Only process 0 writes it, and CPUs do not wait for others that must compile.
+        jax.config.update('jax_enable_compilation_cache', False)
 
 
 def check_same(what: str, value: str) -> None:
@@ -143,6 +153,15 @@ def leave(error: UserError | RunError | PreemptedError) -> None:
         goodbye.start()
         goodbye.join(_LEAVE)
     os._exit(error.exit_code)
+
+
+def _end_alone(given):
+    print(
+        f'The processes of the run did not find one another within {JOIN} s '
+        f'({given or "as the cluster told them"}); start as many as there are to be, where all '
+        'reach process 0.', file=sys.stderr, flush=True,
+    )
+    os._exit(RunError.exit_code)
 
 
 def _first_line(error):
