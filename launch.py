@@ -12,8 +12,15 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from emkd_jax.errors import PreemptedError, RunError, UserError
+from emkd_jax.xla_flags import set_xla_flags
 
 MODES = ('train', 'evaluate', 'recommend', 'export', 'import', 'prepare', 'benchmark')
+
+_WANTED = {  # what Python says of a wrong value, and what was wanted
+    ': invalid literal for int()': 'a whole number',
+    ': could not convert string to float': 'a number',
+    ": ('Non-boolean argument": 'True or False',
+}
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
@@ -76,20 +83,27 @@ def main(argv: list[str]) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    for arg in argv:
-        file = arg.removeprefix('--config=').split(':')[0]
-        if arg.startswith('--config=') and not os.path.isfile(file):
-            raise UserError(f'{arg}: there is no file {file}; the configurations are in configs/.')
+    path = next((arg[9:] for arg in argv if arg.startswith('--config=')), '').split(':')[0]
+    if path and not os.path.isfile(path):
+        raise UserError(f'--config={path}: there is no such file; look into configs/.')
     try:
         rest = FLAGS(argv)
         _ = FLAGS.config and FLAGS.config.name  # a file that failed to load speaks up when used
         return rest
+    except UserError:
+        raise
     except (AttributeError, KeyError) as error:
-        name = re.search(r'\w+', str(error.args[0]))[0]  # a suggestion may follow it
+        name = (re.search(r'\w+', str(error)) or ['?'])[0]  # a suggestion may follow it
         given = next((arg for arg in argv if name in arg.split('=')[0].split('.')), name)
         raise UserError(f'{given}: there is no such option; configs/base.py lists all.') from error
-    except (flags.Error, TypeError, ValueError, OSError) as error:
-        raise UserError(' '.join(str(error).split())) from error
+    except flags.Error as error:
+        said = str(error)
+        for fault, wanted in _WANTED.items():
+            if fault in said:
+                said = f"{said.removeprefix('flag ').partition(fault)[0]} must be {wanted}"
+    except Exception as error:  # what a file does that is not right
+        said = f'{path} with these options cannot be used: {error}'
+    raise UserError(' '.join(said.split())[:300].rstrip('.') + '.')
 
 
 def _join():
@@ -99,6 +113,7 @@ def _join():
 
 
 def _run() -> int | None:
+    set_xla_flags()
     try:
         app.run(main, flags_parser=_parse)
     except KeyboardInterrupt:

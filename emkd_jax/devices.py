@@ -48,7 +48,6 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
     given = ', '.join(f'{option}={value}' for option, value in said.items() if value is not None)
     if not re.search(r'.:\d{1,5}$', said['--coordinator'] or 'inferred:0'):  # JAX would crash
         raise UserError(f'{given}: the coordinator must be HOST:PORT of process 0.')
-    faulthandler.disable()  # where JAX ends a process tells nothing beyond why it does
     # JAX itself would only say that another process may have died.
     alarm = threading.Timer(JOIN, _end_alone, [given])
     alarm.daemon = True
@@ -69,6 +68,7 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
         ) from error
     finally:
         alarm.cancel()
+    faulthandler.disable()  # where JAX ends a process tells nothing beyond why it does
     if jax.default_backend() == 'cpu':
         # Only process 0 writes it, and CPUs do not wait for others that must compile.
         jax.config.update('jax_enable_compilation_cache', False)

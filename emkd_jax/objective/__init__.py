@@ -12,16 +12,12 @@ from emkd_jax.ensemble import Ensemble
 from emkd_jax.errors import UserError
 from emkd_jax.objective.attributes import attribute_loss
 from emkd_jax.objective.contrastive import contrastive_loss
-from emkd_jax.objective.masked_items import cross_entropy, distillation
 from emkd_jax.objective.streamed import streamed_loss
 from emkd_jax.precision import wide
 
 PARTS = ('masked_items', 'kd', 'attributes', 'icl', 'ccl')
 
-# Logits (networks x positions x classes) up to which the direct form of the masked-item losses is
-# taken, and the block of classes of the streamed form.
-_DIRECT_LOGITS = 0
-_BLOCK = 2048
+_BLOCK = 512  # classes of the catalogue at a time
 
 
 class Batch(NamedTuple):
@@ -102,8 +98,9 @@ def objective(
     parts = dict.fromkeys(PARTS, jnp.zeros((), wide(hidden.dtype)))
     masked = masked_positions(batch.views.labels, capacity.all_views, axis_name)
     at_masked = of_views.reshape(networks, -1, dim)[:, masked.index]
-    parts['masked_items'], parts['kd'] = _masked_item_losses(
-        params, ensemble, options, at_masked, masked.label, masked.weight.astype(parts['kd'].dtype)
+    parts['masked_items'], parts['kd'] = streamed_loss(
+        at_masked, params['item_head_kernel'], params['item_head_bias'], masked.label,
+        masked.weight.astype(parts['kd'].dtype), options.temperature, _BLOCK,
     )
     overflow = masked.overflow
 
@@ -131,15 +128,3 @@ def objective(
         + options.contrast_weight * (parts['icl'] + parts['ccl'])
     )
     return total, parts | {'masked': masked.count, 'overflow': overflow}
-
-
-def _masked_item_losses(params, ensemble, options, hidden, labels, weights):
-    networks, positions, _ = hidden.shape
-    kernel, bias = params['item_head_kernel'], params['item_head_bias']
-    if networks * positions * kernel.shape[1] > _DIRECT_LOGITS:
-        return streamed_loss(hidden, kernel, bias, labels, weights, options.temperature, _BLOCK)
-    logits = ensemble.item_logits(params, hidden)
-    return (
-        cross_entropy(logits, labels, weights),
-        distillation(logits, weights, options.temperature),
-    )

@@ -1,8 +1,8 @@
 """Masked-item prediction and knowledge distillation, in their direct form.
 
 Both act on the logits z[n, p] of network n at masked position p (Sections 3.3 and 3.5 of the EMKD
-paper). They store (networks x positions x catalogue) arrays, which is fastest where the catalogue
-is small; `streamed.py` computes the same without.
+paper). These are the definitions, against which `streamed.py` is checked: it computes the same
+without their (networks x positions x catalogue) arrays, and faster.
 """
 
 import jax
