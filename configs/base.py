@@ -84,10 +84,16 @@ def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collect
         config.eval.every_epochs = 1
     elif variant == 'quick':  # a small model, for a machine without an accelerator
         config.data.stand_in = True
+        config.data.window_step = max(20, 4 * config.data.window_step)
         config.model.hidden_dim = 64
+        config.model.num_blocks = 1
+        config.model.dropout = 0.1
         config.ensemble.num_networks = 2
-        config.objective.num_views = 2
-        config.train.num_epochs = 5
+        config.objective.num_views = 1
+        config.objective.mask_prob = 0.3
+        config.optimizer.learning_rate = 0.01
+        config.train.batch_size = 128
+        config.train.num_epochs = 7
         config.eval.first_epoch = 1
         config.eval.every_epochs = 1
     elif variant:

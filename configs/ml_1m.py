@@ -22,6 +22,4 @@ def get_config(variant=''):
     config.model.num_heads = 4
     config.model.dropout = 0.2
     config.objective.temperature = 1.0
-    if variant == 'quick':
-        config.data.window_step = 40
     return base.apply_variant(config, variant)
