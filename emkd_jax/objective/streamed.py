@@ -1,7 +1,8 @@
 """Masked-item prediction and distillation in one pass over blocks of the catalogue.
 
-No (positions x catalogue) array is ever stored, forward or backward. With z_n the logits of network
-n at one position, q_n = softmax(z_n / t) and S = sum_b z_b, the log-normalisers of each pair cancel:
+No (positions x catalogue) array is ever stored, forward or backward. With z_n the logits of
+network n at one position, q_n = softmax(z_n / t) and S = sum_b z_b, the log-normalisers of each
+pair cancel:
 
     sum_{a > b} ( KL(q_b || q_a) + KL(q_a || q_b) ) / 2 = sum_a E_{q_a}[N z_a - S] / (2 t),
 
