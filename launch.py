@@ -86,24 +86,35 @@ def _parse(argv: list[str]) -> list[str]:
     path = next((arg[9:] for arg in argv if arg.startswith('--config=')), '').split(':')[0]
     if path and not os.path.isfile(path):
         raise UserError(f'--config={path}: there is no such file; look into configs/.')
+    for arg in argv:
+        if arg.startswith('--config.') and not re.match(r'--config(\.[A-Za-z]\w*)+(=|$)', arg):
+            raise _no_such_option(arg)
     try:
         rest = FLAGS(argv)
         _ = FLAGS.config and FLAGS.config.name  # a file that failed to load speaks up when used
+        if path and FLAGS.config is None:
+            raise UserError(f'{path} cannot be used: its get_config returns nothing.')
         return rest
     except UserError:
         raise
     except (AttributeError, KeyError) as error:
         name = (re.search(r'\w+', str(error)) or ['?'])[0]  # a suggestion may follow it
         given = next((arg for arg in argv if name in arg.split('=')[0].split('.')), name)
-        raise UserError(f'{given}: there is no such option; configs/base.py lists all.') from error
+        raise _no_such_option(given) from error
     except flags.Error as error:
         said = str(error)
         for fault, wanted in _WANTED.items():
             if fault in said:
                 said = f"{said.removeprefix('flag ').partition(fault)[0]} must be {wanted}"
+        if 'Traceback' in said:
+            said = f'{path} cannot be used: {said.strip().splitlines()[-1]}'
     except Exception as error:  # what a file does that is not right
-        said = f'{path} with these options cannot be used: {error}'
+        said = f'{path} cannot be used: {error}'
     raise UserError(' '.join(said.split())[:300].rstrip('.') + '.')
+
+
+def _no_such_option(given):
+    return UserError(f'{given[:300]}: there is no such option; configs/base.py lists all.')
 
 
 def _join():

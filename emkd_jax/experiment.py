@@ -69,12 +69,14 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
 _AT_LEAST_ONE = (
     'data.window_step', 'model.max_len', 'model.hidden_dim', 'model.num_blocks',
     'model.num_heads', 'ensemble.num_networks', 'train.batch_size', 'train.num_epochs',
-    'eval.first_epoch', 'eval.every_epochs', 'eval.batch_size',
+    'train.steps_per_dispatch', 'eval.first_epoch', 'eval.every_epochs', 'eval.batch_size',
 )
 _NOT_NEGATIVE = (
-    'seed', 'train.num_steps', 'train.steps_per_dispatch', 'optimizer.learning_rate',
-    'objective.kd_weight', 'objective.contrast_weight', 'objective.attribute_weight',
+    'seed', 'train.num_steps', 'checkpoint.every_steps', 'checkpoint.every_minutes',
+    'optimizer.learning_rate', 'objective.kd_weight', 'objective.contrast_weight',
+    'objective.attribute_weight',
 )
+_MOST = 2**31 - 1  # steps, rows and seeds are 32-bit numbers on the devices
 
 
 def _check_numbers(config):
@@ -83,11 +85,13 @@ def _check_numbers(config):
             value = functools.reduce(getattr, name.split('.'), config)
             if not value >= least:
                 raise UserError(f'{name} is {value}; it must be at least {least}.')
+            if isinstance(value, int) and value > _MOST:
+                raise UserError(f'{name} is {value}; it must be at most {_MOST}.')
     if not 0 <= config.model.dropout < 1:
         raise UserError(f'model.dropout is {config.model.dropout}; it must lie in [0, 1).')
     if config.eval.rule not in ('window', 'history', 'none'):
         raise UserError(f"eval.rule is '{config.eval.rule}'; use window, history or none.")
-    if 10 not in config.eval.ks or min(config.eval.ks) < 1:
+    if 10 not in config.eval.ks or not all(type(k) is int and k >= 1 for k in config.eval.ks):
         raise UserError(
             f'eval.ks is {tuple(config.eval.ks)}; it takes cut-offs of at least 1, 10 among them, '
             'since validation NDCG@10 picks the checkpoint.'

@@ -14,11 +14,9 @@ import soak
 from launches import ROOT, Launch, last_state, read_lines, read_results, run, said, small_config
 
 from emkd_jax import devices
-from emkd_jax.errors import RunError, UserError
+from emkd_jax.errors import HostLostError, RunError, UserError
 from emkd_jax.experiment import make_experiment
 from emkd_jax.trainer import NOTHING, Trainer
-
-pytestmark = pytest.mark.soak
 
 # What JAX prints when it ends a process whose peer is gone, or we where a collective told us.
 LOST = 'another task died|lost another one of the run'
@@ -55,6 +53,94 @@ def stop(workdir, launch):
     launch.kill(signal.SIGTERM)
 
 
+@pytest.fixture
+def joined(monkeypatch):
+    """What `join` passes to JAX, in place of passing it; it may be given an error to raise."""
+    class Calls(list):
+        error = None
+
+    calls = Calls()
+
+    def initialize(*args, **_):
+        calls.append(args)
+        if calls.error:
+            raise calls.error
+
+    monkeypatch.setattr(jax.distributed, 'initialize', initialize)
+    monkeypatch.setattr('faulthandler.disable', lambda: None)
+    monkeypatch.setattr(jax.config, 'update', lambda *_: None)
+    for name in ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'):
+        monkeypatch.delenv(name, raising=False)
+    return calls
+
+
+def test_what_is_said_reaches_jax(joined, monkeypatch):
+    devices.join('host:1234', 2, 1)
+    monkeypatch.setenv('JAX_COORDINATOR_ADDRESS', 'other:1')
+    monkeypatch.setenv('JAX_NUM_PROCESSES', '4')
+    monkeypatch.setenv('JAX_PROCESS_ID', '3')
+    devices.join(None, None, None)
+    devices.join('host:1234', None, 0)
+    assert joined == [('host:1234', 2, 1), ('other:1', 4, 3), ('host:1234', 4, 0)]
+
+
+def test_a_lone_host_goes_on_alone(joined):
+    devices.join('host:1234', 1, 0)
+    assert joined == []
+    joined.error = ValueError('coordinator_address should be defined.')
+    devices.join(None, None, None)
+    assert joined == [(None, None, None)]
+
+
+@pytest.mark.parametrize(('said', 'words'), [
+    (('host:1234', None, None), '--coordinator=host:1234 do not say who is in this run'),
+    ((None, 2, 0), '--num_processes=2, --process_id=0 do not say who'),
+    (('host', 2, 0), 'must be HOST:PORT'),
+    (('host:port', 2, 0), 'must be HOST:PORT'),
+])
+def test_what_makes_no_sense_is_said(joined, said, words):
+    joined.error = ValueError('Number of processes must be defined.')
+    with pytest.raises(UserError, match=words):
+        devices.join(*said)
+
+
+def test_an_environment_that_makes_no_sense_is_said(joined, monkeypatch):
+    monkeypatch.setenv('JAX_PROCESS_ID', 'first')
+    with pytest.raises(UserError, match="JAX_PROCESS_ID is 'first'"):
+        devices.join(None, None, None)
+
+
+def test_others_that_never_come_are_not_waited_for(tmp_path):
+    script = (
+        'import emkd_jax.devices as d; d.JOIN = 2; '
+        f'd.join("localhost:{free_port()}", 2, 0); print("joined")'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (1, '')
+    assert 'did not find one another within 2 s' in said(done.stderr)
+
+
+def test_no_memory_is_said():
+    with pytest.raises(jax.errors.JaxRuntimeError) as caught:
+        jax.numpy.zeros(2**45).block_until_ready()
+    explained = devices.explain(caught.value)
+    assert isinstance(explained, RunError)
+    assert '--config.train.batch_size' in str(explained)
+    assert isinstance(devices.explain(MemoryError()), RunError)
+
+
+def test_a_broken_collective_means_a_lost_host_only_where_there_are_several(monkeypatch):
+    error = jax.errors.JaxRuntimeError('UNKNOWN: Gloo all-reduce failed: closed\nmore')
+    assert devices.explain(error) is None
+    monkeypatch.setattr(jax.distributed, 'is_initialized', lambda: True)
+    explained = devices.explain(error)
+    assert isinstance(explained, HostLostError)
+    assert str(explained).count('\n') == 0
+    assert devices.explain(ValueError('an error of ours')) is None
+
+
 @pytest.fixture(scope='module')
 def stopped(tmp_path_factory):
     """The workdir of a pair of which one was asked to stop."""
@@ -68,6 +154,7 @@ def stopped(tmp_path_factory):
     return folder
 
 
+@pytest.mark.soak
 def test_sigterm_to_one_saves_on_both_what_one_process_would_have_reached(stopped):
     state = last_state(stopped)
     experiment = make_experiment(small_config())
@@ -90,6 +177,7 @@ def assert_close(state, other):
     )
 
 
+@pytest.mark.soak
 def test_killing_one_ends_the_other_with_a_message(stopped, tmp_path):
     pair = Pair(stopped, {})
     pair.launches[0].wait_for_save()
@@ -100,3 +188,28 @@ def test_killing_one_ends_the_other_with_a_message(stopped, tmp_path):
     assert re.search(LOST, err), err
     assert 'Traceback' not in err
     assert time.monotonic() - killed < 6 * HEARTBEAT
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(not soak.FILE, reason='long')
+def test_a_run_moves_from_machine_to_machine(tmp_path):
+    whole, moved = tmp_path / 'whole', tmp_path / 'moved'
+    assert run(whole)[0] == 0
+    for number in (8, 2, 1):
+        launch = Launch(moved, devices=number)
+        stop(moved, launch)
+        code, _, err = launch.end()
+        assert code == 143, err
+    codes, errors = Pair(moved).end()
+    assert codes == (0, 0), errors
+    assert_close(last_state(moved), last_state(whole))
+    for one, other in zip(read_lines(moved), read_lines(whole), strict=True):
+        assert [one[k] for k in ('kind', 'step', 'epoch')] == [
+            other[k] for k in ('kind', 'step', 'epoch')
+        ]
+    ndcg = [read_results(folder)['test']['window']['NDCG@10'] for folder in (moved, whole)]
+    assert ndcg[0] == pytest.approx(ndcg[1], abs=0.01)
+    soak.record(
+        'elastic', devices='8 -> 2 -> 1 -> 2 processes of 2',
+        state='equal up to the order of sums', test_NDCG_at_10=ndcg,
+    )
