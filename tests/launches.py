@@ -5,12 +5,14 @@ import os
 import pathlib
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
 
 import jax
 import numpy as np
+from tensorboardX.proto import event_pb2
 
 from configs import quickstart
 from emkd_jax.checkpoints import Checkpoints
@@ -108,6 +110,33 @@ def read_lines(workdir):
     return [{k: v for k, v in event.items() if k not in OF_THE_CLOCK} for event in events]
 
 
+def read_tensorboard(workdir):
+    """What TensorBoard would show: {name: [(step, value)]}, less what depends on the clock."""
+    shown = {}
+    for file in sorted((pathlib.Path(workdir) / 'tensorboard').iterdir()):
+        for event in _events(file.read_bytes()):
+            if event.session_log.status == event_pb2.SessionLog.START:  # forgets what is beyond it
+                shown = {
+                    name: [point for point in points if point[0] < event.step]
+                    for name, points in shown.items()
+                }
+            for value in event.summary.value:
+                if not value.tag.endswith(OF_THE_CLOCK):
+                    shown.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return {name: points for name, points in shown.items() if points}
+
+
+def _events(content):
+    """The records of an event file; the last one may be cut off."""
+    place = 0
+    while place + 12 <= len(content):
+        length, = struct.unpack_from('<Q', content, place)
+        record = content[place + 12 : place + 12 + length]
+        if len(record) == length:
+            yield event_pb2.Event.FromString(record)
+        place += length + 16
+
+
 def read_results(workdir):
     """results.json without what depends on the clock."""
     results = json.loads((pathlib.Path(workdir) / 'results.json').read_text())
@@ -122,9 +151,10 @@ def last_state(workdir, **changes):
 
 
 def assert_same_run(workdir, whole, **changes):
-    """Results, log and state are the same to the bit."""
+    """Results, logs and state are the same to the bit."""
     assert read_results(workdir) == read_results(whole)
     assert read_lines(workdir) == read_lines(whole)
+    assert read_tensorboard(workdir) == read_tensorboard(whole)
     jax.tree.map(
         np.testing.assert_array_equal, last_state(workdir, **changes), last_state(whole, **changes)
     )

@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import platform
+import subprocess
 
 FILE = os.environ.get('EMKD_SOAK')
 
@@ -28,11 +29,19 @@ def record(name, **figures):
     whole = json.loads(path.read_text()) if path.exists() else {}
     whole |= {
         'command': f'EMKD_SOAK={FILE} pytest -m soak',
-        'date': datetime.date.today().isoformat(),
         'device': f'{os.cpu_count()} x {platform.machine()} CPU cores',
         'versions': {
             name: importlib.metadata.version(name) for name in ('jax', 'flax', 'orbax-checkpoint')
         } | {'python': platform.python_version()},
-        name: figures,
+        name: figures | {'date': datetime.date.today().isoformat(), 'commit': _commit()},
     }
     path.write_text(json.dumps(whole, indent=2) + '\n')
+
+
+def _commit():
+    """Of the code that was tested; None outside a clone."""
+    said = subprocess.run(
+        ['git', 'rev-parse', 'HEAD'], cwd=pathlib.Path(__file__).parent,
+        capture_output=True, text=True, check=False,
+    )
+    return said.stdout.strip() or None
