@@ -1,14 +1,17 @@
 """The devices and processes of a run: how they join, what each holds, how a process leaves.
 
 On several hosts every process runs the same command. JAX ends all of them when one is gone: at
-once where a collective breaks, else when its heartbeat has been missing for `HEARTBEAT` seconds.
+once where a collective breaks or process 0 is the one, else when its heartbeat has been missing for
+`HEARTBEAT` seconds.
 """
 
+import ctypes
 import faulthandler
 import functools
 import hashlib
 import os
 import re
+import signal
 import sys
 import threading
 import warnings
@@ -25,6 +28,10 @@ AXIS = 'devices'  # the pmapped axis, over which the global batch is spread
 JOIN = 300  # seconds that processes wait for one another at the start
 HEARTBEAT = 100  # seconds of silence after which a process counts as gone
 _LEAVE = 5  # seconds to wait for the others when this process fails
+_LOST = (
+    'This process has lost another one of the run ({}); start all again with the same command: the '
+    'run goes on from its last checkpoint.'
+)
 
 
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -72,6 +79,9 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
     if jax.default_backend() == 'cpu':
         # Only process 0 writes it, and CPUs do not wait for others that must compile.
         jax.config.update('jax_enable_compilation_cache', False)
+    # JAX aborts, in a thread of its own, once it knows of a lost process; Python's own handlers
+    # would come too late. After the backend's start, which may set handlers too.
+    ctypes.CDLL(None).signal(signal.SIGABRT, _at_abort)
 
 
 def check_same(what: str, value: str) -> None:
@@ -134,10 +144,7 @@ def explain(error: Exception) -> RunError | None:
             'failed, or take more devices.'
         )
     if isinstance(error, jax.errors.JaxRuntimeError) and jax.distributed.is_initialized():
-        return HostLostError(
-            f'This process has lost another one of the run ({_first_line(error)}); start all '
-            'again with the same command: the run goes on from its last checkpoint.'
-        )
+        return HostLostError(_LOST.format(_first_line(error)))
     return None
 
 
@@ -153,6 +160,12 @@ def leave(error: UserError | RunError | PreemptedError) -> None:
         goodbye.start()
         goodbye.join(_LEAVE)
     os._exit(error.exit_code)
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _at_abort(_):
+    os.write(2, f'\n{_LOST.format("JAX told why above, and aborted")}\n'.encode())
+    os._exit(HostLostError.exit_code)
 
 
 def _end_alone(given):
