@@ -132,6 +132,18 @@ def test_a_lone_sequence_has_a_finite_loss_and_gradient():
         assert np.isfinite(gradient).all()
 
 
+def test_a_representation_of_zeros_has_a_finite_loss_and_gradient():
+    """As of a sequence that all rectifiers of an encoder are shut to, or of a row that pads."""
+    rng = np.random.default_rng(3)
+    anchors, views = rng.normal(size=(2, 4, 8)), rng.normal(size=(2, 3, 4, 8))
+    anchors[:, 1], views[:, :, 1] = 0, 0
+    loss, gradient = jax.value_and_grad(
+        lambda *of: sum(contrastive_loss(*of, jnp.arange(4) < 3, 0.4, 'zero')), argnums=(0, 1)
+    )(jnp.asarray(anchors, jnp.float32), jnp.asarray(views, jnp.float32))
+    assert np.isfinite(loss)
+    assert all(np.isfinite(leaf).all() for leaf in gradient)
+
+
 ENSEMBLE = small.ensemble(model__num_blocks=1)
 
 

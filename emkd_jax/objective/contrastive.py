@@ -20,7 +20,7 @@ def contrastive_loss(
     anchors: Float[Array, 'networks rows features'],
     views: Float[Array, 'networks views rows features'],
     valid: Bool[Array, ' rows'],
-    temperature: float,
+    temperature: float | Float[Array, ''],
     self_contrast: str,
     axis_name: str | None = None,
 ) -> Contrast:
@@ -79,7 +79,8 @@ def contrastive_loss(
 
 
 def _norm(x: Float[Array, '*lead features']) -> Float[Array, '*lead']:
-    return jnp.sqrt(jnp.square(x.astype(wide(x.dtype))).sum(-1))
+    squares = jnp.square(x.astype(wide(x.dtype))).sum(-1)
+    return jnp.sqrt(jnp.maximum(squares, 1e-16))  # a zero vector has a gradient then
 
 
 def _logsumexp_where(
