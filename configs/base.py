@@ -39,6 +39,8 @@ def base_config() -> ml_collections.ConfigDict:
     config.objective.temperature = 0.3  # of contrast and distillation, tau
     config.objective.kd_weight = 0.001  # of distillation, mu
     config.objective.contrast_weight = 0.01  # of ICL + CCL, lambda
+    config.objective.icl_weight = 1.0  # share of ICL in the contrast
+    config.objective.ccl_weight = 1.0  # share of CCL in the contrast
     config.objective.attribute_weight = 1.0  # of attribute prediction
     config.objective.self_contrast = 'zero'  # a sequence among its negatives: zero or excluded
 
@@ -49,7 +51,22 @@ def base_config() -> ml_collections.ConfigDict:
     config.train.batch_size = 256  # sequences a step, over all devices
     config.train.num_epochs = 250
     config.train.num_steps = 0  # optimizer steps; 0 = num_epochs decides
+    config.train.num_seeds = 1  # ensembles that train together, of the seeds from `seed` on
+    config.train.max_together = 16  # at most so many at a time, for the memory
     config.train.steps_per_dispatch = 16  # steps sent to the devices at a time
+
+    # Values to try, all together, as --config.sweep.dropout='(0.1,0.3)'; () = the option's own.
+    config.sweep = ml_collections.ConfigDict()
+    config.sweep.learning_rate = ()
+    config.sweep.temperature = ()
+    config.sweep.kd_weight = ()
+    config.sweep.contrast_weight = ()
+    config.sweep.dropout = ()
+
+    config.distill = ml_collections.ConfigDict()
+    config.distill.teacher = ''  # workdir of the ensemble that teaches this network; '' = none
+    config.distill.temperature = 1.0  # of the teacher's softmax and the student's
+    config.distill.weight = 1.0  # of the teacher's part of the loss, beside the labels'
 
     config.checkpoint = ml_collections.ConfigDict()
     config.checkpoint.every_steps = 0  # save after so many steps; 0 = not by steps

@@ -94,6 +94,11 @@ class Checkpoints:
                 _seal(self._root / str(self._unsealed[0]), self._unsealed[1])
         self._unsealed = None
 
+    def discard_after(self, step: int) -> None:
+        """Deletes what was saved after `step`, from where the run goes on."""
+        for later in [saved for saved in self._manager.all_steps() if saved > step]:
+            self._manager.delete(later)
+
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """State (host arrays) and record of `step`; `like` gives shapes and dtypes.
 

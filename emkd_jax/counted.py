@@ -8,7 +8,10 @@ operations that fuse into their neighbours. The hash is the two-round multiply-x
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Shaped, UInt32
+import numpy as np
+from jaxtyping import Array, Bool, Float, Shaped, UInt32
+
+Rate = float | Float[Array, '']  # traced where runs with different ones train together
 
 _GOLDEN = 0x9E3779B9  # odd, 2^32 / golden ratio: spreads consecutive counters over all bits
 
@@ -37,16 +40,18 @@ def bits(keys: UInt32[Array, '*lead'], count: int) -> UInt32[Array, '*lead count
     return mix(keys[..., None] + counter * jnp.uint32(_GOLDEN))
 
 
-def bernoulli(random: UInt32[Array, '*shape'], probability: float) -> Bool[Array, '*shape']:
-    """True with `probability` (to within 2^-32) for random 32-bit integers."""
-    return random < jnp.uint32(min(round(probability * 2**32), 2**32 - 1))
+def bernoulli(random: UInt32[Array, '*shape'], probability: Rate) -> Bool[Array, '*shape']:
+    """True with `probability` (in float32, traced or not) for random 32-bit integers."""
+    if isinstance(probability, jax.Array):
+        return random < jnp.round(probability.astype(jnp.float32) * 2.0**32).astype(jnp.uint32)
+    return random < jnp.uint32(min(round(float(np.float32(probability)) * 2**32), 2**32 - 1))
 
 
 def dropout(
     x: Shaped[Array, '*lead features'],
     keys: UInt32[Array, '*lead'] | None,
     site: int,
-    rate: float,
+    rate: Rate,
 ) -> Shaped[Array, '*lead features']:
     """Inverted dropout along the last axis.
 
@@ -56,7 +61,12 @@ def dropout(
       site: which dropout of the network this is; sites draw independently.
       rate: probability that an element is dropped, in [0, 1).
     """
-    if keys is None or rate == 0:
+    if keys is None or is_known_zero(rate):
         return x
     dropped = bernoulli(bits(fold(keys, site), x.shape[-1]), rate)
-    return jnp.where(dropped, jnp.zeros_like(x), x * (1 / (1 - rate)))
+    return jnp.where(dropped, jnp.zeros_like(x), x * jnp.asarray(1 / (1 - rate), x.dtype))
+
+
+def is_known_zero(value: Rate) -> bool:
+    """Whether a number is 0 for good, and so what it scales need not be computed."""
+    return not isinstance(value, jax.Array) and value == 0

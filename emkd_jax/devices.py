@@ -135,6 +135,11 @@ def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
     return _copy(tuple(devices))(tree, fill(0, devices))
 
 
+def take(tree: PyTree, index: int, devices: Sequence[jax.Device]) -> PyTree:
+    """What stands at `index` of the leading axis of a tree on every device, on every device."""
+    return _take(tuple(devices))(tree, fill(index, devices))
+
+
 def explain(error: Exception) -> RunError | None:
     """A failure of the devices or of another host, said in one sentence; None for any other."""
     if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):
@@ -202,4 +207,12 @@ def _spread(devices):
 def _copy(devices):
     return jax.pmap(
         lambda tree, _: tree, in_axes=(None, 0), out_axes=None, devices=devices, axis_name=AXIS
+    )
+
+
+@functools.cache
+def _take(devices):
+    return jax.pmap(
+        lambda tree, index: jax.tree.map(lambda x: x[index], tree), in_axes=(None, 0),
+        out_axes=None, devices=devices, axis_name=AXIS,
     )

@@ -56,6 +56,11 @@ class Ensemble:
     num_networks: int
     shared_init: bool = False
 
+    def with_dropout(self, rate: counted.Rate) -> 'Ensemble':
+        """The same ensemble with another dropout rate, traced maybe."""
+        encoder = self.network.encoder.clone(dropout=rate)
+        return dataclasses.replace(self, network=self.network.clone(encoder=encoder))
+
     def init(self, key: jax.Array) -> PyTree[Float[Array, 'networks ...']]:
         """Parameters of all networks, each equal to its own stand-alone init to the bit.
 

@@ -12,6 +12,7 @@ from emkd_jax.devices import replicate
 from emkd_jax.errors import UserError
 from emkd_jax.experiment import Experiment, make_experiment
 from emkd_jax.results import announce, default_workdir, print_tests, test
+from emkd_jax.sweep import members
 from emkd_jax.workdir import check_data, open_workdir
 
 
@@ -39,6 +40,11 @@ def best_params(experiment: Experiment, workdir: str) -> tuple[PyTree, dict[str,
     """
     if not epath.Path(workdir, 'config.json').exists():
         raise UserError(f'{workdir} holds no run; train one with --mode=train, or mend --workdir.')
+    if several := members(experiment.config):
+        raise UserError(
+            f'The runs in {workdir} trained together; ask one of them, with --workdir='
+            f'{workdir}/{several[0].name} and its seed and settings.'
+        )
     folder = open_workdir(workdir, experiment.config)
     checkpoints = Checkpoints(folder, read_only=True)
     latest = checkpoints.latest

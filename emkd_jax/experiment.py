@@ -38,6 +38,13 @@ class Experiment:
         """Users, items, interactions, attributes and windows."""
         return self.data.counts() | {'windows': len(self.windows)}
 
+    def with_config(self, config: ml_collections.ConfigDict) -> 'Experiment':
+        """The same data with another model or objective."""
+        return dataclasses.replace(
+            self, config=config, optimizer=make_optimizer(config.optimizer),
+            ensemble=make_ensemble(config, self.data.num_items, self.data.num_attributes),
+        )
+
     def initial_state(self) -> TrainState:
         """The state before the first step."""
         return init_state(self.ensemble, self.optimizer, self.config.seed)
@@ -53,8 +60,7 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
     Raises:
       UserError: an option makes no sense, or the data is not to be had.
     """
-    check_options(config.objective)
-    _check_numbers(config)
+    check_config(config)
     data = data_room.load(config.data)
     if not data.num_attributes:  # nothing to predict
         config = config.copy_and_resolve_references()
@@ -69,17 +75,21 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
 _AT_LEAST_ONE = (
     'data.window_step', 'model.max_len', 'model.hidden_dim', 'model.num_blocks',
     'model.num_heads', 'ensemble.num_networks', 'train.batch_size', 'train.num_epochs',
-    'train.steps_per_dispatch', 'eval.first_epoch', 'eval.every_epochs', 'eval.batch_size',
+    'train.num_seeds', 'train.max_together', 'train.steps_per_dispatch', 'eval.first_epoch',
+    'eval.every_epochs', 'eval.batch_size',
 )
 _NOT_NEGATIVE = (
     'seed', 'train.num_steps', 'checkpoint.every_steps', 'checkpoint.every_minutes',
     'optimizer.learning_rate', 'objective.kd_weight', 'objective.contrast_weight',
-    'objective.attribute_weight',
+    'objective.icl_weight', 'objective.ccl_weight', 'objective.attribute_weight',
+    'distill.weight',
 )
 _MOST = 2**31 - 1  # steps, rows and seeds are 32-bit numbers on the devices
 
 
-def _check_numbers(config):
+def check_config(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError where an option makes no sense, whatever the data."""
+    check_options(config.objective)
     for names, least in ((_AT_LEAST_ONE, 1), (_NOT_NEGATIVE, 0)):
         for name in names:
             value = functools.reduce(getattr, name.split('.'), config)
@@ -89,6 +99,10 @@ def _check_numbers(config):
                 raise UserError(f'{name} is {value}; it must be at most {_MOST}.')
     if not 0 <= config.model.dropout < 1:
         raise UserError(f'model.dropout is {config.model.dropout}; it must lie in [0, 1).')
+    if not config.distill.temperature > 0:
+        raise UserError(
+            f'distill.temperature is {config.distill.temperature}; it must be positive.'
+        )
     if config.eval.rule not in ('window', 'history', 'none'):
         raise UserError(f"eval.rule is '{config.eval.rule}'; use window, history or none.")
     if 10 not in config.eval.ks or not all(type(k) is int and k >= 1 for k in config.eval.ks):

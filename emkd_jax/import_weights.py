@@ -11,7 +11,8 @@ from emkd_jax.evaluation import Evaluator
 from emkd_jax.experiment import make_experiment
 from emkd_jax.reporting import say
 from emkd_jax.results import announce, default_workdir
-from emkd_jax.train import BEST_METRIC
+from emkd_jax.run import BEST_METRIC
+from emkd_jax.sweep import members
 from emkd_jax.weights import check_weights, load_weights
 from emkd_jax.workdir import open_workdir, sole_writer
 
@@ -26,6 +27,8 @@ def import_weights(config: ml_collections.ConfigDict, workdir: str = '', path: s
     """
     if not path:
         raise UserError('--weights is empty; name a file of weights.')
+    if members(config):
+        raise UserError('Weights are of one run; leave train.num_seeds and sweep.* out.')
     params = load_weights(path)
     experiment = make_experiment(config)
     check_weights(params, experiment.state_shapes().params, path)

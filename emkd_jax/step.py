@@ -6,7 +6,7 @@ of devices and after any resume, and a dispatch of many steps needs nothing from
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import flax.struct
@@ -22,10 +22,17 @@ from emkd_jax.cloze import buffer_capacity, draw_views
 from emkd_jax.devices import AXIS, rows_per_device
 from emkd_jax.ensemble import Ensemble
 from emkd_jax.objective import PARTS, Batch, Capacity, objective
+from emkd_jax.objective.imitation import imitation
 
 _ORDER, _MASKS, _DROPOUT = range(3)  # streams of the seed's randomness
 SUMS = ('total', *PARTS, 'masked', 'overflow')
 CHECKED = (*PARTS, 'gradients')  # what is watched for infinities and NaN
+# Options, besides the seed, in which runs that train together may differ.
+SETTINGS = (
+    'optimizer.learning_rate', 'objective.temperature', 'objective.kd_weight',
+    'objective.contrast_weight', 'objective.icl_weight', 'objective.ccl_weight',
+    'objective.attribute_weight', 'model.dropout',
+)  # fmt: skip
 
 
 @flax.struct.dataclass
@@ -49,10 +56,13 @@ class Progress(NamedTuple):
 
 
 class TrainingData(NamedTuple):
-    """What the devices hold of the data."""
+    """What the devices hold beside the state."""
 
     windows: PyTree  # (windows, slots) int32
     item_attributes: PyTree  # (items, most) int32, padded with -1
+    # Of runs that train together: (runs,) values of SETTINGS, in place of the configuration's.
+    settings: dict[str, PyTree] | None = None
+    teacher: PyTree | None = None  # parameters of the ensemble that teaches
 
 
 def make_optimizer(options: ml_collections.ConfigDict) -> optax.GradientTransformation:
@@ -114,22 +124,21 @@ def draw_batch(
 def gradients(
     state: TrainState,
     batch: Batch,
-    item_attributes: Int[Array, 'items most'],
-    *,
-    ensemble: Ensemble,
-    options: ml_collections.ConfigDict,
-    capacity: Capacity,
+    loss: Callable[..., tuple[Float[Array, ''], dict[str, Array]]],
     axis_name: str | None = None,
 ) -> tuple[dict[str, Float[Array, '']], PyTree]:
-    """The global batch's objective (of SUMS) and gradients, from this device's rows."""
+    """The global batch's loss (of SUMS) and gradients, from this device's rows.
+
+    Args:
+      state: its parameters, and the key of its dropout.
+      batch: this device's rows.
+      loss: of (params, batch, key): this device's share, as `objective` returns it.
+      axis_name: the pmapped axis over which the global batch is spread.
+    """
     key = counted.fold(state.seed, _DROPOUT, state.step)
-
-    def share(params):
-        return objective(
-            params, ensemble, options, batch, item_attributes, capacity, key, axis_name
-        )
-
-    (total, parts), grads = jax.value_and_grad(share, has_aux=True)(state.params)
+    (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(
+        state.params, batch=batch, key=key
+    )
     values = {'total': total} | parts
     values = {name: values[name].astype(jnp.float32) for name in SUMS}
     return (values, grads) if axis_name is None else jax.lax.psum((values, grads), axis_name)
@@ -141,6 +150,7 @@ def make_train_steps(
     optimizer: optax.GradientTransformation,
     lengths: np.ndarray,
     devices: Sequence[jax.Device],
+    teacher: Ensemble | None = None,
 ):
     """The pmapped function `(state, data, num_steps, requests) -> (state, progress)`.
 
@@ -150,11 +160,16 @@ def make_train_steps(
     all: its maximum comes back to each in `progress.request`. The state is donated. Arguments lie
     on the devices as `devices.replicate` and `devices.fill` put them.
 
+    Where `data.settings` is not None, every run of a stack takes these steps: the state's and the
+    progress's leaves (but `request`) have a leading axis of runs. All stop when one is broken.
+
     Args:
       config: the run's.
       ensemble, optimizer: static descriptions.
       lengths: real positions of each training window.
       devices: all devices of the run; may be those of a topology that is not there.
+      teacher: what a student learns from, with the parameters `data.teacher`; None: the ensemble
+        learns by EMKD's objective.
 
     Raises:
       UserError: the batch cannot be spread over the devices.
@@ -165,15 +180,34 @@ def make_train_steps(
         buffer_capacity(lengths, rows, options.num_views, options.mask_prob),
         buffer_capacity(lengths, rows, 1, options.mask_prob),
     )
-    value_and_gradients = functools.partial(
-        gradients, ensemble=ensemble, options=options, capacity=capacity, axis_name=AXIS
-    )
+    def with_settings(settings):
+        """The ensemble, optimizer and objective's options of a run."""
+        if not settings:
+            return ensemble, optimizer, options
+        changed = config.copy_and_resolve_references()
+        with changed.ignore_type():
+            changed.update_from_flattened_dict(settings)
+        return (
+            ensemble.with_dropout(changed.model.dropout), make_optimizer(changed.optimizer),
+            changed.objective,
+        )
 
-    def one_step(state, order, data, row_ids):
+    def one_step(state, order, settings, data, row_ids):
+        ensemble, optimizer, options = with_settings(settings)
         batch = draw_batch(
             state, order, data.windows, options, ensemble.network.num_items, batch_size, row_ids
         )
-        values, grads = value_and_gradients(state, batch, data.item_attributes)
+        shared = {'ensemble': ensemble, 'capacity': capacity, 'axis_name': AXIS}
+        if teacher is None:
+            loss = functools.partial(
+                objective, options=options, item_attributes=data.item_attributes, **shared
+            )
+        else:
+            loss = functools.partial(
+                imitation, options=config.distill, teacher=teacher, teacher_params=data.teacher,
+                **shared,
+            )  # fmt: skip
+        values, grads = gradients(state, batch, loss, AXIS)
         norm = sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(grads))
         broken = ~jnp.isfinite(jnp.stack([*(values[part] for part in PARTS), norm]))
         with jax.numpy_dtype_promotion('standard'):  # optax raises floats to integer powers
@@ -193,8 +227,16 @@ def make_train_steps(
 
     def steps(state, data, num_steps, request):
         row_ids = jax.lax.axis_index(AXIS) * rows + jnp.arange(rows)
-        epoch = state.step // steps_per_epoch(data.windows.shape[0], batch_size)
-        order = epoch_order(state.seed, epoch, data.windows.shape[0])
+        num_windows = data.windows.shape[0]
+
+        def order_of(state):
+            epoch = state.step // steps_per_epoch(num_windows, batch_size)
+            return epoch_order(state.seed, epoch, num_windows)
+
+        step = functools.partial(one_step, data=data, row_ids=row_ids)
+        if data.settings is not None:
+            order_of, step = jax.vmap(order_of), jax.vmap(step)
+        order = order_of(state)
 
         def unfinished(carry):
             done, _, broken = carry
@@ -202,12 +244,13 @@ def make_train_steps(
 
         def body(carry):
             done, state, _ = carry
-            return done + 1, *one_step(state, order, data, row_ids)
+            return done + 1, *step(state, order, data.settings)
 
         # The loop starts from this maximum so that it waits for it: of two all-reduces that do not
         # depend on each other, CPU devices may each be in another one, and then XLA aborts.
         request = jax.lax.pmax(request, AXIS)
-        start = jnp.minimum(request, 0), state, jnp.zeros(len(CHECKED), bool)
+        broken = jnp.zeros((*state.step.shape, len(CHECKED)), bool)
+        start = jnp.minimum(request, 0), state, broken
         _, state, broken = jax.lax.while_loop(unfinished, body, start)
         return state, Progress(state.step, state.sums, broken, request)
 

@@ -1,37 +1,41 @@
 """Training, from a configuration to results.json."""
 
 import contextlib
+import dataclasses
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from etils import epath
 
-from emkd_jax.checkpoints import Checkpoints
-from emkd_jax.devices import check_same, replicate
+from emkd_jax.devices import check_same
 from emkd_jax.errors import PreemptedError
-from emkd_jax.evaluation import Evaluator, Result
+from emkd_jax.evaluation import Diversity, Evaluator
 from emkd_jax.experiment import Experiment, make_experiment
 from emkd_jax.preemption import StopSignals
-from emkd_jax.reporting import MetricsLog, ProgressBar, say
+from emkd_jax.reporting import ProgressBar
 from emkd_jax.results import (
     announce,
     default_workdir,
     print_results,
     read_results,
-    test,
     write_results,
 )
-from emkd_jax.step import TrainState
+from emkd_jax.run import Run
+from emkd_jax.sweep import Member, members, print_summary, summary, together
+from emkd_jax.teacher import load_teacher
 from emkd_jax.trainer import NOTHING, SAVE, STOP, Trainer
-from emkd_jax.workdir import check_data, open_workdir, sole_writer, writing
-
-BEST_METRIC = 'NDCG@10'  # of the ensemble on validation; picks the checkpoint
+from emkd_jax.workdir import open_workdir, sole_writer, writing
 
 
 def train(config: ml_collections.ConfigDict, workdir: str = '') -> dict[str, Any]:
     """Trains, resuming what `workdir` holds, tests the best checkpoint and returns the results.
+
+    Where `train.num_seeds` or `sweep` ask for several runs, they train together, each in a folder
+    of its own inside; the results are then their summary.
 
     Every process of a run on several hosts calls it, with the same arguments; process 0 writes.
 
@@ -50,25 +54,66 @@ def train(config: ml_collections.ConfigDict, workdir: str = '') -> dict[str, Any
         announce(experiment, folder)
         results = read_results(folder)
         check_same('configuration or workdir', f'{config} {results}')
+        several = members(experiment.config)
         if results is None:
             with sole_writer(folder):
-                results = _run(experiment, folder, signals)
-                with writing(folder / 'results.json'):
-                    write_results(folder, results)
-    print_results(results)
+                if several:
+                    results = summary(
+                        experiment.config, train_together(experiment, several, folder, signals)
+                    )
+                    with writing(folder / 'results.json'):
+                        write_results(folder, results)
+                else:
+                    [results] = _run([Run(experiment, folder)], signals)
+    if several:
+        print_summary(results)
+    else:
+        print_results(results)
     return results
 
 
-def _run(experiment: Experiment, folder: epath.Path, signals: StopSignals) -> dict[str, Any]:
-    config = experiment.config
-    checkpoints = Checkpoints(folder)
-    state, record = _begin(experiment, folder, checkpoints)
-    trainer = Trainer(experiment, state, record['timed'])
+def train_together(
+    experiment: Experiment, several: Sequence[Member], folder: epath.Path, signals: StopSignals
+) -> list[dict[str, Any]]:
+    """The results of runs that train in one compiled step, each in its own place in `folder`.
+
+    Their configurations differ from the experiment's in seeds and `step.SETTINGS` alone, and
+    `train.max_together` train at a time. Runs that are finished are only read.
+    """
+    results = {}
+    most = experiment.config.train.max_together
+    for first in range(0, len(several), most):
+        with contextlib.ExitStack() as writers:
+            runs = []
+            for name, config in several[first : first + most]:
+                place = open_workdir(str(folder / name), config)
+                results[name] = read_results(place)
+                if results[name] is None:
+                    writers.enter_context(sole_writer(place))
+                    runs.append(Run(dataclasses.replace(experiment, config=config), place, name))
+            if runs:
+                done = _run(runs, signals)
+                results |= {run.name: result for run, result in zip(runs, done, strict=True)}
+    return list(results.values())
+
+
+def _run(runs: Sequence[Run], signals: StopSignals) -> list[dict[str, Any]]:
+    """Trains and tests one run, or several that have names."""
+    experiment, config = runs[0].experiment, runs[0].experiment.config
+    saved_steps = [run.checkpoints.latest for run in runs]
+    # Those of the runs that had saved more than others go back to what all have.
+    states = [run.begin(None if None in saved_steps else min(saved_steps)) for run in runs]
+    before = runs[0].record
+    state, several = states[0], None
+    if runs[0].name:
+        state = jax.tree.map(lambda *of_runs: np.stack(of_runs), *jax.device_get(states))
+        several = together([Member(run.name, run.experiment.config) for run in runs])
+    trainer = Trainer(experiment, state, before['timed'], several, load_teacher(experiment))
     validate = Evaluator(config.eval, experiment.ensemble, experiment.split.validation)
-    log = MetricsLog(folder, trainer.step)
+    diversity = Diversity(experiment.ensemble, experiment.split.validation)
     began = saved = time.monotonic()
     every_steps, every_minutes = config.checkpoint.every_steps, config.checkpoint.every_minutes
-    bar = ProgressBar(trainer.num_steps, trainer.step, config.train.batch_size)
+    bar = ProgressBar(trainer.num_steps, trainer.step, config.train.batch_size * len(runs))
 
     def wish() -> int:
         if signals.requested:
@@ -78,8 +123,14 @@ def _run(experiment: Experiment, folder: epath.Path, signals: StopSignals) -> di
 
     def watch():
         signals.at_once = False  # from now on there is something to save
-        bar.show(trainer.step, epoch, trainer.means)
-        checkpoints.seal()
+        bar.show(trainer.step, epoch, trainer.means[0])
+        for run in runs:
+            run.checkpoints.seal()
+
+    def spent():
+        return {
+            'seconds': before['seconds'] + time.monotonic() - began, 'timed': trainer.timed
+        }
 
     with contextlib.closing(bar):
         while trainer.step < trainer.num_steps:
@@ -92,55 +143,36 @@ def _run(experiment: Experiment, folder: epath.Path, signals: StopSignals) -> di
             save = wished != NOTHING or trainer.step in (next_save, trainer.num_steps)
             if trainer.step == epoch_end:
                 speed = {'sequences_per_second': trainer.speed}
-                log.write('train', trainer.step, epoch, trainer.means | speed)
+                for run, means in zip(runs, trainer.means, strict=True):
+                    run.log('train', trainer.step, epoch, means | speed)
                 if _validates(config.eval, epoch) or trainer.step == trainer.num_steps:
-                    result = validate(trainer.state.params)
-                    log.write('validation', trainer.step, epoch, _by_name(result))
-                    value = result.ensemble[config.eval.rule][BEST_METRIC]
-                    if record['best'] is None or value > record['best']['value']:
-                        record['best'] = {'step': trainer.step, 'epoch': epoch, 'value': value}
-                        save = True
+                    for run, params in zip(runs, trainer.params(), strict=True):
+                        better = run.judge(
+                            validate(params), diversity(params), trainer.step, epoch
+                        )
+                        save = save or better
             if save:
                 saved = time.monotonic()
-                spent = {'seconds': record['seconds'] + saved - began, 'timed': trainer.timed}
-                checkpoints.save(trainer.state, record | spent)
+                _save(runs, trainer.states(), spent())
             if wished == STOP:
-                checkpoints.close()
+                for run in runs:
+                    run.checkpoints.close()
                 raise PreemptedError(
-                    f'Stopped after step {trainer.step}; its state is saved in {folder}.'
+                    f'Stopped after step {trainer.step}; its state is saved in '
+                    f'{runs[0].folder.parent if runs[0].name else runs[0].folder}.'
                 )
-    checkpoints.seal(wait=True)
+    for run in runs:
+        run.checkpoints.seal(wait=True)
     signals.at_once = True
-    best, _ = checkpoints.restore(record['best']['step'], experiment.state_shapes())
-    tested = test(experiment, replicate(best.params, jax.devices()))
-    log.write('test', trainer.num_steps, record['best']['epoch'], tested['test'])
-    log.close()
-    checkpoints.close()
-    return tested | {
-        'best_epoch': record['best']['epoch'],
-        'steps': trainer.step,
-        'seconds': record['seconds'] + time.monotonic() - began,
-        'sequences_per_second': config.train.batch_size * trainer.timed['steps']
-        / max(trainer.timed['seconds'], 1e-9),
-    }
+    return [run.finish(trainer.step, spent()) for run in runs]
 
 
-def _begin(experiment, folder, checkpoints) -> tuple[TrainState, dict[str, Any]]:
-    """The state and the record to go on from: the newest checkpoint's, or those of step 0."""
-    fingerprint = experiment.data.fingerprint()
-    if checkpoints.latest is None:
-        return experiment.initial_state(), {
-            'data': fingerprint, 'best': None, 'seconds': 0.0, 'timed': {'steps': 0, 'seconds': 0.0}
-        }
-    state, record = checkpoints.restore(checkpoints.latest, experiment.state_shapes())
-    check_data(folder, record['data'], fingerprint)
-    say(f'Resuming {folder} after step {checkpoints.latest}.')
-    return state, record
-
-
-def _by_name(result: Result) -> dict[str, Any]:
-    networks = {f'network_{n}': metrics for n, metrics in enumerate(result.networks)}
-    return {'ensemble': result.ensemble} | networks
+def _save(runs, states, spent):
+    # All have the save before it when the first begins this one: a step that all have can be found.
+    for run in runs:
+        run.checkpoints.seal(wait=True)
+    for run, state in zip(runs, states, strict=True):
+        run.save(state, spent)
 
 
 def _validates(options: ml_collections.ConfigDict, epoch: int) -> bool:

@@ -1,10 +1,11 @@
 """Sends train steps to the devices, many at a time, and reads what they report a dispatch late."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from emkd_jax import devices
 from emkd_jax.errors import RunError
@@ -17,36 +18,46 @@ from emkd_jax.step import (
     make_train_steps,
     steps_per_epoch,
 )
+from emkd_jax.sweep import Together
+from emkd_jax.teacher import Teacher
 
 _STEPS_ON_CPU = 4
 NOTHING, SAVE, STOP = range(3)  # what one process may wish of all
 
 
 class Trainer:
-    """The devices' side of a run: the state, and how far it is.
+    """The devices' side of a run, or of several that train together: the state, and how far it is.
 
     Attributes:
+      state: stacked where there are several runs.
       step: optimizer steps done.
       per_epoch: steps of an epoch.
       num_steps: steps of the whole run.
-      means: of what a step reports (`step.SUMS`), over this epoch so far.
+      means: for each run, of what a step reports (`step.SUMS`), over this epoch so far.
       timed: 'steps' taken and the 'seconds' they took, without each process's first dispatch, which
         compiles.
-      speed: sequences/s of the last call of `advance_to`; None if it timed nothing.
+      speed: sequences/s of each run in the last call of `advance_to`; None if it timed nothing.
     """
 
-    def __init__(self, experiment: Experiment, state: TrainState, timed: dict[str, int | float]):
+    def __init__(
+        self, experiment: Experiment, state: TrainState, timed: dict[str, int | float],
+        together: Together | None = None, teacher: Teacher | None = None,
+    ):
         """Puts `state` (host arrays) and the training data on all devices.
 
         Args:
-          experiment: what is trained.
-          state: to go on from.
+          experiment: what is trained; of several runs the first one's.
+          state: to go on from; stacked where there are several runs.
           timed: of the processes that led there.
+          together: the runs, where there are several; all are equally far.
+          teacher: what a student learns from.
         """
         config, windows = experiment.config, experiment.windows
         self.per_epoch = steps_per_epoch(len(windows), config.train.batch_size)
         self.num_steps = config.train.num_steps or config.train.num_epochs * self.per_epoch
-        self.step, self.means = int(state.step), {}
+        self.step = int(np.max(state.step))
+        self._runs = together.names if together else ('',)
+        self.means = [{}] * len(self._runs)
         self.timed, self.speed = timed, None
         self._batch_size = config.train.batch_size
         # On the CPU a step may take seconds, and fake devices want no queue of dispatches; but each
@@ -57,11 +68,14 @@ class Trainer:
             self._dispatch = min(self._dispatch, _STEPS_ON_CPU)
         self._devices = jax.devices()
         self._advance = make_train_steps(
-            config, experiment.ensemble, experiment.optimizer, (windows > 0).sum(1), self._devices
-        )
-        self._data = devices.replicate(
-            TrainingData(windows, experiment.data.item_attributes), self._devices
-        )
+            config, experiment.ensemble, experiment.optimizer, (windows > 0).sum(1),
+            self._devices, teacher and teacher.ensemble,
+        )  # fmt: skip
+        data = TrainingData(
+            windows, experiment.data.item_attributes, together and together.settings,
+            teacher and teacher.params,
+        )  # fmt: skip
+        self._data = devices.replicate(data, self._devices)
         self._wishes = [devices.fill(wish, self._devices) for wish in (NOTHING, SAVE, STOP)]
         self._counts = {}
         self._compiled = False
@@ -108,6 +122,21 @@ class Trainer:
         self.speed = steps * self._batch_size / seconds if steps else None
         return granted
 
+    def states(self) -> list[TrainState]:
+        """Each run's state: host arrays where there are several."""
+        if self._data.settings is None:
+            return [self.state]
+        host = jax.device_get(self.state)
+        return [jax.tree.map(lambda x: x[r], host) for r in range(len(self._runs))]  # noqa: B023
+
+    def params(self) -> Iterator[PyTree]:
+        """Each run's parameters, on all devices."""
+        if self._data.settings is None:
+            yield self.state.params
+            return
+        for r in range(len(self._runs)):
+            yield devices.take(self.state.params, r, self._devices)
+
     def _count(self, count):
         with jax.transfer_guard('allow'):
             if count not in self._counts:
@@ -116,12 +145,20 @@ class Trainer:
 
     def _read(self, progress: Progress) -> int:
         progress = jax.device_get(progress)
-        if progress.broken.any():
-            names = ', '.join(np.array(CHECKED)[progress.broken])
-            raise RunError(
-                f'Step {progress.step + 1}: {names} not finite; the checkpoints before it are '
-                'kept: lower optimizer.learning_rate, or use model.dtype=float32.'
-            )
-        steps = (int(progress.step) - 1) % self.per_epoch + 1
-        self.means = {name: float(value) / steps for name, value in progress.sums.items()}
+        for run, step, broken in zip(
+            self._runs, np.ravel(progress.step), np.atleast_2d(progress.broken), strict=True
+        ):
+            if broken.any():
+                names = ', '.join(np.array(CHECKED)[broken])
+                raise RunError(
+                    f'Step {step + 1}{run and f" of {run}"}: {names} not finite; the checkpoints '
+                    'before it are kept: lower optimizer.learning_rate, or use '
+                    'model.dtype=float32.'
+                )
+        steps = (int(np.max(progress.step)) - 1) % self.per_epoch + 1
+        sums = {name: np.ravel(values) for name, values in progress.sums.items()}
+        self.means = [
+            {name: float(values[r]) / steps for name, values in sums.items()}
+            for r in range(len(self._runs))
+        ]
         return int(progress.request)

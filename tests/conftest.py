@@ -34,3 +34,14 @@ def real_data():
     if not folder:
         pytest.skip("EMKD_DATA_DIR does not name a folder with the authors' data files")
     return pathlib.Path(folder)
+
+
+@pytest.fixture(scope='session')
+def finished(tmp_path_factory):
+    """The results of a small run that is finished, and its folder."""
+    from runs import small_config
+
+    from emkd_jax.train import train
+
+    folder = tmp_path_factory.mktemp('runs') / 'whole'
+    return train(small_config(), str(folder)), folder

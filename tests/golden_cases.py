@@ -42,6 +42,7 @@ class Case:
             'temperature': float(self.arrays['tau']),
             'kd_weight': float(self.arrays['mu']),
             'contrast_weight': float(self.arrays['lambda_']),
+            'icl_weight': 1.0, 'ccl_weight': 1.0,
             'attribute_weight': 1.0, 'self_contrast': 'zero',
         })
         self.sequences = jnp.asarray(self.arrays['sequences'], jnp.int32)

@@ -1,52 +1,19 @@
 """A run from configuration to results.json: resumed, refused, stopped and broken."""
 
 import json
-import os
 import signal
 
 import jax
 import numpy as np
 import pytest
+from runs import TIMES, lines, small_config, stop_at
 
-from configs import quickstart
 from emkd_jax import train as train_room
 from emkd_jax.checkpoints import Checkpoints
 from emkd_jax.errors import PreemptedError, RunError, UserError
 from emkd_jax.evaluate import evaluate
 from emkd_jax.experiment import make_experiment
 from emkd_jax.train import train
-
-TIMES = ('seconds', 'sequences_per_second')
-
-
-def small_config(**changes):
-    config = quickstart.get_config()
-    config.model.hidden_dim = 16
-    config.model.num_blocks = 1
-    config.ensemble.num_networks = 2
-    config.objective.num_views = 2
-    config.train.batch_size = 112  # 5 steps an epoch
-    config.train.steps_per_dispatch = 1  # so that a test can stop after any step
-    config.train.num_epochs = 3
-    config.eval.first_epoch = config.eval.every_epochs = 1
-    config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in changes.items()})
-    return config
-
-
-@pytest.fixture(scope='module')
-def finished(tmp_path_factory):
-    """A finished run and its folder."""
-    folder = tmp_path_factory.mktemp('runs') / 'whole'
-    return train(small_config(), str(folder)), folder
-
-
-def lines(folder, kind=None):
-    """metrics.jsonl without what depends on the clock."""
-    events = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
-    return [
-        {k: v for k, v in event.items() if k not in TIMES}
-        for event in events if kind in (None, event['kind'])
-    ]
 
 
 def last_params(folder):
@@ -65,24 +32,12 @@ def assert_same_run(folder, finished):
     jax.tree.map(np.testing.assert_array_equal, last_params(folder), last_params(whole))
 
 
-def stop_at(monkeypatch, step, number=signal.SIGTERM):
-    """Sends this process a signal once `step` steps are shown."""
-    show = train_room.ProgressBar.show
-
-    def show_and_stop(self, now, *args):
-        show(self, now, *args)
-        if now == step:
-            os.kill(os.getpid(), number)
-
-    monkeypatch.setattr(train_room.ProgressBar, 'show', show_and_stop)
-
-
 def test_results_hold_what_scripts_rely_on(finished):
     results, folder = finished
     assert json.loads((folder / 'results.json').read_text()) == json.loads(json.dumps(results))
     assert set(results) == {
-        'config', 'data', 'test', 'networks', 'floors', 'best_epoch', 'steps', 'seconds',
-        'sequences_per_second', 'device', 'versions',
+        'config', 'data', 'test', 'networks', 'floors', 'best_epoch', 'best_validation', 'steps',
+        'seconds', 'sequences_per_second', 'device', 'versions',
     }
     assert results['data']['stand_in'] is True
     assert results['data']['windows'] == 560

@@ -21,7 +21,7 @@ class Attention(nn.Module):
     """Multi-head self-attention; keys at padding slots are masked."""
 
     num_heads: int
-    dropout: float
+    dropout: counted.Rate
     dtype: jnp.dtype
 
     @nn.compact
@@ -75,7 +75,7 @@ def _attend_from_last(x, real, kernel, bias, heads):
 class FeedForward(nn.Module):
     """dim -> 4 dim, GELU (tanh form), dropout, 4 dim -> dim."""
 
-    dropout: float
+    dropout: counted.Rate
     dtype: jnp.dtype
 
     @nn.compact
@@ -91,7 +91,7 @@ class Block(nn.Module):
     """x + drop(attention(norm(x))), then x + drop(ffn(norm(x))), then dropout on the output."""
 
     num_heads: int
-    dropout: float
+    dropout: counted.Rate
     dtype: jnp.dtype
 
     @nn.compact
@@ -123,7 +123,7 @@ class BERT4Rec(nn.Module):
     dim: int
     num_blocks: int
     num_heads: int
-    dropout: float
+    dropout: counted.Rate
     dtype: jnp.dtype
 
     @nn.compact

@@ -24,7 +24,7 @@ class Caser(nn.Module):
     num_items: int
     max_len: int
     dim: int
-    dropout: float
+    dropout: counted.Rate
     dtype: jnp.dtype
     window: int = 5
     horizontal: int = 16

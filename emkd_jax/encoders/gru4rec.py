@@ -51,7 +51,7 @@ class GRU4Rec(nn.Module):
     max_len: int
     dim: int
     num_blocks: int
-    dropout: float
+    dropout: counted.Rate
     dtype: jnp.dtype
 
     @nn.compact

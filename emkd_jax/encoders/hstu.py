@@ -28,7 +28,7 @@ class Block(nn.Module):
 
     max_len: int
     num_heads: int
-    dropout: float
+    dropout: counted.Rate
     dtype: jnp.dtype
 
     @nn.compact
@@ -71,7 +71,7 @@ class HSTU(nn.Module):
     dim: int
     num_blocks: int
     num_heads: int
-    dropout: float
+    dropout: counted.Rate
     dtype: jnp.dtype
 
     @nn.compact

@@ -24,7 +24,7 @@ class Attention(nn.Module):
     """Multi-head attention of `queries` over `context`, without an output map."""
 
     num_heads: int
-    dropout: float
+    dropout: counted.Rate
     dtype: jnp.dtype
 
     @nn.compact
@@ -61,7 +61,7 @@ class SASRec(nn.Module):
     dim: int
     num_blocks: int
     num_heads: int
-    dropout: float
+    dropout: counted.Rate
     dtype: jnp.dtype
 
     @nn.compact

@@ -8,21 +8,25 @@ from jaxtyping import Float, Int
 from emkd_jax.evaluation.ranking import RULES
 
 
-def metric_sums(
-    ranks: Int[np.ndarray, '*lead users'], ks: Sequence[int]
-) -> dict[str, Float[np.ndarray, '*lead']]:
-    """Sums over users of each metric at each cut-off k.
+def user_metrics(
+    ranks: Int[np.ndarray, '*lead users'], k: int
+) -> dict[str, Float[np.ndarray, '*lead users']]:
+    """Each user's metrics at cut-off k.
 
     With one relevant item of rank r, counted from 1: HR = [r <= k], NDCG = [r <= k] / log2(r + 1),
     MRR = [r <= k] / r.
     """
-    sums = {}
-    for k in ks:
-        hit = ranks <= k
-        sums[f'HR@{k}'] = hit.sum(-1, dtype=np.float64)
-        sums[f'NDCG@{k}'] = (hit / np.log2(ranks + 1.0)).sum(-1)
-        sums[f'MRR@{k}'] = (hit / ranks).sum(-1)
-    return sums
+    hit = (ranks <= k).astype(np.float64)
+    return {f'HR@{k}': hit, f'NDCG@{k}': hit / np.log2(ranks + 1.0), f'MRR@{k}': hit / ranks}
+
+
+def metric_sums(
+    ranks: Int[np.ndarray, '*lead users'], ks: Sequence[int]
+) -> dict[str, Float[np.ndarray, '*lead']]:
+    """Sums over users of each metric at each cut-off k."""
+    return {
+        name: values.sum(-1) for k in ks for name, values in user_metrics(ranks, k).items()
+    }
 
 
 def metrics_by_rule(

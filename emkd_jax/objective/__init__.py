@@ -17,7 +17,7 @@ from emkd_jax.precision import wide
 
 PARTS = ('masked_items', 'kd', 'attributes', 'icl', 'ccl')
 
-_BLOCK = 512  # classes of the catalogue at a time
+BLOCK = 512  # classes of the catalogue at a time
 
 
 class Batch(NamedTuple):
@@ -67,14 +67,14 @@ def objective(
     """This device's share of the total and of its parts; sums over devices are the global values.
 
         total = masked_items + kd_weight kd + attribute_weight attributes
-                + contrast_weight (icl + ccl)
+                + contrast_weight (icl_weight icl + ccl_weight ccl)
 
     All views and the originals go through all networks in one call.
 
     Args:
       params: of the ensemble.
       ensemble: the static description.
-      options: `config.objective`.
+      options: `config.objective`; weights and temperature may be traced.
       batch: this device's rows and their views.
       item_attributes: attribute ids of every item, padded with -1.
       capacity: sizes of the buffers of masked positions.
@@ -100,11 +100,11 @@ def objective(
     at_masked = of_views.reshape(networks, -1, dim)[:, masked.index]
     parts['masked_items'], parts['kd'] = streamed_loss(
         at_masked, params['item_head_kernel'], params['item_head_bias'], masked.label,
-        masked.weight.astype(parts['kd'].dtype), options.temperature, _BLOCK,
+        masked.weight.astype(parts['kd'].dtype), options.temperature, BLOCK,
     )
     overflow = masked.overflow
 
-    if options.attribute_weight:
+    if not counted.is_known_zero(options.attribute_weight):
         last = masked_positions(batch.views.labels[-1:], capacity.last_view, axis_name)
         logits = ensemble.attribute_logits(
             params, of_originals.reshape(networks, -1, dim)[:, last.index]
@@ -114,7 +114,7 @@ def objective(
         )
         overflow = overflow + last.overflow
 
-    if options.contrast_weight:
+    if not counted.is_known_zero(options.contrast_weight):
         parts['icl'], parts['ccl'] = contrastive_loss(
             of_originals.reshape(networks, rows, -1),
             of_views.reshape(networks, num_views, rows, -1),
@@ -125,6 +125,7 @@ def objective(
         parts['masked_items']
         + options.kd_weight * parts['kd']
         + options.attribute_weight * parts['attributes']
-        + options.contrast_weight * (parts['icl'] + parts['ccl'])
+        + options.contrast_weight
+        * (options.icl_weight * parts['icl'] + options.ccl_weight * parts['ccl'])
     )
     return total, parts | {'masked': masked.count, 'overflow': overflow}

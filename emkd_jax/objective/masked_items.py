@@ -28,7 +28,7 @@ def cross_entropy(
 def distillation(
     logits: Float[Array, 'networks positions classes'],
     weights: Float[Array, ' positions'],
-    temperature: float,
+    temperature: float | Float[Array, ''],
 ) -> Float[Array, '']:
     """sum_p w_p sum_{a > b} ( KL(q_b || q_a) + KL(q_a || q_b) ) / 2,  q_n = softmax(z[n, p] / t).
 

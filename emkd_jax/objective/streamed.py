@@ -25,14 +25,14 @@ from jaxtyping import Array, Float, Int
 from emkd_jax.precision import wide
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
 def streamed_loss(
     hidden: Float[Array, 'networks positions dim'],
     kernel: Float[Array, 'networks classes dim'],
     bias: Float[Array, 'networks classes'],
     labels: Int[Array, ' positions'],
     weights: Float[Array, ' positions'],
-    temperature: float,
+    temperature: float | Float[Array, ''],
     block: int,
 ) -> tuple[Float[Array, ''], Float[Array, '']]:
     """(cross_entropy, distillation) of `masked_items`, of the logits hidden x kernel + bias.
@@ -42,7 +42,7 @@ def streamed_loss(
       kernel, bias: of the item heads; class 0 is the padding item.
       labels: the true items.
       weights: of the positions; 0 for unused places of the buffer. Not differentiated.
-      temperature: of the distillation.
+      temperature: of the distillation. Not differentiated.
       block: classes a pass holds at a time; temporary memory grows with positions x block.
     """
     return _forward(hidden, kernel, bias, labels, weights, temperature, block)[0]
@@ -108,11 +108,11 @@ def _hits(labels, first, size):
 
 def _forward_rule(hidden, kernel, bias, labels, weights, temperature, block):
     losses, lses = _forward(hidden, kernel, bias, labels, weights, temperature, block)
-    return losses, (hidden, kernel, bias, labels, weights, *lses)
+    return losses, (hidden, kernel, bias, labels, weights, temperature, *lses)
 
 
-def _backward_rule(temperature, block, residuals, cotangents):
-    hidden, kernel, bias, labels, weights, lse_one, lse_soft = residuals
+def _backward_rule(block, residuals, cotangents):
+    hidden, kernel, bias, labels, weights, temperature, lse_one, lse_soft = residuals
     toward_ce, toward_kd = cotangents
     networks = len(hidden)
     scale_ce = toward_ce * weights[None, None]
@@ -142,7 +142,7 @@ def _backward_rule(temperature, block, residuals, cotangents):
     )
     d_hidden, d_kernel, d_bias = _over_blocks(visit, start, kernel.shape[1], block)
     no_label_gradient = np.zeros(labels.shape, jax.dtypes.float0)
-    return d_hidden.astype(hidden.dtype), d_kernel, d_bias, no_label_gradient, None
+    return d_hidden.astype(hidden.dtype), d_kernel, d_bias, no_label_gradient, None, None
 
 
 streamed_loss.defvjp(_forward_rule, _backward_rule)

@@ -1,0 +1,58 @@
+"""A trained ensemble that a student learns from."""
+
+import json
+from typing import NamedTuple
+
+import ml_collections
+from etils import epath
+from jaxtyping import PyTree
+
+from emkd_jax.ensemble import Ensemble
+from emkd_jax.errors import UserError
+from emkd_jax.evaluate import best_params
+from emkd_jax.experiment import Experiment
+
+
+class Teacher(NamedTuple):
+    """An ensemble and its parameters (host arrays)."""
+
+    ensemble: Ensemble
+    params: PyTree
+
+
+def load_teacher(experiment: Experiment) -> Teacher | None:
+    """The best checkpoint of the run in `distill.teacher`; None where there is no teacher.
+
+    Raises:
+      UserError: there is no such run, or it cannot teach this student.
+    """
+    config = experiment.config
+    if not config.distill.teacher:
+        return None
+    if config.ensemble.num_networks != 1:
+        raise UserError(
+            'distill.teacher is set, and a student is one network; set '
+            '--config.ensemble.num_networks=1.'
+        )
+    file = epath.Path(config.distill.teacher, 'config.json')
+    try:
+        theirs = json.loads(file.read_text())
+        taught = config.copy_and_resolve_references()
+        taught.update(_as_config(theirs, taught))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f'distill.teacher={config.distill.teacher} is not the workdir of a run; train one '
+            'first, or mend the path.'
+        ) from error
+    teacher = experiment.with_config(taught)
+    params, _ = best_params(teacher, config.distill.teacher)
+    return Teacher(teacher.ensemble, params)
+
+
+def _as_config(tree: dict, like: ml_collections.ConfigDict) -> dict:
+    """JSON has no tuples."""
+    return {
+        name: _as_config(value, like[name]) if isinstance(value, dict)
+        else tuple(value) if isinstance(value, list) else value
+        for name, value in tree.items()
+    }  # fmt: skip

@@ -1,0 +1,46 @@
+"""Runs small enough for tests, in this process, and what they leave."""
+
+import json
+import os
+import signal
+
+from configs import quickstart
+from emkd_jax import train as train_room
+
+TIMES = ('seconds', 'sequences_per_second')
+
+
+def small_config(**changes):
+    """15 steps of 3 epochs; `changes` are written `train__num_epochs=8`."""
+    config = quickstart.get_config()
+    config.model.hidden_dim = 16
+    config.model.num_blocks = 1
+    config.ensemble.num_networks = 2
+    config.objective.num_views = 2
+    config.train.batch_size = 112  # 5 steps an epoch
+    config.train.steps_per_dispatch = 1  # so that a test can stop after any step
+    config.train.num_epochs = 3
+    config.eval.first_epoch = config.eval.every_epochs = 1
+    config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in changes.items()})
+    return config
+
+
+def lines(folder, kind=None):
+    """metrics.jsonl without what depends on the clock."""
+    events = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+    return [
+        {k: v for k, v in event.items() if k not in TIMES}
+        for event in events if kind in (None, event['kind'])
+    ]
+
+
+def stop_at(monkeypatch, step, number=signal.SIGTERM):
+    """Sends this process a signal once `step` steps are shown."""
+    show = train_room.ProgressBar.show
+
+    def show_and_stop(self, now, *args):
+        show(self, now, *args)
+        if now == step:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(train_room.ProgressBar, 'show', show_and_stop)
