@@ -13,7 +13,7 @@ from emkd_jax.errors import UserError
 from emkd_jax.experiment import Experiment, make_experiment
 from emkd_jax.results import announce, default_workdir, print_tests, test
 from emkd_jax.sweep import members
-from emkd_jax.workdir import check_data, open_workdir
+from emkd_jax.workdir import check_data, holds_run, open_workdir
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str = '') -> dict[str, Any]:
@@ -38,7 +38,7 @@ def best_params(experiment: Experiment, workdir: str) -> tuple[PyTree, dict[str,
       UserError: the workdir holds no run of this configuration and data, or none that was
         validated yet.
     """
-    if not epath.Path(workdir, 'config.json').exists():
+    if not holds_run(workdir):
         raise UserError(f'{workdir} holds no run; train one with --mode=train, or mend --workdir.')
     if several := members(experiment.config):
         raise UserError(

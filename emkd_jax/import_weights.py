@@ -14,7 +14,7 @@ from emkd_jax.results import announce, default_workdir
 from emkd_jax.run import BEST_METRIC
 from emkd_jax.sweep import members
 from emkd_jax.weights import check_weights, load_weights
-from emkd_jax.workdir import open_workdir, sole_writer
+from emkd_jax.workdir import holds_run, open_workdir, sole_writer
 
 
 def import_weights(config: ml_collections.ConfigDict, workdir: str = '', path: str = '') -> None:
@@ -33,9 +33,9 @@ def import_weights(config: ml_collections.ConfigDict, workdir: str = '', path: s
     experiment = make_experiment(config)
     check_weights(params, experiment.state_shapes().params, path)
     workdir = workdir or default_workdir(experiment)
+    if holds_run(workdir):
+        raise UserError(f'{workdir} already holds a run; choose another --workdir.')
     folder = epath.Path(workdir)
-    if (folder / 'config.json').exists():
-        raise UserError(f'{folder} already holds a run; choose another --workdir.')
     announce(experiment, folder)
     validate = Evaluator(config.eval, experiment.ensemble, experiment.split.validation)
     value = validate(replicate(params, jax.devices())).ensemble[config.eval.rule][BEST_METRIC]

@@ -24,10 +24,10 @@ def open_workdir(workdir: str, config: ml_collections.ConfigDict) -> epath.Path:
     Raises:
       UserError: it belongs to another configuration, or cannot be used.
     """
-    folder = epath.Path(workdir)
-    file = folder / 'config.json'
     ours = json.loads(config.to_json_best_effort())
-    with _using(folder):
+    with _using(workdir):
+        folder = epath.Path(workdir)
+        file = folder / 'config.json'
         folder.mkdir(parents=True, exist_ok=True)
         if file.exists():
             try:
@@ -41,6 +41,16 @@ def open_workdir(workdir: str, config: ml_collections.ConfigDict) -> epath.Path:
         elif jax.process_index() == 0:
             write_json(file, ours)
     return folder
+
+
+def holds_run(workdir: str) -> bool:
+    """Has a run begun there?
+
+    Raises:
+      UserError: the folder cannot be read.
+    """
+    with _using(workdir):
+        return epath.Path(workdir, 'config.json').exists()
 
 
 def check_data(folder: epath.Path, theirs: str, ours: str) -> None:
@@ -84,7 +94,9 @@ def writing(path: epath.Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError) as error:  # tensorstore's are ValueErrors
+    except Exception as error:  # tensorstore's are ValueErrors, other stores have their own
+        if not (isinstance(error, (OSError, ValueError)) or is_remote(path)):
+            raise
         reason = getattr(error, 'strerror', None) or str(error).partition('\n')[0][:200]
         raise RunError(
             f'{path} cannot be written ({reason}); make room or mend the disk, then start the '
@@ -118,10 +130,18 @@ def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
 def _using(folder):
     try:
         yield
-    except OSError as error:
+    except UserError:
+        raise
+    except Exception as error:  # every store has its own kinds
+        if not (isinstance(error, OSError) or is_remote(folder)):
+            raise
+        reason = getattr(error, 'strerror', None) or str(error).partition('\n')[0][:200]
+        if isinstance(error, KeyError):
+            reason = 'no such kind of store is known'
+        if isinstance(error, ImportError) and str(folder).startswith('gs://'):
+            reason = 'that needs `pip install gcsfs google-cloud-storage`'
         raise UserError(
-            f'The workdir {folder} cannot be used ({error.strerror or error}); '
-            'choose another with --workdir.'
+            f'The workdir {folder} cannot be used ({reason}); choose another with --workdir.'
         ) from error
 
 

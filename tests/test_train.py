@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 
 import jax
 import numpy as np
@@ -121,6 +122,17 @@ def test_a_workdir_that_cannot_be_is_refused(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match=r'file/run cannot be used .*--workdir'):
         train(small_config(), str(tmp_path / 'file' / 'run'))
+
+
+@pytest.mark.parametrize(('workdir', 'reason'), [
+    ('gs://bucket/run', 'needs `pip install gcsfs google-cloud-storage`'),
+    ('odd://bucket/run', 'no such kind of store is known'),
+])
+@pytest.mark.parametrize('mode', [train, evaluate])
+def test_a_store_that_cannot_be_reached_is_refused(monkeypatch, workdir, reason, mode):
+    monkeypatch.setitem(sys.modules, 'gcsfs', None)  # not installed
+    with pytest.raises(UserError, match=f'{workdir} cannot be used .*{reason}.*--workdir'):
+        mode(small_config(), workdir)
 
 
 def test_evaluate_without_a_run_is_refused(tmp_path):
