@@ -104,7 +104,7 @@ def writing(path: epath.Path) -> Iterator[None]:
         ) from error
 
 
-def is_remote(folder: epath.Path) -> bool:
+def is_remote(folder: epath.PathLike) -> bool:
     """Is it in an object store, which has no locks, no appending and no empty folders?"""
     return '://' in str(folder)
 
