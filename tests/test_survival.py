@@ -146,17 +146,18 @@ def test_a_read_only_workdir_is_said_and_stays_as_it_is(whole, tmp_path):
 
 
 @pytest.mark.skipif(not soak.FILE, reason='other tests see a full disk without a launch')
-def test_a_full_disk_is_said_and_the_last_good_checkpoint_stays(whole, cache, tmp_path):
-    folder = tmp_path / 'run'
+def test_a_full_disk_is_said_and_the_last_good_checkpoint_stays(cache, tmp_path):
+    whole, folder = tmp_path / 'whole', tmp_path / 'run'
+    assert run(whole, environment=cache)[0] == 0
     newest = begin_again(whole, folder)
     before = {path for path in newest.parent.iterdir() if path != newest}
     shutil.rmtree(newest)
     full = 'import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (20_000, 20_000))'
-    code, _, err = run(folder, EPOCHS, environment=cache, before=full)
+    code, _, err = run(folder, environment=cache, before=full)
     assert code == 1
     assert f'{newest.parent} cannot be written (' in said(err)
     assert before <= set(newest.parent.iterdir())
-    code, _, err = run(folder, EPOCHS, environment=cache)
+    code, _, err = run(folder, environment=cache)
     assert code == 0, err
-    assert_same_run(folder, whole, **EPOCHS)
+    assert_same_run(folder, whole)
     soak.record('full disk', state_log_and_results_after_room_was_made='bit-identical')
