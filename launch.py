@@ -1,7 +1,7 @@
 """The one entry: `python launch.py --config=configs/toys.py [--workdir=DIR] [--mode=train]`.
 
-Exit codes: 0 done; 2 a mistake to mend, which one sentence names; 1 the run could not go on; 143
-stopped by a signal with its state saved.
+Exit codes: 0 done; 2 a mistake to mend, which one sentence names; 1 the run could not go on; 134
+another host was lost; 143 stopped by a signal with its state saved.
 """
 
 import os

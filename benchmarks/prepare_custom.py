@@ -1,8 +1,8 @@
-"""Time and memory of preparing an event log, and how they grow: prepare_custom.py OUTPUT.json
+"""Time and memory of preparing an event log, and how they grow: prepare_custom.py OUTPUT [MOST]
 
-Makes up logs of 2.5 to 20 million events (CSV: user, item, rating, timestamp; skewed items) in a
-temporary folder, prepares each in a process of its own with the default filters (5-core), and
-writes a record.
+Makes up logs of 1.25 to 100 million events, or to MOST (CSV: user, item, rating, timestamp; skewed
+items) in a temporary folder, prepares each in a process of its own (which starts no others) with
+the default filters (5-core), and writes a record.
 """
 
 import importlib.metadata
@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow
 import pyarrow.csv
 
-EVENTS = (2_500_000, 5_000_000, 10_000_000, 20_000_000)
+EVENTS = (1_250_000, 2_500_000, 5_000_000, 10_000_000, 20_000_000, 100_000_000)
 _CHUNK = 1_000_000
 
 # Runs in the measured process: everything that --mode=prepare does.
@@ -67,28 +67,34 @@ def measure(events: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         log = pathlib.Path(folder) / 'events.csv'
         make_log(log, events)
+        load = os.getloadavg()[0]
         root = str(pathlib.Path(__file__).parent.parent)
         done = subprocess.run(
             [sys.executable, '-c', PREPARE, str(log)], check=True, stdout=subprocess.PIPE,
             cwd=root, env=os.environ | {'TFDS_DATA_DIR': folder, 'JAX_PLATFORMS': 'cpu'},
         )
-        return {'events': events, 'file_bytes': log.stat().st_size} | json.loads(done.stdout)
+        return {
+            'events': events, 'file_bytes': log.stat().st_size, 'load_before': round(load, 1)
+        } | json.loads(done.stdout)
 
 
-def main(output: str) -> None:
-    """Measures all sizes and writes the record."""
+def main(output: str, most: str = '100_000_000') -> None:
+    """Measures all sizes and writes the record, anew after each."""
     rows = []
     for events in EVENTS:
+        if events > int(most):
+            break
         rows.append(measure(events))
-        print(json.dumps(rows[-1]))
-    pathlib.Path(output).write_text(json.dumps({
-        'command': f'python benchmarks/prepare_custom.py {output}',
-        'date': time.strftime('%Y-%m-%d'),
-        'machine': f'{os.cpu_count()} CPU cores, {platform.machine()}',
-        'versions': {'python': platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in ('duckdb', 'numpy', 'pyarrow')},
-        'sizes': rows,
-    }, indent=2) + '\n')
+        print(json.dumps(rows[-1]), flush=True)
+        pathlib.Path(output).write_text(json.dumps({
+            'command': f'python benchmarks/prepare_custom.py {output}',
+            'date': time.strftime('%Y-%m-%d'),
+            'machine': f'{os.cpu_count()} CPU cores, {platform.machine()}',
+            'load_before': 'processes that others had running when a size began',
+            'versions': {'python': platform.python_version()}
+            | {name: importlib.metadata.version(name) for name in ('duckdb', 'numpy', 'pyarrow')},
+            'sizes': rows,
+        }, indent=2) + '\n')
 
 
 if __name__ == '__main__':

@@ -11,13 +11,15 @@ class UserError(Exception):
 
 
 class RunError(Exception):
-    """The run cannot go on: numbers not finite, memory or disk full, a host lost."""
+    """The run cannot go on: numbers not finite, memory or disk full."""
 
     exit_code = 1
 
 
 class HostLostError(RunError):
     """Another process of the run is gone."""
+
+    exit_code = 134  # as where JAX aborts; cluster managers restart what ends with more than 127
 
 
 class PreemptedError(Exception):

@@ -137,7 +137,7 @@ def test_where_jax_aborts_over_a_lost_process_the_last_word_is_ours(lost):
         assert one.stdout.readline() == 'joined\n'
     pair[lost].kill()
     _, err = pair[1 - lost].communicate(timeout=60)
-    assert pair[1 - lost].returncode == 1
+    assert pair[1 - lost].returncode == HostLostError.exit_code
     assert re.search(LOST, said(err))
     pair[lost].communicate()
 
@@ -204,7 +204,7 @@ def test_killing_one_ends_the_other_with_a_message(stopped, tmp_path):
     pair.launches[1].kill()
     killed = time.monotonic()
     code, _, err = pair.launches[0].end()
-    assert code == 1
+    assert code == HostLostError.exit_code
     assert re.search(LOST, said(err))
     assert time.monotonic() - killed < 6 * HEARTBEAT
 
