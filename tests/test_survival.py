@@ -33,6 +33,17 @@ def whole(cache, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope='module')
+def brief(request, cache, tmp_path_factory):
+    """The same of a run of a few epochs."""
+    if not EPOCHS:
+        return request.getfixturevalue('whole')
+    folder = tmp_path_factory.mktemp('runs') / 'brief'
+    code, _, err = run(folder, environment=cache)
+    assert code == 0, err
+    return folder
+
+
 def stop_at_random(folder, cache, number, chance):
     """Starts the run and sends a signal; returns its exit code and how long it took to obey."""
     launch = Launch(folder, EPOCHS, environment=cache)
@@ -83,8 +94,8 @@ def begin_again(whole, folder):
     return max((folder / 'checkpoints').iterdir(), key=lambda path: int(path.name))
 
 
-def test_any_damage_to_the_newest_checkpoint_is_noticed_and_made_good(whole, cache, tmp_path):
-    newest = begin_again(whole, tmp_path / 'run')
+def test_any_damage_to_the_newest_checkpoint_is_noticed_and_made_good(brief, cache, tmp_path):
+    newest = begin_again(brief, tmp_path / 'run')
     every = [
         (path.relative_to(newest), *damage)
         for path in sorted(newest.rglob('*')) if path.is_file() and path.stat().st_size
@@ -92,15 +103,15 @@ def test_any_damage_to_the_newest_checkpoint_is_noticed_and_made_good(whole, cac
     ]
     tried = soak.short_or_long(random.Random(0).sample(every, 1), every)
     for name, damage, content in tried:
-        path = begin_again(whole, tmp_path / 'run') / name
+        path = begin_again(brief, tmp_path / 'run') / name
         if content is None:
             path.unlink()
         else:
             path.write_bytes(content)
-        code, _, err = run(tmp_path / 'run', EPOCHS, environment=cache)
+        code, _, err = run(tmp_path / 'run', environment=cache)
         assert code == 0, (name, damage, err)
         assert f'Checkpoint {newest.name} was moved to' in err, (name, damage)
-        assert_same_run(tmp_path / 'run', whole, **EPOCHS)
+        assert_same_run(tmp_path / 'run', brief)
     soak.record(
         'damage to the newest checkpoint', files=len({name for name, *_ in tried}),
         kinds='truncated, a bit flipped, deleted', tried=len(tried), noticed=len(tried),
@@ -109,10 +120,10 @@ def test_any_damage_to_the_newest_checkpoint_is_noticed_and_made_good(whole, cac
 
 
 def test_a_vanished_workdir_is_said_and_where_it_comes_back_the_run_goes_on(
-    whole, cache, tmp_path
+    brief, cache, tmp_path
 ):
     folder = tmp_path / 'run'
-    launch = Launch(folder, EPOCHS, environment=cache)
+    launch = Launch(folder, environment=cache)
     launch.wait_for_save()
     folder.rename(tmp_path / 'elsewhere')
     code, _, err = launch.end()
@@ -120,9 +131,9 @@ def test_a_vanished_workdir_is_said_and_where_it_comes_back_the_run_goes_on(
     assert re.search(f'{folder}.* cannot be written ', said(err))
     shutil.rmtree(folder, ignore_errors=True)  # a write that was under way may have made it anew
     (tmp_path / 'elsewhere').rename(folder)
-    code, _, err = run(folder, EPOCHS, environment=cache)
+    code, _, err = run(folder, environment=cache)
     assert code == 0, err
-    assert_same_run(folder, whole, **EPOCHS)
+    assert_same_run(folder, brief)
 
 
 NO_MOUNTS = 77
@@ -134,10 +145,10 @@ READ_ONLY = (
 )
 
 
-def test_a_read_only_workdir_is_said_and_stays_as_it_is(whole, tmp_path):
-    begin_again(whole, tmp_path / 'run')
+def test_a_read_only_workdir_is_said_and_stays_as_it_is(brief, tmp_path):
+    begin_again(brief, tmp_path / 'run')
     files = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob('*')}
-    code, _, err = run(tmp_path / 'run', EPOCHS, before=READ_ONLY.format(bytes(tmp_path)))
+    code, _, err = run(tmp_path / 'run', before=READ_ONLY.format(bytes(tmp_path)))
     if code == NO_MOUNTS:
         pytest.skip('this machine lets nobody mount')
     assert code == 2
@@ -146,10 +157,9 @@ def test_a_read_only_workdir_is_said_and_stays_as_it_is(whole, tmp_path):
 
 
 @pytest.mark.skipif(not soak.FILE, reason='other tests see a full disk without a launch')
-def test_a_full_disk_is_said_and_the_last_good_checkpoint_stays(cache, tmp_path):
-    whole, folder = tmp_path / 'whole', tmp_path / 'run'
-    assert run(whole, environment=cache)[0] == 0
-    newest = begin_again(whole, folder)
+def test_a_full_disk_is_said_and_the_last_good_checkpoint_stays(brief, cache, tmp_path):
+    folder = tmp_path / 'run'
+    newest = begin_again(brief, folder)
     before = {path for path in newest.parent.iterdir() if path != newest}
     shutil.rmtree(newest)
     full = 'import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (20_000, 20_000))'
@@ -159,5 +169,5 @@ def test_a_full_disk_is_said_and_the_last_good_checkpoint_stays(cache, tmp_path)
     assert before <= set(newest.parent.iterdir())
     code, _, err = run(folder, environment=cache)
     assert code == 0, err
-    assert_same_run(folder, whole)
+    assert_same_run(folder, brief)
     soak.record('full disk', state_log_and_results_after_room_was_made='bit-identical')
