@@ -213,9 +213,3 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / 'prepared').write_text('a file where the folder should be')
     with pytest.raises(UserError, match=r'cannot be written to .*set TFDS_DATA_DIR'):
         load(source)
-
-
-def _env():
-
-
-    return os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)}

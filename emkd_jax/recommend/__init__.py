@@ -77,7 +77,8 @@ def recommend(
                 write(request.user, *answer)
             count += len(block)
     spent = time.monotonic() - began
-    print(f'{count:,} users in {spent:.1f} s ({count / spent:,.0f} users/s)', file=sys.stderr)
+    users = 'user' if count == 1 else 'users'
+    print(f'{count:,} {users} in {spent:.1f} s ({count / spent:,.0f} users/s)', file=sys.stderr)
     unknown.report()
 
 
