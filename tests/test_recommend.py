@@ -124,7 +124,7 @@ def test_standard_input_and_output(run, trained, monkeypatch, capsys):
     mode.recommend(config, 'run', '-', '-')
     printed = capsys.readouterr()
     check(json.loads(printed.out), trained, [3, 4])
-    assert '1 users in' in printed.err
+    assert '1 user in' in printed.err
 
 
 def test_csv_out(run, trained):
