@@ -14,7 +14,9 @@ from ml_collections import config_flags
 from emkd_jax.errors import PreemptedError, RunError, UserError
 from emkd_jax.xla_flags import set_xla_flags
 
-MODES = ('train', 'evaluate', 'recommend', 'export', 'import', 'prepare', 'benchmark')
+MODES = (
+    'train', 'evaluate', 'recommend', 'export', 'import', 'prepare', 'benchmark', 'distill',
+)  # fmt: skip
 
 _WANTED = {  # what Python says of a wrong value, and what was wanted
     ': invalid literal for int()': 'a whole number',
@@ -80,6 +82,11 @@ def main(argv: list[str]) -> None:
             from emkd_jax.benchmark.compare import benchmark
 
             benchmark(config, workdir, FLAGS.pytorch_repo, FLAGS.torch_tuned)
+        case 'distill':
+            from emkd_jax.distill import distill
+
+            _join()
+            distill(config, workdir)
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -99,6 +99,10 @@ class Checkpoints:
         for later in [saved for saved in self._manager.all_steps() if saved > step]:
             self._manager.delete(later)
 
+    def record(self, step: int) -> dict[str, Any]:
+        """The record of a step that can be trusted."""
+        return _record(self._root / str(step))
+
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """State (host arrays) and record of `step`; `like` gives shapes and dtypes.
 

@@ -48,12 +48,11 @@ def best_params(experiment: Experiment, workdir: str) -> tuple[PyTree, dict[str,
     folder = open_workdir(workdir, experiment.config)
     checkpoints = Checkpoints(folder, read_only=True)
     latest = checkpoints.latest
-    shapes = experiment.state_shapes()
-    record = None if latest is None else checkpoints.restore(latest, shapes)[1]
+    record = None if latest is None else checkpoints.record(latest)
     if not record or not record['best']:
         raise UserError(
             f'The run in {workdir} has no validated checkpoint yet; let --mode=train go on.'
         )
     check_data(folder, record['data'], experiment.data.fingerprint())
-    state, record = checkpoints.restore(record['best']['step'], shapes)
+    state, record = checkpoints.restore(record['best']['step'], experiment.state_shapes())
     return state.params, record

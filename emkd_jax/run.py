@@ -48,9 +48,9 @@ class Run:
         if step is None:
             state = self.experiment.initial_state()
         else:
-            state, record = self.checkpoints.restore(step, self.experiment.state_shapes())
-            check_data(self.folder, record['data'], self.record['data'])
-            self.record = record
+            data = self.record['data']
+            check_data(self.folder, self.checkpoints.record(step)['data'], data)
+            state, self.record = self.checkpoints.restore(step, self.experiment.state_shapes())
             say(f'Resuming {self.folder} after step {step}.')
         self.checkpoints.discard_after(-1 if step is None else step)
         self._log = MetricsLog(self.folder, step or 0)

@@ -44,6 +44,12 @@ def load_teacher(experiment: Experiment) -> Teacher | None:
             f'distill.teacher={config.distill.teacher} is not the workdir of a run; train one '
             'first, or mend the path.'
         ) from error
+    if taught.model.max_len < config.model.max_len:
+        raise UserError(
+            f'distill.teacher={config.distill.teacher} sees {taught.model.max_len} slots, which '
+            f'are fewer than model.max_len={config.model.max_len} of its student; set '
+            f'--config.model.max_len={taught.model.max_len}.'
+        )
     teacher = experiment.with_config(taught)
     params, _ = best_params(teacher, config.distill.teacher)
     return Teacher(teacher.ensemble, params)

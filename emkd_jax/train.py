@@ -26,9 +26,9 @@ from emkd_jax.results import (
 )
 from emkd_jax.run import Run
 from emkd_jax.sweep import Member, members, print_summary, summary, together
-from emkd_jax.teacher import load_teacher
+from emkd_jax.teacher import Teacher, load_teacher
 from emkd_jax.trainer import NOTHING, SAVE, STOP, Trainer
-from emkd_jax.workdir import open_workdir, sole_writer, writing
+from emkd_jax.workdir import holds_run, open_workdir, sole_writer, writing
 
 
 def train(config: ml_collections.ConfigDict, workdir: str = '') -> dict[str, Any]:
@@ -50,21 +50,24 @@ def train(config: ml_collections.ConfigDict, workdir: str = '') -> dict[str, Any
     """
     with StopSignals() as signals:
         experiment = make_experiment(config)
-        folder = open_workdir(workdir or default_workdir(experiment), experiment.config)
+        workdir = workdir or default_workdir(experiment)
+        # Before anything is written, if it may be refused; a finished student needs none.
+        teacher = None if holds_run(workdir) else load_teacher(experiment)
+        folder = open_workdir(workdir, experiment.config)
         announce(experiment, folder)
         results = read_results(folder)
         check_same('configuration or workdir', f'{config} {results}')
         several = members(experiment.config)
         if results is None:
+            teacher = teacher or load_teacher(experiment)
             with sole_writer(folder):
                 if several:
-                    results = summary(
-                        experiment.config, train_together(experiment, several, folder, signals)
-                    )
+                    done = train_together(experiment, several, folder, signals, teacher)
+                    results = summary(experiment.config, done)
                     with writing(folder / 'results.json'):
                         write_results(folder, results)
                 else:
-                    [results] = _run([Run(experiment, folder)], signals)
+                    [results] = _run([Run(experiment, folder)], signals, teacher)
     if several:
         print_summary(results)
     else:
@@ -73,8 +76,9 @@ def train(config: ml_collections.ConfigDict, workdir: str = '') -> dict[str, Any
 
 
 def train_together(
-    experiment: Experiment, several: Sequence[Member], folder: epath.Path, signals: StopSignals
-) -> list[dict[str, Any]]:
+    experiment: Experiment, several: Sequence[Member], folder: epath.Path, signals: StopSignals,
+    teacher: Teacher | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
     """The results of runs that train in one compiled step, each in its own place in `folder`.
 
     Their configurations differ from the experiment's in seeds and `step.SETTINGS` alone, and
@@ -92,12 +96,14 @@ def train_together(
                     writers.enter_context(sole_writer(place))
                     runs.append(Run(dataclasses.replace(experiment, config=config), place, name))
             if runs:
-                done = _run(runs, signals)
+                done = _run(runs, signals, teacher)
                 results |= {run.name: result for run, result in zip(runs, done, strict=True)}
     return list(results.values())
 
 
-def _run(runs: Sequence[Run], signals: StopSignals) -> list[dict[str, Any]]:
+def _run(
+    runs: Sequence[Run], signals: StopSignals, teacher: Teacher | None
+) -> list[dict[str, Any]]:
     """Trains and tests one run, or several that have names."""
     experiment, config = runs[0].experiment, runs[0].experiment.config
     saved_steps = [run.checkpoints.latest for run in runs]
@@ -108,7 +114,7 @@ def _run(runs: Sequence[Run], signals: StopSignals) -> list[dict[str, Any]]:
     if runs[0].name:
         state = jax.tree.map(lambda *of_runs: np.stack(of_runs), *jax.device_get(states))
         several = together([Member(run.name, run.experiment.config) for run in runs])
-    trainer = Trainer(experiment, state, before['timed'], several, load_teacher(experiment))
+    trainer = Trainer(experiment, state, before['timed'], several, teacher)
     validate = Evaluator(config.eval, experiment.ensemble, experiment.split.validation)
     diversity = Diversity(experiment.ensemble, experiment.split.validation)
     began = saved = time.monotonic()
