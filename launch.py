@@ -15,7 +15,8 @@ from emkd_jax.errors import PreemptedError, RunError, UserError
 from emkd_jax.xla_flags import set_xla_flags
 
 MODES = (
-    'train', 'evaluate', 'recommend', 'export', 'import', 'prepare', 'benchmark', 'distill',
+    'train', 'evaluate', 'recommend', 'export', 'import', 'prepare', 'benchmark', 'report',
+    'distill',
 )  # fmt: skip
 
 _WANTED = {  # what Python says of a wrong value, and what was wanted
@@ -82,6 +83,10 @@ def main(argv: list[str]) -> None:
             from emkd_jax.benchmark.compare import benchmark
 
             benchmark(config, workdir, FLAGS.pytorch_repo, FLAGS.torch_tuned)
+        case 'report':
+            from emkd_jax.report import report
+
+            report(config, workdir)
         case 'distill':
             from emkd_jax.distill import distill
 

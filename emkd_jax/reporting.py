@@ -1,5 +1,6 @@
 """What a run tells people: progress bar, metrics.jsonl, TensorBoard and tables."""
 
+import contextlib
 import errno
 import json
 import math
@@ -34,7 +35,13 @@ class MetricsLog:
         if not self._writes:
             return
         with writing(self._file):
-            _keep_until(self._file, step)
+            kept = [  # the test ends a run
+                event for event in read_log(folder)
+                if event['step'] <= step and event['kind'] != 'test'
+            ]
+            partial = folder / f'{self._file.name}.partial'
+            partial.write_text(''.join(f'{json.dumps(event)}\n' for event in kept))
+            partial.replace(self._file)
             (folder / 'tensorboard').mkdir(exist_ok=True)
             # Not its SummaryWriter: that writes in a thread, where a full disk is not noticed.
             self._events = event_file_writer.EventsWriter(str(folder / 'tensorboard' / 'events'))
@@ -72,6 +79,19 @@ class MetricsLog:
 
     def _event(self, step, **content):
         self._events.write_event(event_pb2.Event(wall_time=time.time(), step=step, **content))
+
+
+def read_log(folder: epath.Path) -> list[dict[str, Any]]:
+    """The events in metrics.jsonl; one that was cut off, when a process was killed, is no event."""
+    file = folder / 'metrics.jsonl'
+    lines = file.read_bytes().decode(errors='replace').splitlines() if file.exists() else []
+    events = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict) and {'kind', 'step', 'epoch'} <= event.keys():
+                events.append(event)
+    return events
 
 
 class ProgressBar:
@@ -126,22 +146,6 @@ def table(rows: Mapping[str, Mapping[str, float]]) -> str:
     for name, values in rows.items():
         lines.append(f'{name:<{width}}' + ''.join(f'{values[c]:>9.4f}' for c in columns))
     return '\n'.join(lines)
-
-
-def _keep_until(file, step):
-    lines = file.read_bytes().decode(errors='replace').splitlines() if file.exists() else []
-    kept = [line for line in lines if _until(line, step)]
-    partial = file.parent / f'{file.name}.partial'
-    partial.write_text(''.join(f'{line}\n' for line in kept))
-    partial.replace(file)
-
-
-def _until(line: str, step: int) -> bool:
-    try:
-        event = json.loads(line)
-        return event['step'] <= step and event['kind'] != 'test'  # the test ends a run
-    except (ValueError, KeyError, TypeError):  # a line cut off when a process was killed
-        return False
 
 
 def _scalars(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
