@@ -15,7 +15,7 @@ from emkd_jax.errors import PreemptedError, RunError, UserError
 from emkd_jax.xla_flags import set_xla_flags
 
 MODES = (
-    'train', 'evaluate', 'recommend', 'export', 'import', 'prepare', 'benchmark', 'report',
+    'train', 'evaluate', 'recommend', 'export', 'import', 'prepare', 'benchmark', 'study', 'report',
     'distill',
 )  # fmt: skip
 
@@ -40,6 +40,7 @@ flags.DEFINE_string(
 flags.DEFINE_string('output', '', 'recommend: file of the answers; export: folder.')
 flags.DEFINE_boolean('strict', False, 'recommend: unknown users and items are an error.')
 flags.DEFINE_string('weights', '', 'import: file of weights, .pth, .safetensors or .npz.')
+flags.DEFINE_string('study', '', 'study: ablation, generality or ensemble_size.')
 flags.DEFINE_string('pytorch_repo', '', 'benchmark: a clone of hw-du/EMKD to measure beside us.')
 flags.DEFINE_boolean('torch_tuned', False, 'benchmark: let the clone use TF32.')
 
@@ -83,6 +84,11 @@ def main(argv: list[str]) -> None:
             from emkd_jax.benchmark.compare import benchmark
 
             benchmark(config, workdir, FLAGS.pytorch_repo, FLAGS.torch_tuned)
+        case 'study':
+            from emkd_jax.study import study
+
+            _join()
+            study(config, workdir, FLAGS.study)
         case 'report':
             from emkd_jax.report import report
 

@@ -66,19 +66,21 @@ def write_results(folder: epath.Path, results: dict[str, Any]) -> None:
         write_json(folder / 'results.json', results)
 
 
-def read_results(folder: epath.Path) -> dict[str, Any] | None:
-    """What results.json holds; None where the run is not finished.
+def read_results(folder: epath.Path, name: str = 'results.json') -> dict[str, Any] | None:
+    """What the last file that a mode writes holds; None where it is not finished.
 
     Raises:
       UserError: the file is damaged.
     """
-    file = folder / 'results.json'
+    file = folder / name
     if not file.exists():
         return None
     try:
         return json.loads(file.read_text())
     except ValueError as error:
-        raise UserError(f'{file} is damaged; delete it to test the run again.') from error
+        raise UserError(
+            f'{file} is damaged; delete it, and the same command makes it again.'
+        ) from error
 
 
 def print_results(results: dict[str, Any]) -> None:

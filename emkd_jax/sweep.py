@@ -99,8 +99,17 @@ def summary(
     return {name: results[0][name] for name in shared} | {
         'config': json.loads(config.to_json_best_effort()),
         'tried': sorted(tried, key=lambda one: -one['validation']['mean']),
-        'seconds': max(result['seconds'] for result in results),
-        'sequences_per_second': sum(result['sequences_per_second'] for result in results),
+    } | took(results, config.train.max_together)
+
+
+def took(results: Sequence[dict[str, Any]], together: int) -> dict[str, float]:
+    """'seconds' of all, and 'sequences_per_second' of so many runs `together`, on average."""
+    groups = [results[first : first + together] for first in range(0, len(results), together)]
+    return {
+        'seconds': sum(max(result['seconds'] for result in group) for group in groups),
+        'sequences_per_second': statistics.fmean(
+            sum(result['sequences_per_second'] for result in group) for group in groups
+        ),
     }
 
 

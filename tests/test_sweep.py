@@ -17,7 +17,7 @@ from emkd_jax.errors import PreemptedError, RunError, UserError
 from emkd_jax.evaluate import evaluate
 from emkd_jax.import_weights import import_weights
 from emkd_jax.step import SETTINGS, TrainingData, make_train_steps
-from emkd_jax.sweep import Together, members, summary, together
+from emkd_jax.sweep import Together, members, summary, together, took
 from emkd_jax.train import train
 from emkd_jax.trainer import NOTHING, Trainer
 
@@ -140,6 +140,7 @@ def test_the_summary_has_mean_and_deviation_and_the_best_on_validation_first():
     assert best['validation'] == pytest.approx({'mean': 0.4, 'deviation': 0.02**0.5})
     assert best['test']['window']['HR@10'] == pytest.approx({'mean': 0.8, 'deviation': 0.08**0.5})
     assert (found['sequences_per_second'], found['seconds']) == (40.0, 5.5)
+    assert took(results, 3) == {'seconds': 10.8, 'sequences_per_second': 20.0}
 
 
 @pytest.fixture(scope='module')
