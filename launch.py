@@ -156,7 +156,8 @@ def _run() -> int | None:
         said = explain(error)
         if said is None:
             raise
-    print(said, file=sys.stderr)
+    # What a file holds may be quoted there.
+    print(''.join(c if c.isprintable() else '?' for c in str(said)), file=sys.stderr)
     if 'jax' in sys.modules:
         from emkd_jax.devices import leave
 

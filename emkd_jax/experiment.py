@@ -65,8 +65,14 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
     if not data.num_attributes:  # nothing to predict
         config = config.copy_and_resolve_references()
         config.objective.attribute_weight = 0.0
+    split = data.holdout or leave_one_out(data)
+    if not len(split.test.targets):
+        raise UserError(
+            f'No user of {data.name} has the three events of which training, validation and test '
+            'take one each; name a longer log with --config.data.source.'
+        )
     return Experiment(
-        config, data, data.holdout or leave_one_out(data),
+        config, data, split,
         make_ensemble(config, data.num_items, data.num_attributes),
         make_optimizer(config.optimizer),
     )

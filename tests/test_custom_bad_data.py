@@ -8,9 +8,11 @@ import sys
 import pyarrow
 import pyarrow.parquet
 import pytest
-from custom_data import histories, load
+from custom_data import histories, load, options, prepared_in
 
+from configs import custom as custom_config
 from emkd_jax.errors import UserError
+from emkd_jax.experiment import make_experiment
 
 GOOD = b'a,x,1\na,y,2\na,z,3\n'
 HEADER = b'user,item,timestamp\n'
@@ -147,6 +149,19 @@ def test_bad_rows_of_parquet(tmp_path):
         pyarrow.table({'user': ['a', None], 'item': ['x', 'y'], 'time': [1, 2]}), source
     )
     complains(source, 'row 2: the user is empty')
+
+
+def test_users_of_one_and_two_items_leave_nothing_to_test(tmp_path):
+    source = tmp_path / 'log.csv'
+    source.write_bytes(HEADER + b'a,x,1\nb,x,1\nb,y,2\n')
+    config = custom_config.get_config('quick')
+    with config.unlocked():
+        config.data = options(source)
+    with (
+        prepared_in(tmp_path / 'prepared'),
+        pytest.raises(UserError, match=r'No user of custom has the three events.*data\.source\.'),
+    ):
+        make_experiment(config)
 
 
 def test_a_folder_and_a_missing_file(tmp_path):

@@ -37,6 +37,23 @@ def test_delimited_tables(tmp_path, delimiter, end):
     assert histories(load(source)) == EXPECTED
 
 
+@pytest.mark.parametrize('name', ['log*', 'log?', 'log[12]', "log's", 'log 1;--', 'log\\'])
+def test_a_name_is_no_pattern(tmp_path, name):
+    names = ['user', 'item', 'rating', 'timestamp']
+    text = table(names, ',')
+    for decoy in ('log1', 'log2'):
+        (tmp_path / f'{decoy}.csv').write_text(text.replace('ann', 'eve'))
+        (tmp_path / f'{decoy}.parquet').write_text('no')
+    (tmp_path / f'{name}.csv').write_text(text)
+    assert histories(load(tmp_path / f'{name}.csv')) == EXPECTED
+    columns = zip(*ROWS, strict=True)
+    pyarrow.parquet.write_table(
+        pyarrow.table(dict(zip(names, map(list, columns), strict=True))),
+        tmp_path / f'{name}.parquet',
+    )
+    assert histories(load(tmp_path / f'{name}.parquet')) == EXPECTED
+
+
 def test_gzip_and_byte_order_mark(tmp_path):
     source = tmp_path / 'log.bin'
     source.write_bytes(

@@ -214,3 +214,12 @@ def test_mutated_configurations(launched, tmp_path):
         'mutated configurations', number=number, accepted=ended[0],
         refused_in_a_sentence=ended[2], crashes=0,
     )
+
+
+def test_what_is_quoted_from_a_file_is_printable(launched, tmp_path):
+    (tmp_path / 'log').write_bytes(b'\x00\x1b[31m\xff\r' * 9)
+    code, printed = launched(
+        ['--config=configs/custom.py', f'--config.data.source={tmp_path / "log"}']
+    )
+    assert code == 2
+    check_sentence(printed.removesuffix('\n'))

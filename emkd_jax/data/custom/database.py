@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -89,10 +90,15 @@ def bad_rows(database: duckdb.DuckDBPyConnection) -> BadRows | None:
     return found if found.count else None
 
 
-def literal(value: object) -> str:
+def literal(value: str) -> str:
     """The SQL text of a string."""
-    text = str(value).replace("'", "''")
+    text = value.replace("'", "''")
     return f"'{text}'"
+
+
+def file_literal(path: pathlib.Path) -> str:
+    """The SQL text of a file's name, in which the database would take some marks for a pattern."""
+    return literal(re.sub(r'[*?[]', r'[\g<0>]', str(path)))
 
 
 def reason(error: duckdb.Error) -> str:

@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 
 from emkd_jax.data.custom import columns, items, text_tables
-from emkd_jax.data.custom.database import bad_rows, literal, store
+from emkd_jax.data.custom.database import bad_rows, file_literal, store
 from emkd_jax.data.custom.items import Item
 from emkd_jax.data.custom.report import Report
 from emkd_jax.data.source import Source
@@ -97,7 +97,7 @@ def _text(value):
 
 
 def _read_parquet_events(database, source, options, report):
-    relation = f'read_parquet({literal(source.path)})'
+    relation = f'read_parquet({file_literal(source.path)})'
     try:
         described = database.execute(f'DESCRIBE SELECT * FROM {relation}').fetchall()
         names, types = [row[0] for row in described], [row[1] for row in described]

@@ -9,7 +9,7 @@ import duckdb
 import ml_collections
 
 from emkd_jax.data.custom import columns
-from emkd_jax.data.custom.database import bad_rows, literal, reason, store
+from emkd_jax.data.custom.database import bad_rows, file_literal, literal, reason, store
 from emkd_jax.data.custom.report import Report
 from emkd_jax.data.source import Source, decoded
 from emkd_jax.errors import UserError
@@ -159,8 +159,9 @@ def _csv_arguments(source, table, types, most_errors):
         f"'c{place}': '{types.get(place, 'VARCHAR')}'" for place in range(len(table.names))
     )
     return ', '.join([
-        literal(source.path), 'auto_detect=false', 'header=false', f'skip={table.header_lines}',
-        f'delim={literal(table.delimiter)}', f'quote={literal(table.quote)}',
+        file_literal(source.path), 'auto_detect=false', 'header=false',
+        f'skip={table.header_lines}', f'delim={literal(table.delimiter)}',
+        f'quote={literal(table.quote)}',
         f'escape={literal(table.quote)}', f'columns={{{named}}}',
         f"compression='{'gzip' if source.gzipped else 'none'}'",
         f"encoding='{table.encoding}'", 'store_rejects=true',
