@@ -5,6 +5,8 @@ import functools
 import io
 import json
 import math
+import os
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -233,6 +235,24 @@ def test_bad_options(run, options, expected):
 def test_a_folder_that_is_not_there(run):
     with pytest.raises(UserError, match=r'cannot be written .* mend --output'):
         run('{"user": 1}', output='none/answer.jsonl')
+
+
+def test_a_pipe_is_written_to_and_stays_one(run, trained, tmp_path):
+    os.mkfifo(tmp_path / 'pipe')
+    (tmp_path / 'asked').write_text('{"history": [3, 4]}')
+    reader = subprocess.Popen(['cat', tmp_path / 'pipe'], stdout=subprocess.PIPE, text=True)
+    config = tiny_config()
+    config.recommend.k = K
+    mode.recommend(config, 'run', str(tmp_path / 'asked'), str(tmp_path / 'pipe'))
+    check(json.loads(reader.communicate(timeout=60)[0]), trained, [3, 4])
+    assert (tmp_path / 'pipe').is_fifo()
+
+
+def test_a_full_disk_behind_standard_output_is_told(run, monkeypatch):
+    with open('/dev/full', 'w') as full:
+        monkeypatch.setattr('sys.stdout', full)
+        with pytest.raises(UserError, match='standard output cannot be written .No space left'):
+            mode.recommend(tiny_config(), 'run')
 
 
 def test_broken_parameters_are_told(trained):

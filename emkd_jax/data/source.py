@@ -47,7 +47,7 @@ class Source(NamedTuple):
 
 
 def find(path: str | pathlib.Path, option: str) -> Source:
-    """The file at `path`, which `option` named.
+    """The file at `path`, which `option` named (as it is written on the command line).
 
     Raises:
       UserError: it is missing, empty, a folder, or of a kind that is not read.
@@ -56,15 +56,15 @@ def find(path: str | pathlib.Path, option: str) -> Source:
     try:
         if path.is_dir():
             raise UserError(
-                f'{path} is a folder{_content(path)}; name the file itself with --config.{option}.'
+                f'{path} is a folder{_content(path)}; name the file itself with {option}.'
             )
         with path.open('rb') as file:
             start = file.read(8)
     except (OSError, ValueError) as error:
         reason = getattr(error, 'strerror', None) or 'bad name'
-        raise UserError(f'{path} cannot be read ({reason}); mend --config.{option}.') from error
+        raise UserError(f'{path} cannot be read ({reason}); mend {option}.') from error
     if not start:
-        raise UserError(f'{path} is empty; mend --config.{option}.')
+        raise UserError(f'{path} is empty; mend {option}.')
     for magic, complaint in _NOT_READ.items():
         if start.startswith(magic):
             raise UserError(f'{path} {complaint}.')

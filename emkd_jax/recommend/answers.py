@@ -67,11 +67,20 @@ def _whole_file(path: str) -> Iterator[TextIO]:
         try:
             yield sys.stdout
             sys.stdout.flush()
-        except BrokenPipeError:  # whoever reads has enough, as `head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
+            if isinstance(error, BrokenPipeError):  # whoever reads has enough, as `head` does
+                sys.exit()
+            raise _unwritable('standard output', error) from error
         return
     target = pathlib.Path(path)
+    if target.exists() and not (target.is_file() or target.is_dir()):  # a pipe or a device stays
+        try:
+            with target.open('w', encoding='utf-8', errors='backslashreplace') as file:
+                yield file
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        return
     try:
         descriptor, partial = tempfile.mkstemp(prefix=f'.{target.name}-', dir=target.parent)
     except OSError as error:

@@ -84,7 +84,7 @@ def read_ids(
     """Numbers of the items whose ids stand in the file at `path`, one a line."""
     numbers = _numbers(data.item_ids, 1)
     found = []
-    with source.find(path, option).lines() as file:
+    with source.find(path, f'--config.{option}').lines() as file:
         for line, text in enumerate(file, 1):
             if name := text.strip():
                 if name in numbers:
@@ -104,7 +104,7 @@ class _Reader:
     def open(self) -> contextlib.AbstractContextManager[Iterable[str]]:
         if self._path == '-':
             return contextlib.nullcontext(sys.stdin)
-        return source.find(self._path, 'requests').lines()
+        return source.find(self._path, '--requests').lines()
 
     def checked(self, file: Iterable[str]) -> Iterator[str]:
         for number, line in enumerate(file, 1):

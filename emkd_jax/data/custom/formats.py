@@ -32,7 +32,7 @@ def events(path: str, name: str) -> tuple[Source, ModuleType]:
         inside = [file for module in _FOLDERS for file in module.events_in(folder)]
         if len(inside) == 1:
             path = inside[0]
-    found = source.find(path, 'data.source')
+    found = source.find(path, '--config.data.source')
     if name != 'auto':
         return found, _FORMATS[name]
     lines = _first_lines(found)
@@ -57,7 +57,7 @@ def items(path: str, events: Source, module: ModuleType) -> tuple[Source, Module
         path = _ITEMS_BESIDE[module](events)
         if not path.exists():
             return None
-    found = source.find(path, 'data.attributes')
+    found = source.find(path, '--config.data.attributes')
     lines = _first_lines(found)
     for item_module in _ITEM_FORMATS:
         if item_module.recognises_items(found, lines):
