@@ -146,7 +146,8 @@ def explain(error: Exception) -> RunError | None:
         return RunError(
             f'The memory does not suffice ({_first_line(error)}); lower '
             '--config.train.batch_size, or --config.eval.batch_size where validation or test '
-            'failed, or take more devices.'
+            'failed, or --config.train.max_together where several runs train together, or take '
+            'more devices.'
         )
     if isinstance(error, jax.errors.JaxRuntimeError) and jax.distributed.is_initialized():
         return HostLostError(_LOST.format(_first_line(error)))

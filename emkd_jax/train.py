@@ -179,6 +179,10 @@ def _save(runs, states, spent):
         run.checkpoints.seal(wait=True)
     for run, state in zip(runs, states, strict=True):
         run.save(state, spent)
+        # Orbax numbers the barriers of all saves of a process: hosts that write several at a time
+        # may number them differently, and wait for each other in vain.
+        if jax.process_count() > 1:
+            run.checkpoints.seal(wait=True)
 
 
 def _validates(options: ml_collections.ConfigDict, epoch: int) -> bool:

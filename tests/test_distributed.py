@@ -16,6 +16,7 @@ from launches import ROOT, Launch, last_state, read_lines, read_results, run, sa
 from emkd_jax import devices
 from emkd_jax.errors import HostLostError, RunError, UserError
 from emkd_jax.experiment import make_experiment
+from emkd_jax.train import train
 from emkd_jax.trainer import NOTHING, Trainer
 
 LOST = 'This process has lost another one of the run .* start all again with the same command'
@@ -195,6 +196,17 @@ def assert_close(state, other):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), state.params, other.params
     )
+
+
+@pytest.mark.soak
+def test_several_runs_train_on_several_hosts(tmp_path):
+    changes = {'train__num_seeds': 2, 'train__num_epochs': 1}
+    codes, errors = Pair(tmp_path / 'pair', changes).end()
+    assert codes == (0, 0), errors
+    train(small_config(**changes), str(tmp_path / 'one'))
+    alike = {'seed': 1, 'train__num_epochs': 1}
+    assert_close(*(last_state(tmp_path / name / 'seed_1', **alike) for name in ('pair', 'one')))
+    assert read_results(tmp_path / 'pair')['tried'][0]['seeds'] == [0, 1]
 
 
 @pytest.mark.soak

@@ -6,19 +6,22 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from golden_cases import relative_error
 from runs import lines, small_config, stop_at
 from test_step import without_key_bias
 from tiny import tiny_config, tiny_experiment
 
 from emkd_jax import devices
+from emkd_jax import train as train_room
 from emkd_jax.checkpoints import Checkpoints
 from emkd_jax.errors import PreemptedError, RunError, UserError
 from emkd_jax.evaluate import evaluate
 from emkd_jax.import_weights import import_weights
+from emkd_jax.preemption import StopSignals
 from emkd_jax.step import SETTINGS, TrainingData, make_train_steps
 from emkd_jax.sweep import Together, members, summary, together, took
-from emkd_jax.train import train
+from emkd_jax.train import train, train_together
 from emkd_jax.trainer import NOTHING, Trainer
 
 OTHERS = {
@@ -103,6 +106,28 @@ def test_members_are_what_they_would_be_alone():
     ]  # fmt: skip
     alone = tiny_config(seed=6, model__dropout=0.1, optimizer__learning_rate=0.02)
     assert found['dropout_0.1_learning_rate_0.02_seed_6'].to_dict() == alone.to_dict()
+
+
+def test_values_that_look_alike_have_folders_of_their_own():
+    names = [run.name for run in members(tiny_config(sweep__dropout=(0.10000001, 0.1)))]
+    assert len(set(names)) == 2
+
+
+def test_so_many_train_at_a_time_and_what_is_finished_does_not(tmp_path, monkeypatch):
+    groups = []
+
+    def run(runs, *_):
+        groups.append([run.name for run in runs])
+        return [{'of': run.name} for run in runs]
+
+    monkeypatch.setattr(train_room, '_run', run)
+    config = tiny_config(train__num_seeds=5, train__max_together=2)
+    (tmp_path / 'seed_1').mkdir()
+    (tmp_path / 'seed_1' / 'results.json').write_text('{"of": "seed_1"}')
+    folder = epath.Path(tmp_path)
+    found = train_together(tiny_experiment(config), members(config), folder, StopSignals())
+    assert groups == [['seed_0'], ['seed_2', 'seed_3'], ['seed_4']]
+    assert [result['of'] for result in found] == [f'seed_{seed}' for seed in range(5)]
 
 
 def test_what_differs_is_told_apart():
