@@ -76,11 +76,12 @@ def read_results(folder: epath.Path, name: str = 'results.json') -> dict[str, An
     if not file.exists():
         return None
     try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(
-            f'{file} is damaged; delete it, and the same command makes it again.'
-        ) from error
+        found = json.loads(file.read_text())
+        if isinstance(found, dict):
+            return found
+    except (OSError, ValueError):
+        pass
+    raise UserError(f'{file} is damaged; delete it, and the same command makes it again.')
 
 
 def print_results(results: dict[str, Any]) -> None:

@@ -74,6 +74,14 @@ def test_a_finished_run_prints_its_results_again(finished, capsys, monkeypatch):
     assert f'{results["test"]["window"]["NDCG@10"]:.4f}' in out
 
 
+@pytest.mark.parametrize('content', ['', '[]', '{"test": ', None])
+def test_damaged_results_are_told(tmp_path, content):
+    file = tmp_path / 'results.json'
+    file.write_text(content) if content is not None else file.mkdir()
+    with pytest.raises(UserError, match=r'results\.json is damaged; delete it'):
+        train(small_config(), str(tmp_path))
+
+
 def test_evaluate_gives_the_same_test(finished):
     results, folder = finished
     assert evaluate(small_config(), str(folder))['test'] == results['test']
