@@ -16,7 +16,7 @@ from emkd_jax.xla_flags import set_xla_flags
 
 MODES = (
     'train', 'evaluate', 'recommend', 'export', 'import', 'prepare', 'benchmark', 'study', 'report',
-    'distill',
+    'distill', 'plan',
 )  # fmt: skip
 
 _WANTED = {  # what Python says of a wrong value, and what was wanted
@@ -42,6 +42,7 @@ flags.DEFINE_boolean('strict', False, 'recommend: unknown users and items are an
 flags.DEFINE_string('weights', '', 'import: file of weights, .pth, .safetensors or .npz.')
 flags.DEFINE_string('study', '', 'study: ablation, generality or ensemble_size.')
 flags.DEFINE_string('pytorch_repo', '', 'benchmark: a clone of hw-du/EMKD to measure beside us.')
+flags.DEFINE_string('topology', '', 'plan: a TPU slice, as v5e:2x4; default: devices at hand.')
 flags.DEFINE_boolean('torch_tuned', False, 'benchmark: let the clone use TF32.')
 
 
@@ -98,6 +99,10 @@ def main(argv: list[str]) -> None:
 
             _join()
             distill(config, workdir)
+        case 'plan':
+            from emkd_jax.plan import plan
+
+            plan(config, workdir, FLAGS.topology)
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -53,12 +53,13 @@ def draw_views(
 class Masked(NamedTuple):
     """The masked positions of some views, gathered into a buffer of fixed size.
 
-    `index` counts through (views, rows, slots); `weight` is 1 / (masked positions of the position's
-    view in the global batch), so a weighted sum is a sum over views of means; it is 0 at unused
-    places of the buffer. `count` positions are masked here, `overflow` of them found no place.
+    `row` counts through (views, rows). `weight` is 1 / (masked positions of the position's view in
+    the global batch), so a weighted sum is a sum over views of means; it is 0 at unused places of
+    the buffer. `count` positions are masked here, `overflow` of them found no place.
     """
 
-    index: Int[Array, ' positions']
+    row: Int[Array, ' positions']
+    slot: Int[Array, ' positions']
     label: Int[Array, ' positions']
     weight: Float[Array, ' positions']
     count: Int[Array, '']
@@ -75,6 +76,7 @@ def masked_positions(
       capacity: size of the buffer.
       axis_name: the pmapped axis over which the global batch is spread.
     """
+    _, rows, slots = labels.shape
     flat = labels.reshape(-1)
     chosen = flat > 0
     place = jnp.where(chosen, jnp.cumsum(chosen) - 1, capacity)
@@ -86,10 +88,11 @@ def masked_positions(
     if axis_name is not None:
         per_view = jax.lax.psum(per_view, axis_name)
     used = jnp.arange(capacity) < count
-    view = index // (flat.size // labels.shape[0])
+    view = index // (rows * slots)
     weight = jnp.where(used, 1 / jnp.maximum(per_view, 1).astype(float)[view], 0)
     return Masked(
-        index=index,
+        row=index // slots,
+        slot=index % slots,
         label=jnp.where(used, flat[index], 0),
         weight=weight,
         count=count,
@@ -102,7 +105,7 @@ def buffer_capacity(
 ) -> int:
     """A size that masked positions of `rows` random windows, `num_views` times, do not exceed.
 
-    Eight standard deviations above the mean number of masked positions (a chance below 1e-14 a
+    Six standard deviations above the mean number of masked positions (a chance of about 1e-9 a
     step), rounded up to a multiple of 128, and never more than could be masked at all.
 
     Args:
@@ -113,4 +116,4 @@ def buffer_capacity(
     variance = rows * num_views * mask_prob * (1 - mask_prob) * lengths.mean()
     variance += rows * (num_views * mask_prob) ** 2 * lengths.var()
     most = rows * num_views * int(lengths.max())
-    return min(-(-math.ceil(mean + 8 * math.sqrt(variance)) // 128) * 128, most)
+    return min(-(-math.ceil(mean + 6 * math.sqrt(variance)) // 128) * 128, most)

@@ -99,11 +99,13 @@ class Ensemble:
                 jnp.arange(items.shape[1])[None, None, :],
             )
 
-        def apply(params, token_keys):
+        def apply(params, items, token_keys):
             return self.network.apply({'params': params}, items, token_keys)
 
-        axes = (0, None if row_keys is None else 0)
-        return jax.vmap(apply, in_axes=axes)(params, token_keys)
+        # Items of each network's own: a lookup batched on both sides keeps the networks apart.
+        items = jnp.broadcast_to(items, (self.num_networks, *items.shape))
+        axes = (0, 0, None if row_keys is None else 0)
+        return jax.vmap(apply, in_axes=axes)(params, items, token_keys)
 
     def last_hidden(
         self, params: PyTree, items: Int[Array, 'rows slots']

@@ -144,6 +144,16 @@ def gradients(
     return (values, grads) if axis_name is None else jax.lax.psum((values, grads), axis_name)
 
 
+def make_capacity(
+    options: ml_collections.ConfigDict, lengths: np.ndarray, rows: int
+) -> Capacity:
+    """Sizes of a device's buffers: of `rows` windows at a time, given all windows' lengths."""
+    return Capacity(
+        buffer_capacity(lengths, rows, options.num_views, options.mask_prob),
+        buffer_capacity(lengths, rows, 1, options.mask_prob),
+    )
+
+
 def make_train_steps(
     config: ml_collections.ConfigDict,
     ensemble: Ensemble,
@@ -176,10 +186,8 @@ def make_train_steps(
     """
     options, batch_size = config.objective, config.train.batch_size
     rows = rows_per_device(batch_size, len(devices))
-    capacity = Capacity(
-        buffer_capacity(lengths, rows, options.num_views, options.mask_prob),
-        buffer_capacity(lengths, rows, 1, options.mask_prob),
-    )
+    capacity = make_capacity(options, lengths, rows)
+
     def with_settings(settings):
         """The ensemble, optimizer and objective's options of a run."""
         if not settings:

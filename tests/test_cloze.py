@@ -80,7 +80,7 @@ def test_masked_positions_are_gathered_with_their_views_weights(views):
     used = len(where)
     assert masked.count == used
     assert masked.overflow == 0
-    np.testing.assert_array_equal(masked.index[:used], where)
+    np.testing.assert_array_equal(masked.row[:used] * 20 + masked.slot[:used], where)
     np.testing.assert_array_equal(masked.label[:used], flat[where])
     per_view = (np.asarray(labels) > 0).sum((1, 2))
     np.testing.assert_allclose(masked.weight[:used], 1 / per_view[where // (50 * 20)], rtol=1e-6)
@@ -93,7 +93,7 @@ def test_what_does_not_fit_is_counted_and_the_rest_kept(views):
     whole, cut = masked_positions(labels, 1024), masked_positions(labels, 100)
     assert cut.count == whole.count
     assert cut.overflow == whole.count - 100
-    for name in ('index', 'label', 'weight'):
+    for name in ('row', 'slot', 'label', 'weight'):
         np.testing.assert_array_equal(getattr(cut, name), getattr(whole, name)[:100])
 
 

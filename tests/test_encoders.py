@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import small
 
-from emkd_jax.encoders.layers import ItemEmbedding, LayerNorm, Linear
+from emkd_jax.encoders.layers import Affine, ItemEmbedding, LayerNorm, Linear
 
 
 @pytest.fixture(scope='module')
@@ -85,11 +85,23 @@ def test_bfloat16_activations_stay_near_float32(apply, params):
 def test_layer_norm_divides_by_the_unbiased_deviation_plus_epsilon():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5)), jnp.float32)
     params = {'gain': jnp.arange(1.0, 6), 'bias': jnp.arange(5.0)}
-    centred = x - x.mean(-1, keepdims=True)
     deviation = np.std(x, axis=-1, ddof=1, keepdims=True)
-    expected = params['gain'][None] * centred / (deviation + 0.5) + params['bias'][None]
-    ours = LayerNorm(epsilon=0.5).apply({'params': params}, x)
-    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    expected = (x - x.mean(-1, keepdims=True)) / (deviation + 0.5)
+    ours, affine = LayerNorm(epsilon=0.5).apply({'params': params}, x)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(affine.gain, params['gain'])
+    np.testing.assert_array_equal(affine.offset, params['bias'])
+
+
+def test_a_linear_map_absorbs_the_affine_one_before_it():
+    rng = np.random.default_rng(0)
+    x, gain, offset = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in [(3, 5), 5, 5])
+    linear = Linear(4, jnp.dtype('float32'))
+    params = linear.init(jax.random.key(0), x)
+    np.testing.assert_allclose(
+        linear.apply(params, x, Affine(gain, offset)),
+        linear.apply(params, gain[None] * x + offset[None]), rtol=1e-5, atol=1e-6,
+    )
 
 
 def test_linear_starts_as_pytorchs_does():

@@ -33,9 +33,7 @@ def test_the_gradient_is_that_of_labels_and_teacher(student_dim):
 
         def logits(ensemble, params):
             hidden = ensemble.hidden(params, items)
-            return ensemble.item_logits(
-                params, hidden.reshape(len(hidden), -1, hidden.shape[-1])[:, masked.index]
-            )
+            return ensemble.item_logits(params, hidden[:, masked.row, masked.slot])
 
         [z] = logits(student, params)
         of_teacher = jax.lax.stop_gradient(logits(teacher, teacher_params).mean(0))

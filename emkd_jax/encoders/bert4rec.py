@@ -11,14 +11,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from emkd_jax import counted
-from emkd_jax.encoders.layers import ItemEmbedding, LayerNorm, Linear, linear, linear_params
+from emkd_jax.encoders.layers import (
+    Affine,
+    ItemEmbedding,
+    JoinHeads,
+    LayerNorm,
+    Linear,
+    absorb,
+    linear_params,
+    split_heads,
+)
 from emkd_jax.precision import wide
 
 _MASKED = -1e9  # added nowhere: it replaces the score of a padding key, as in the released code
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; keys at padding slots are masked."""
+    """Multi-head self-attention of `affine` applied to `x`; keys at padding slots are masked."""
 
     num_heads: int
     dropout: counted.Rate
@@ -28,39 +37,49 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Float[Array, 'rows slots dim'],
+        affine: Affine,
         real: Bool[Array, 'rows slots'],
         keys: UInt32[Array, 'rows queries'] | None,
         site: int,
         last_only: bool,
     ) -> Float[Array, 'rows queries dim']:
-        rows, slots, dim = x.shape
-        heads, width = self.num_heads, dim // self.num_heads
-        kernel, bias = linear_params(self, 'qkv_', 3 * dim, dim)
+        dim, heads = x.shape[-1], self.num_heads
+        kernel, bias = absorb(affine, *linear_params(self, 'qkv_', 3 * dim, dim))
+        join = JoinHeads(dim, self.dtype, name='out')
         if last_only:
-            mixed = _attend_from_last(x, real, kernel.astype(x.dtype), bias.astype(x.dtype), heads)
-            return Linear(dim, self.dtype, name='out')(mixed)
-        split = linear(x, kernel, bias).reshape(rows, slots, 3, heads, width)
-        query, key, value = jnp.moveaxis(split, 2, 0)
-        scores = jnp.einsum(
-            'rqhd,rkhd->rhqk', query, key, preferred_element_type=wide(x.dtype)
-        ) * width**-0.5
-        scores = jnp.where(real[:, None, None, :], scores, _MASKED)
-        weights = jax.nn.softmax(scores).astype(x.dtype)
+            return join(
+                _attend_from_last(x, real, kernel.astype(x.dtype), bias.astype(x.dtype), heads)
+            )
+        query, key, value = (
+            split_heads(x, *params, heads)
+            for params in zip(jnp.split(kernel, 3), jnp.split(bias, 3), strict=True)
+        )
+        query *= query.dtype.type(query.shape[-1] ** -0.5)
+        scores = jnp.einsum('rqhd,rkhd->rhqk', query, key)
+        weights = _softmax(jnp.where(real[:, None, None, :], scores, _MASKED))
         if keys is not None:
             head_keys = counted.fold(keys[:, None], jnp.arange(heads)[None, :, None])
             weights = counted.dropout(weights, head_keys, site, self.dropout)
-        mixed = jnp.einsum('rhqk,rkhd->rqhd', weights, value).reshape(rows, -1, dim)
-        return Linear(dim, self.dtype, name='out')(mixed)
+        return join(jnp.einsum('rhqk,rkhd->rqhd', weights, value))
+
+
+def _softmax(scores):
+    """Softmax in float32 or wider, made of arrays in the dtype of `scores` and sums.
+
+    The usual form keeps wide arrays of all weights for the backward pass.
+    """
+    widened = scores.astype(wide(scores.dtype))
+    log_sum = jax.nn.logsumexp(widened, axis=-1, keepdims=True)
+    return jnp.exp(widened - log_sum).astype(scores.dtype)
 
 
 def _attend_from_last(x, real, kernel, bias, heads):
-    """Attention of the last slot alone, (rows, 1, dim), with no projection of the other slots.
+    """Attention of the last slot alone, with no projection of the other slots.
 
     q·(W_k x + b_k) = (W_k^T q)·x + a constant that softmax does not see, and weights that sum to 1
     let W_v x + b_v be applied to the weighted sum of x.
     """
-    rows, _, dim = x.shape
-    to_query, to_key, to_value = kernel.reshape(3, heads, -1, dim)
+    to_query, to_key, to_value = kernel.reshape(3, heads, -1, x.shape[-1])
     of_query, _, of_value = bias.reshape(3, 1, heads, -1)
     query = jnp.einsum('rd,hed->rhe', x[:, -1], to_query) + of_query
     scores = jnp.einsum(
@@ -69,20 +88,25 @@ def _attend_from_last(x, real, kernel, bias, heads):
     ) * query.shape[-1] ** -0.5
     weights = jax.nn.softmax(jnp.where(real[:, None], scores, _MASKED)).astype(x.dtype)
     mixed = jnp.einsum('rhk,rkd->rhd', weights, x)
-    return (jnp.einsum('rhd,hed->rhe', mixed, to_value) + of_value).reshape(rows, 1, dim)
+    return (jnp.einsum('rhd,hed->rhe', mixed, to_value) + of_value)[:, None]
 
 
 class FeedForward(nn.Module):
-    """dim -> 4 dim, GELU (tanh form), dropout, 4 dim -> dim."""
+    """`affine`, dim -> 4 dim, GELU (tanh form), dropout, 4 dim -> dim."""
 
     dropout: counted.Rate
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, 'rows slots dim'], keys: UInt32[Array, 'rows slots'] | None, site: int
+        self,
+        x: Float[Array, 'rows slots dim'],
+        affine: Affine,
+        keys: UInt32[Array, 'rows slots'] | None,
+        site: int,
     ) -> Float[Array, 'rows slots dim']:
-        inner = jax.nn.gelu(Linear(4 * x.shape[-1], self.dtype, name='up')(x), approximate=True)
+        inner = Linear(4 * x.shape[-1], self.dtype, name='up')(x, affine)
+        inner = jax.nn.gelu(inner, approximate=True)
         inner = counted.dropout(inner, keys, site, self.dropout)
         return Linear(x.shape[-1], self.dtype, name='down')(inner)
 
@@ -103,13 +127,13 @@ class Block(nn.Module):
         last_only: bool = False,
     ) -> Float[Array, 'rows queries dim']:
         attended = Attention(self.num_heads, self.dropout, self.dtype, name='attention')(
-            LayerNorm(name='attention_norm')(x), real, keys, site=0, last_only=last_only
+            *LayerNorm(name='attention_norm')(x), real, keys, site=0, last_only=last_only
         )
         if last_only:
             x = x[:, -1:]
         x = x + counted.dropout(attended, keys, 1, self.dropout)
         fed = FeedForward(self.dropout, self.dtype, name='feed_forward')(
-            LayerNorm(name='feed_forward_norm')(x), keys, site=2
+            *LayerNorm(name='feed_forward_norm')(x), keys, site=2
         )
         x = x + counted.dropout(fed, keys, 3, self.dropout)
         return counted.dropout(x, keys, 4, self.dropout)

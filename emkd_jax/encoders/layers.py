@@ -1,8 +1,12 @@
 """Layers the encoders share. Parameters are float32; `dtype` is that of the activations."""
 
+import functools
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from emkd_jax.precision import wide
@@ -18,6 +22,13 @@ def uniform_fan_in(fan_in: int):
     return init
 
 
+class Affine(NamedTuple):
+    """x -> gain * x + offset."""
+
+    gain: Float[Array, ' dim']
+    offset: Float[Array, ' dim']
+
+
 class Linear(nn.Module):
     """y = x W^T + b over the last axis.
 
@@ -29,8 +40,13 @@ class Linear(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Float[Array, '*lead inputs']) -> Float[Array, '*lead features']:
+    def __call__(
+        self, x: Float[Array, '*lead inputs'], affine: Affine | None = None
+    ) -> Float[Array, '*lead features']:
+        """The map of `x`, or of `affine` applied to it."""
         kernel, bias = linear_params(self, '', self.features, x.shape[-1])
+        if affine is not None:
+            kernel, bias = absorb(affine, kernel, bias)
         return linear(x.astype(self.dtype), kernel, bias)
 
 
@@ -47,31 +63,82 @@ def linear(
     kernel: Float[Array, 'features inputs'],
     bias: Float[Array, ' features'],
 ) -> Float[Array, '*lead features']:
-    """x W^T + b in the dtype of x."""
-    y = jax.lax.dot_general(x, kernel.astype(x.dtype), (((x.ndim - 1,), (1,)), ((), ())))
-    return y + jnp.reshape(bias.astype(x.dtype), (1,) * (y.ndim - 1) + (-1,))
+    """x W^T + b in the dtype of x, summed in float32 or wider."""
+    y = jax.lax.dot_general(
+        x, kernel.astype(x.dtype), (((x.ndim - 1,), (1,)), ((), ())),
+        preferred_element_type=wide(x.dtype),
+    )
+    return (y + bias.reshape((1,) * (y.ndim - 1) + (-1,))).astype(x.dtype)
+
+
+def split_heads(
+    x: Float[Array, 'rows slots inputs'],
+    kernel: Float[Array, 'features inputs'],
+    bias: Float[Array, ' features'],
+    num_heads: int,
+) -> Float[Array, 'rows slots heads width']:
+    """x W^T + b, its features cut into heads.
+
+    The heads are an axis of the product itself: cut afterwards they cost a copy in another layout.
+    """
+    y = jnp.einsum(
+        'rsi,hwi->rshw', x, kernel.astype(x.dtype).reshape(num_heads, -1, x.shape[-1]),
+        preferred_element_type=wide(x.dtype),
+    )
+    return (y + bias.reshape(1, 1, num_heads, -1)).astype(x.dtype)
+
+
+class JoinHeads(nn.Module):
+    """`Linear` over all heads together; see `split_heads`."""
+
+    features: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, 'rows slots heads width']
+    ) -> Float[Array, 'rows slots features']:
+        heads, width = x.shape[2:]
+        kernel, bias = linear_params(self, '', self.features, heads * width)
+        y = jnp.einsum(
+            'rshw,fhw->rsf', x, kernel.astype(x.dtype).reshape(-1, heads, width),
+            preferred_element_type=wide(x.dtype),
+        )
+        return (y + bias.reshape(1, 1, -1)).astype(self.dtype)
 
 
 class LayerNorm(nn.Module):
-    """gain * (x - mean) / (std + epsilon) + bias, with the unbiased standard deviation.
+    """(x - mean) / (std + epsilon) with the unbiased standard deviation, and its gain and bias.
 
     The released code's form: n - 1 in the variance and epsilon added to the deviation, not to the
-    variance. Statistics are float32 whatever the dtype of `x`.
+    variance. Statistics are float32 whatever the dtype of `x`. Gain and bias are left to the linear
+    map that follows; see `absorb`.
     """
 
     epsilon: float = 1e-6
 
     @nn.compact
-    def __call__(self, x: Float[Array, '*lead dim']) -> Float[Array, '*lead dim']:
+    def __call__(self, x: Float[Array, '*lead dim']) -> tuple[Float[Array, '*lead dim'], Affine]:
         dim = x.shape[-1]
         gain = self.param('gain', nn.initializers.ones, (dim,))
         bias = self.param('bias', nn.initializers.zeros, (dim,))
         widened = x.astype(wide(x.dtype))
-        centred = widened - widened.mean(-1, keepdims=True)
-        variance = (centred * centred).sum(-1, keepdims=True) / (dim - 1)
+        mean = widened.mean(-1, keepdims=True)
+        # Both moments in one pass over x.
+        squares = jnp.square(widened).sum(-1, keepdims=True)
+        variance = jnp.maximum(squares - dim * jnp.square(mean), 0) / (dim - 1)
         scale = 1 / (jnp.sqrt(variance) + self.epsilon)
-        lead = (1,) * (x.ndim - 1) + (-1,)
-        return (centred * scale * gain.reshape(lead) + bias.reshape(lead)).astype(x.dtype)
+        return ((widened - mean) * scale).astype(x.dtype), Affine(gain, bias)
+
+
+def absorb(
+    affine: Affine, kernel: Float[Array, 'features dim'], bias: Float[Array, ' features']
+) -> tuple[Float[Array, 'features dim'], Float[Array, ' features']]:
+    """The weight and bias of the linear map of `affine`'s output, as a map of its input.
+
+    So the gradients of gain and offset follow from the map's own, without a pass over activations.
+    """
+    return kernel * affine.gain[None], bias + (kernel * affine.offset[None]).sum(1)
 
 
 def standard_norm(x: Float[Array, '*lead dim'], name: str) -> Float[Array, '*lead dim']:
@@ -100,11 +167,42 @@ class ItemEmbedding(nn.Module):
             return normal(key, shape).at[0].set(0)
 
         tokens = self.param('tokens', without_padding, (self.num_items + 2, self.dim))
-        embedded = jnp.where((items > 0)[..., None], tokens[items], 0)
+        slots = None
         if self.with_slots:
             slots = self.param('slots', normal, (self.max_len, self.dim))
-            embedded += slots[None, self.max_len - items.shape[1] :]
-        return embedded.astype(self.dtype)
+            slots = slots[self.max_len - items.shape[1] :]
+        return _embed(tokens, slots, items, self.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _embed(tokens, slots, items, dtype):
+    """tokens[items] + slots, (rows, slots, dim), the padding token being zero for good.
+
+    Gradients are summed in the tables' own dtype.
+    """
+    # Looked up slots first: the order in which TPUs hold activations.
+    slot_first = items.T
+    embedded = jnp.where((slot_first > 0)[..., None], tokens[slot_first], 0).astype(dtype)
+    if slots is not None:
+        embedded += slots.astype(dtype)[:, None]
+    return embedded.swapaxes(0, 1)
+
+
+def _embed_forward(tokens, slots, items, dtype):
+    return _embed(tokens, slots, items, dtype), (tokens, slots, items)
+
+
+def _embed_backward(dtype, residuals, gradients):
+    del dtype
+    tokens, slots, items = residuals
+    gradients = gradients.swapaxes(0, 1).astype(tokens.dtype)
+    place = jnp.where(items > 0, items, len(tokens)).T
+    toward_tokens = jnp.zeros_like(tokens).at[place].add(gradients, mode='drop')
+    toward_slots = None if slots is None else gradients.sum(1)
+    return toward_tokens, toward_slots, np.zeros(items.shape, jax.dtypes.float0)
+
+
+_embed.defvjp(_embed_forward, _embed_backward)
 
 
 def shift_right(items: Int[Array, 'rows slots']) -> Int[Array, 'rows slots']:

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
@@ -12,12 +13,13 @@ from emkd_jax.ensemble import Ensemble
 from emkd_jax.errors import UserError
 from emkd_jax.objective.attributes import attribute_loss
 from emkd_jax.objective.contrastive import contrastive_loss
+from emkd_jax.objective.positions import at_positions
 from emkd_jax.objective.streamed import streamed_loss
 from emkd_jax.precision import wide
 
 PARTS = ('masked_items', 'kd', 'attributes', 'icl', 'ccl')
 
-BLOCK = 512  # classes of the catalogue at a time
+BLOCK = 1024  # classes of the catalogue that the streamed loss holds at a time
 
 
 class Batch(NamedTuple):
@@ -92,12 +94,17 @@ def objective(
         copies = jnp.arange(num_views + 1)[:, None]
         row_keys = counted.fold(key, copies, batch.row_ids[None]).reshape(-1)
     hidden = ensemble.hidden(params, items.reshape(-1, slots), row_keys)
-    networks, _, _, dim = hidden.shape
-    of_views, of_originals = hidden[:, : num_views * rows], hidden[:, num_views * rows :]
+    hidden = jax.lax.optimization_barrier(hidden)  # else XLA computes it once for each use
 
     parts = dict.fromkeys(PARTS, jnp.zeros((), wide(hidden.dtype)))
     masked = masked_positions(batch.views.labels, capacity.all_views, axis_name)
-    at_masked = of_views.reshape(networks, -1, dim)[:, masked.index]
+    last = masked_positions(batch.views.labels[-1:], capacity.last_view, axis_name)
+    hidden, chosen = at_positions(
+        hidden,
+        jnp.concatenate([masked.row, num_views * rows + last.row]),
+        jnp.concatenate([masked.slot, last.slot]),
+    )
+    at_masked, at_last = jnp.split(chosen, [capacity.all_views], axis=1)
     parts['masked_items'], parts['kd'] = streamed_loss(
         at_masked, params['item_head_kernel'], params['item_head_bias'], masked.label,
         masked.weight.astype(parts['kd'].dtype), options.temperature, BLOCK,
@@ -105,20 +112,16 @@ def objective(
     overflow = masked.overflow
 
     if not counted.is_known_zero(options.attribute_weight):
-        last = masked_positions(batch.views.labels[-1:], capacity.last_view, axis_name)
-        logits = ensemble.attribute_logits(
-            params, of_originals.reshape(networks, -1, dim)[:, last.index]
-        )
+        logits = ensemble.attribute_logits(params, at_last)
         parts['attributes'] = attribute_loss(
             logits, item_attributes[last.label], last.weight.astype(logits.dtype)
         )
         overflow = overflow + last.overflow
 
     if not counted.is_known_zero(options.contrast_weight):
+        copies = hidden.reshape(len(hidden), num_views + 1, rows, *hidden.shape[2:])
         parts['icl'], parts['ccl'] = contrastive_loss(
-            of_originals.reshape(networks, rows, -1),
-            of_views.reshape(networks, num_views, rows, -1),
-            batch.valid, options.temperature, options.self_contrast, axis_name,
+            copies, batch.valid, options.temperature, options.self_contrast, axis_name
         )
 
     total = (

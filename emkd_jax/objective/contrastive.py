@@ -17,8 +17,7 @@ class Contrast(NamedTuple):
 
 
 def contrastive_loss(
-    anchors: Float[Array, 'networks rows features'],
-    views: Float[Array, 'networks views rows features'],
+    copies: Float[Array, 'networks copies rows slots dim'],
     valid: Bool[Array, ' rows'],
     temperature: float | Float[Array, ''],
     self_contrast: str,
@@ -35,16 +34,18 @@ def contrastive_loss(
     the denominator.
 
     Args:
-      anchors: flattened hidden states (padding slots included) of the original sequences.
-      views: the same of their masked views.
+      copies: hidden states (padding slots included) of each sequence's views and, last, of itself.
+        In one array: cut apart, both parts would be copied.
       valid: False for rows that pad a short batch: no anchors, and nobody's negatives.
       temperature: t.
       self_contrast: what the sequence itself adds to its denominator: 'zero' sets S[s, s] = 0, as
         the released code does (it adds exp(0) = 1); 'excluded' leaves it out.
       axis_name: the pmapped axis over which the global batch is spread; None: all rows are here.
     """
-    dtype = wide(anchors.dtype)
-    anchor_norm, view_norm = _norm(anchors), _norm(views)
+    dtype = wide(copies.dtype)
+    squares = jnp.square(copies.astype(dtype)).sum((-2, -1))
+    norm = jnp.sqrt(jnp.maximum(squares, 1e-16))  # a zero vector has a gradient then
+    anchors, anchor_norm = copies[:, -1], norm[:, -1]
     negatives, negative_norm, negative_valid, first = anchors, anchor_norm, valid, 0
     count = valid.sum().astype(dtype)
     if axis_name is not None:
@@ -60,7 +61,7 @@ def contrastive_loss(
         count = jax.lax.psum(count, axis_name)
 
     # The products are of the hidden states as they are; the norms divide the small Gram matrices.
-    gram = jnp.einsum('xsf,ykf->xysk', anchors, negatives, preferred_element_type=dtype)
+    gram = jnp.einsum('xsld,ykld->xysk', anchors, negatives, preferred_element_type=dtype)
     gram /= anchor_norm[:, None, :, None] * negative_norm[None, :, None, :] * temperature
     itself = (first + jnp.arange(valid.shape[0]))[:, None] == jnp.arange(gram.shape[3])[None, :]
     others = negative_valid[None, :] & ~itself
@@ -70,17 +71,12 @@ def contrastive_loss(
         counted = others
     denominator = _logsumexp_where(gram, counted)
 
-    positive = jnp.einsum('xsf,ymsf->xysm', anchors, views, preferred_element_type=dtype)
-    positive /= anchor_norm[:, None, :, None] * jnp.moveaxis(view_norm, 1, 2)[None] * temperature
-    losses = denominator - jax.nn.logsumexp(positive, axis=-1)
+    positive = jnp.einsum('xsld,ycsld->xysc', anchors, copies, preferred_element_type=dtype)
+    positive /= anchor_norm[:, None, :, None] * jnp.moveaxis(norm, 1, 2)[None] * temperature
+    losses = denominator - jax.nn.logsumexp(positive[..., :-1], axis=-1)
     per_pair = jnp.where(valid[None, None], losses, 0).sum(2) / jnp.maximum(count, 1)
     icl = jnp.trace(per_pair)
     return Contrast(icl, per_pair.sum() - icl)
-
-
-def _norm(x: Float[Array, '*lead features']) -> Float[Array, '*lead']:
-    squares = jnp.square(x.astype(wide(x.dtype))).sum(-1)
-    return jnp.sqrt(jnp.maximum(squares, 1e-16))  # a zero vector has a gradient then
 
 
 def _logsumexp_where(

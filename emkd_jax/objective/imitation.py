@@ -52,7 +52,7 @@ def imitation(
     masked = masked_positions(batch.views.labels, capacity.all_views, axis_name)
 
     def at_masked(hidden):
-        return hidden.reshape(len(hidden), -1, hidden.shape[-1])[:, masked.index]
+        return hidden[:, masked.row, masked.slot]
 
     [of_student] = at_masked(ensemble.hidden(params, items, row_keys))
     of_teacher = at_masked(teacher.hidden(teacher_params, items)) / teacher.num_networks

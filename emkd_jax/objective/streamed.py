@@ -52,30 +52,39 @@ def _forward(hidden, kernel, bias, labels, weights, temperature, block):
     networks, positions, _ = hidden.shape
 
     def visit(first, size, carry):
-        top, sum_one, sum_soft, moment, picked = carry
+        hits = _hits(labels, first, size)
         logits, _ = _logits(hidden, kernel, bias, first, size)
-        new_top = jnp.maximum(top, logits.max(1))
-        shifted = logits - new_top[:, None]
-        soft = jnp.exp(shifted / temperature)
-        lead = networks * logits - _over_networks(logits)
-        old_soft = jnp.exp((top - new_top) / temperature)
-        return (
-            new_top,
-            sum_one * jnp.exp(top - new_top) + jnp.exp(shifted).sum(1),
-            sum_soft * old_soft + soft.sum(1),
-            moment * old_soft + (soft * lead).sum(1),
-            picked + jnp.where(_hits(labels, first, size), logits, 0).sum(1),
-        )
+        total = sum(logits)
+        return [
+            _accumulate(sums, own, networks * own - total, hits, temperature)
+            for sums, own in zip(carry, logits, strict=True)
+        ]
 
-    zeros = jnp.zeros((networks, positions), wide(hidden.dtype))
-    top, sum_one, sum_soft, moment, picked = _over_blocks(
-        visit, (jnp.full_like(zeros, -jnp.inf), zeros, zeros, zeros, zeros), kernel.shape[1], block
-    )
+    zeros = jnp.zeros(positions, wide(hidden.dtype))
+    start = [(jnp.full_like(zeros, -jnp.inf), zeros, zeros, zeros, zeros)] * networks
+    sums = _over_blocks(visit, start, kernel.shape[1], block)
+    top, sum_one, sum_soft, moment, picked = map(jnp.stack, zip(*sums, strict=True))
     lse_one = top + jnp.log(sum_one)
     lse_soft = top / temperature + jnp.log(sum_soft)
     cross_entropy = ((lse_one - picked).sum(0) * weights).sum()
     distillation = ((moment / sum_soft).sum(0) * weights).sum() / (2 * temperature)
     return (cross_entropy, distillation), (lse_one, lse_soft)
+
+
+def _accumulate(sums, logits, lead, hits, temperature):
+    """One network's sums, a block further; `lead` is N z_n - S."""
+    top, sum_one, sum_soft, moment, picked = sums
+    new_top = jnp.maximum(top, logits.max(0))
+    shifted = logits - new_top[None]
+    soft = jnp.exp(shifted / temperature)
+    old_soft = jnp.exp((top - new_top) / temperature)
+    return (
+        new_top,
+        sum_one * jnp.exp(top - new_top) + jnp.exp(shifted).sum(0),
+        sum_soft * old_soft + soft.sum(0),
+        moment * old_soft + (soft * lead).sum(0),
+        picked + jnp.where(hits, logits, 0).sum(0),
+    )
 
 
 def _over_blocks(visit, carry, classes, block):
@@ -90,20 +99,24 @@ def _over_blocks(visit, carry, classes, block):
 
 
 def _logits(hidden, kernel, bias, first, size):
-    """Logits (networks, classes, positions) of `size` classes from `first`, and their kernel."""
-    kernel = jax.lax.dynamic_slice_in_dim(kernel, first, size, axis=1).astype(hidden.dtype)
-    bias = jax.lax.dynamic_slice_in_dim(bias, first, size, axis=1)
-    logits = jnp.einsum('ncd,npd->ncp', kernel, hidden, preferred_element_type=wide(hidden.dtype))
-    return logits + bias[:, :, None].astype(logits.dtype), kernel
+    """Each network's logits (classes, positions) of `size` classes from `first`; their kernels.
 
-
-def _over_networks(x):
-    """x.sum(0, keepdims=True), as additions that fuse with what follows."""
-    return functools.reduce(jnp.add, x)[None]
+    A network at a time: plain products run faster than batched ones, and what follows them fuses.
+    """
+    kernel = jax.lax.dynamic_slice_in_dim(kernel, first, size, axis=1)
+    # Rounded before it is converted: XLA would convert the whole kernel ahead of the loop.
+    precision = jnp.finfo(hidden.dtype)
+    kernel = jax.lax.reduce_precision(kernel, precision.nexp, precision.nmant).astype(hidden.dtype)
+    bias = jax.lax.dynamic_slice_in_dim(bias, first, size, axis=1).astype(wide(hidden.dtype))
+    logits = [
+        jnp.einsum('cd,pd->cp', k, h, preferred_element_type=b.dtype) + b[:, None]
+        for k, h, b in zip(kernel, hidden, bias, strict=True)
+    ]
+    return logits, kernel
 
 
 def _hits(labels, first, size):
-    return (first + jnp.arange(size, dtype=labels.dtype))[None, :, None] == labels[None, None]
+    return (first + jnp.arange(size, dtype=labels.dtype))[:, None] == labels[None]
 
 
 def _forward_rule(hidden, kernel, bias, labels, weights, temperature, block):
@@ -115,34 +128,44 @@ def _backward_rule(block, residuals, cotangents):
     hidden, kernel, bias, labels, weights, temperature, lse_one, lse_soft = residuals
     toward_ce, toward_kd = cotangents
     networks = len(hidden)
-    scale_ce = toward_ce * weights[None, None]
-    scale_kd = toward_kd / (2 * temperature) * weights[None, None]
+    scale_ce = toward_ce * weights[None]
+    scale_kd = toward_kd / (2 * temperature) * weights[None]
 
     def visit(first, size, carry):
         d_hidden, d_kernel, d_bias = carry
+        hits = _hits(labels, first, size).astype(lse_one.dtype)
         logits, weight = _logits(hidden, kernel, bias, first, size)
-        one = jnp.exp(logits - lse_one[:, None])
-        soft = jnp.exp(logits / temperature - lse_soft[:, None])
-        d_logits = scale_ce * (one - _hits(labels, first, size).astype(one.dtype)) + scale_kd * (
-            networks * soft - _over_networks(soft)
-        )
-        narrow = d_logits.astype(hidden.dtype)
-        d_hidden += jnp.einsum(
-            'ncp,ncd->npd', narrow, weight, preferred_element_type=d_hidden.dtype
-        )
-        of_block = jnp.einsum('ncp,npd->ncd', narrow, hidden, preferred_element_type=kernel.dtype)
+        soft = [
+            jnp.exp(z / temperature - lse[None]) for z, lse in zip(logits, lse_soft, strict=True)
+        ]
+        total = sum(soft)
+        d_logits = [
+            scale_ce * (jnp.exp(z - lse[None]) - hits) + scale_kd * (networks * q - total)
+            for z, lse, q in zip(logits, lse_one, soft, strict=True)
+        ]
+        narrow = [d.astype(hidden.dtype) for d in d_logits]
+        of_kernel = [
+            jnp.einsum('cp,pd->cd', d, h, preferred_element_type=kernel.dtype)
+            for d, h in zip(narrow, hidden, strict=True)
+        ]
+        of_bias = [d.sum(1) for d in d_logits]
         return (
-            d_hidden,
-            jax.lax.dynamic_update_slice_in_dim(d_kernel, of_block, first, axis=1),
-            jax.lax.dynamic_update_slice_in_dim(d_bias, d_logits.sum(2), first, axis=1),
+            [
+                so_far + jnp.einsum('cp,cd->pd', d, w, preferred_element_type=so_far.dtype)
+                for so_far, d, w in zip(d_hidden, narrow, weight, strict=True)
+            ],
+            jax.lax.dynamic_update_slice_in_dim(d_kernel, jnp.stack(of_kernel), first, axis=1),
+            jax.lax.dynamic_update_slice_in_dim(d_bias, jnp.stack(of_bias), first, axis=1),
         )
 
     start = (
-        jnp.zeros(hidden.shape, wide(hidden.dtype)), jnp.zeros_like(kernel), jnp.zeros_like(bias)
+        [jnp.zeros(hidden.shape[1:], wide(hidden.dtype))] * networks,
+        jnp.zeros_like(kernel), jnp.zeros_like(bias),
     )
     d_hidden, d_kernel, d_bias = _over_blocks(visit, start, kernel.shape[1], block)
     no_label_gradient = np.zeros(labels.shape, jax.dtypes.float0)
-    return d_hidden.astype(hidden.dtype), d_kernel, d_bias, no_label_gradient, None, None
+    d_hidden = jnp.stack(d_hidden).astype(hidden.dtype)
+    return d_hidden, d_kernel, d_bias, no_label_gradient, None, None
 
 
 streamed_loss.defvjp(_forward_rule, _backward_rule)

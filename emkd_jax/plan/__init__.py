@@ -1,0 +1,122 @@
+"""`--mode=plan`: what a train step needs of a device, from compiling it and not running it."""
+
+import json
+import math
+from typing import Any
+
+import jax
+import ml_collections
+from etils import epath
+
+from emkd_jax.ensemble import make_ensemble
+from emkd_jax.errors import UserError
+from emkd_jax.experiment import make_experiment
+from emkd_jax.plan.chips import memory_of, roofline
+from emkd_jax.plan.cost import step_cost
+from emkd_jax.plan.topology import devices_of
+from emkd_jax.workdir import write_json, writing
+
+_COUNTED_ONCE = 'gru4rec'  # the encoder with a loop of its own
+
+
+def plan(config: ml_collections.ConfigDict, workdir: str, topology: str) -> dict[str, Any]:
+    """Prints the report of `config`'s train step, last as one line of JSON, and returns it.
+
+    Args:
+      config: the run's.
+      workdir: where plan.json goes, too; '' = nowhere.
+      topology: of a TPU slice, as `v5e:2x4`; '' = the devices at hand.
+
+    Raises:
+      UserError: there is no such topology, its compiler is missing, or the data is.
+    """
+    if config.train.num_seeds > 1 or any(len(config.sweep[name]) for name in config.sweep):
+        raise UserError('--mode=plan is of one run; leave train.num_seeds and sweep.* alone.')
+    devices = devices_of(topology)
+    experiment = make_experiment(config)
+    config, data = experiment.config, experiment.data
+    ensemble = make_ensemble(config, data.num_items, data.num_attributes, devices[0].platform)
+    lengths = (experiment.windows > 0).sum(1)
+
+    def cost_of(batch_size):
+        changed = config.copy_and_resolve_references()
+        changed.train.batch_size = batch_size
+        return step_cost(
+            changed, ensemble, experiment.optimizer, lengths, data.item_attributes.shape[1], devices
+        )
+
+    batch_size, memory = config.train.batch_size, memory_of(devices)
+    cost = cost_of(batch_size)
+    report = {
+        'config': config.name, 'stand_in': data.stand_in, 'topology': topology,
+        'device': devices[0].device_kind, 'devices': len(devices), 'batch_size': batch_size,
+        'dtype': str(ensemble.network.encoder.dtype), 'fits': bool(cost and cost.memory <= memory),
+        'hbm_bytes_there': memory if math.isfinite(memory) else None,
+    }
+    if cost:
+        report |= {
+            'hbm_bytes': cost.memory, 'temporary_bytes': cost.temporary, 'flops': cost.flops,
+            'bytes_accessed': cost.bytes_accessed,
+            'compile_seconds': round(cost.compile_seconds, 1),
+        } | roofline(devices[0].device_kind, cost.flops, cost.bytes_accessed, batch_size)
+    report['largest_batch'] = _largest_batch(cost_of, batch_size, len(devices), cost, memory)
+    report['versions'] = {'jax': jax.__version__}
+    _print(report)
+    if config.model.encoder == _COUNTED_ONCE:
+        print(f'The recurrence of {_COUNTED_ONCE} is counted for one slot only.')
+    if workdir:
+        path = epath.Path(workdir) / 'plan.json'
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, report)
+    print(json.dumps(report))
+    return report
+
+
+def _largest_batch(cost_of, batch_size, devices, cost, memory):
+    """The largest global batch that fits, on the line through two that do; None if unbounded."""
+    while cost is None and batch_size // 2 >= devices:
+        batch_size = batch_size // 2 // devices * devices
+        cost = cost_of(batch_size)
+    if cost is None:
+        return 0
+    half = max(batch_size // 2 // devices, 1) * devices
+    smaller = cost_of(half) if half < batch_size else None
+    if smaller is None:
+        return batch_size if cost.memory <= memory else 0
+    slope = (cost.memory - smaller.memory) / (batch_size - half)
+    if slope <= 0 or not math.isfinite(memory):
+        return None
+    most = batch_size + (memory - cost.memory) / slope
+    return max(0, int(most) // devices * devices)
+
+
+def _print(report):
+    def gb(name, digits=2):
+        return f'{report[name] / 1e9:.{digits}f} GB'
+
+    there = gb('hbm_bytes_there', 1) if report['hbm_bytes_there'] else 'an unknown size'
+    rows = [
+        ('devices', f"{report['devices']} x {report['device']}, {report['dtype']} activations"),
+        ('global batch', f"{report['batch_size']:,}"),
+    ]
+    if 'flops' in report:
+        rows += [
+            ('memory of each', f"{gb('hbm_bytes')} of {there}" + ('' if report['fits'] else
+                               ': it does not fit')),
+            ('... for the time of a step', gb('temporary_bytes')),
+            ('FLOPs of each and step', f"{report['flops'] / 1e12:.3f} T"),
+            ('bytes moved by each and step', gb('bytes_accessed', 1)),
+            ('time to compile', f"{report['compile_seconds']} s"),
+        ]
+    else:
+        rows.append(('memory of each', f'more than there is ({there})'))
+    if 'roofline_ms' in report:
+        rows += [
+            ('a step at the roofline', f"{report['roofline_ms']} ms; {report['binds']} binds"),
+            ('sequences/s at the roofline', f"{report['sequences_per_second']:,}"),
+        ]
+    most = report['largest_batch']
+    rows.append(('largest global batch', 'unknown' if most is None else f'about {most:,}'))
+    for name, value in rows:
+        print(f'{name:30} {value}')

@@ -1,0 +1,134 @@
+"""What a step costs, as XLA counts it: a ceiling that no change may break through unnoticed."""
+
+import importlib.util
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from configs import toys
+from emkd_jax.ensemble import make_ensemble
+from emkd_jax.errors import UserError
+from emkd_jax.objective import BLOCK
+from emkd_jax.plan import plan
+from emkd_jax.plan.chips import CHIPS, Chip, memory_of, roofline
+from emkd_jax.plan.cost import compile_loss, step_cost
+from emkd_jax.plan.topology import devices_of
+from emkd_jax.step import make_capacity, make_optimizer
+
+CPU_BYTES, CPU_FLOPS, CPU_TEMPORARY = 13.5e9, 0.225e12, 1.25e9  # 12.95, 0.219 and 1.16
+ITEMS, ATTRIBUTES, WINDOWS = 11_924, 1_027, 31_506  # of Toys
+
+
+def cost_of_toys(devices, batch_size, platform):
+    config = toys.get_config()
+    config.train.batch_size = batch_size
+    lengths = np.minimum(np.random.default_rng(0).geometric(1 / 8, WINDOWS) + 2, 20)
+    return step_cost(
+        config, make_ensemble(config, ITEMS, ATTRIBUTES, platform),
+        make_optimizer(config.optimizer), lengths, 8, devices,
+    )
+
+
+def test_a_step_on_the_cpu_moves_no_more_than_it_did():
+    cost = cost_of_toys(jax.devices()[:1], 32, 'cpu')
+    assert cost.bytes_accessed < CPU_BYTES
+    assert cost.flops < CPU_FLOPS
+    assert cost.temporary < CPU_TEMPORARY
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec('libtpu') is None, reason='needs requirements-plan.txt'
+)
+def test_a_step_on_a_tpu_moves_no_more_than_it_did():
+    cost = cost_of_toys(devices_of('v5e:2x2'), 1024, 'tpu')
+    assert cost.bytes_accessed < 30e9
+    assert cost.memory < 3e9
+
+
+def test_every_block_of_the_catalogue_counts():
+    """XLA counts a loop's body once; the step's cost must grow with the catalogue all the same."""
+    config, device = tiny.tiny_config(model__num_blocks=1), jax.devices()[0]
+
+    def cost_of(blocks):
+        ensemble = make_ensemble(config, BLOCK * blocks - 1, 1, 'cpu')
+        optimizer = make_optimizer(config.optimizer)
+        return step_cost(config, ensemble, optimizer, np.full(100, 8), 1, [device])
+
+    few, many = cost_of(4), cost_of(12)
+    products = 4 * 2 * 3 * BLOCK * config.model.hidden_dim  # forward once, backward thrice
+    positions = make_capacity(config.objective, np.full(100, 8), 8).all_views
+    assert many.flops - few.flops > 8 * positions * products
+
+
+def test_memory_of_the_loss_does_not_grow_with_the_catalogue():
+    ensemble = make_ensemble(tiny.tiny_config(), 10, 1, 'cpu')
+    small, large = (
+        compile_loss(ensemble, 64, BLOCK * blocks, jax.devices()[0]).memory_analysis()
+        for blocks in (4, 64)
+    )
+    assert large.temp_size_in_bytes < 1.1 * small.temp_size_in_bytes
+
+
+def test_the_roofline_is_the_slower_side():
+    kind = 'TPU v5 lite'
+    chip = CHIPS[kind]
+    memory_bound = roofline(kind, chip.flops / 100, chip.bandwidth / 10, 50)
+    assert memory_bound == {
+        'roofline_ms': 100.0, 'binds': 'memory', 'sequences_per_second': 500
+    }
+    assert roofline(kind, chip.flops, chip.bandwidth / 10, 50)['binds'] == 'compute'
+    assert roofline('a new device', 1.0, 1.0, 1) == {}
+
+
+@pytest.fixture
+def tiny_plan(monkeypatch):
+    monkeypatch.setattr('emkd_jax.plan.make_experiment', tiny.tiny_experiment)
+    return plan
+
+
+def test_the_report_of_the_devices_at_hand(tiny_plan, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(CHIPS, jax.devices()[0].device_kind, Chip(1e12, 1e11, 2.0**34))
+    config = tiny.tiny_config()
+    report = tiny_plan(config, str(tmp_path / 'run'), '')
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last == report == json.loads((tmp_path / 'run/plan.json').read_text())
+    assert report['fits']
+    assert report['devices'] == len(jax.devices())
+    assert report['hbm_bytes'] > report['temporary_bytes'] > 0
+    assert report['largest_batch'] > config.train.batch_size
+    assert report['largest_batch'] % len(jax.devices()) == 0
+    assert report['roofline_ms'] > 0
+
+
+def test_what_does_not_fit_is_said(tiny_plan, capsys, monkeypatch):
+    monkeypatch.setitem(CHIPS, jax.devices()[0].device_kind, Chip(1e12, 1e11, 1000.0))
+    report = tiny_plan(tiny.tiny_config(), '', '')
+    assert not report['fits']
+    assert report['largest_batch'] == 0
+    assert 'does not fit' in capsys.readouterr().out
+
+
+def test_memory_of_a_cpu_is_the_machines():
+    assert memory_of(jax.devices()) * len(jax.devices()) > 2**28
+
+
+@pytest.mark.parametrize('topology', ['v9:2x2', 'v5e:two'])
+def test_a_topology_that_is_none(topology):
+    with pytest.raises(UserError, match='topology'):
+        devices_of(topology)
+
+
+def test_without_the_compiler_the_package_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(UserError, match=r'requirements-plan\.txt'):
+        devices_of('v5e:2x2')
+
+
+def test_several_seeds_are_planned_one_at_a_time():
+    config = tiny.tiny_config()
+    config.train.num_seeds = 2
+    with pytest.raises(UserError, match='num_seeds'):
+        plan(config, '', '')
