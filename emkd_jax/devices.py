@@ -155,12 +155,16 @@ def explain(error: Exception) -> RunError | None:
 
 
 def leave(error: UserError | RunError | PreemptedError) -> None:
-    """Ends a process of several after `error`, and never waits long for the others."""
-    if not jax.distributed.is_initialized():
+    """Ends the process after `error`, where threads might still speak or other processes wait.
+
+    A process of several never waits long for the others.
+    """
+    several = jax.distributed.is_initialized()
+    if not (several or isinstance(error, RunError)):
         return
     sys.stdout.flush()
     sys.stderr.flush()
-    if not isinstance(error, HostLostError):
+    if several and not isinstance(error, HostLostError):
         # All may have failed alike: JAX ends a process that another one leaves unannounced.
         goodbye = threading.Thread(target=jax.distributed.shutdown, daemon=True)
         goodbye.start()

@@ -143,6 +143,17 @@ def test_where_jax_aborts_over_a_lost_process_the_last_word_is_ours(lost):
     pair[lost].communicate()
 
 
+def test_nothing_is_said_after_the_sentence():
+    script = (
+        'import atexit, emkd_jax.devices as d; from emkd_jax.errors import RunError; '
+        'atexit.register(print, "late"); d.leave(RunError("the sentence"))'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, '', '')
+
+
 def test_no_memory_is_said():
     with pytest.raises(jax.errors.JaxRuntimeError) as caught:
         jax.numpy.zeros(2**45).block_until_ready()
