@@ -63,9 +63,11 @@ def test_gzip_and_byte_order_mark(tmp_path):
 
 
 def test_any_column_names_by_option(tmp_path):
-    source = write(tmp_path / 'log.csv', table(['who', 'what', 'item', 'date'], ','))
-    data = load(source, user_column='who', item_column='what')
-    assert histories(data) == EXPECTED
+    source = write(tmp_path / 'log.csv', table(['who', 'what', 'item', 'seen at'], ','))
+    named = {'user_column': 'who', 'item_column': 'what', 'time_column': 'seen at'}
+    assert histories(load(source, **named)) == EXPECTED
+    rated = load(source, **named, rating_column='item', min_rating=3.0)
+    assert histories(rated) == {'ann': ['x', 'y'], 'bob': ['y', 'w']}
 
 
 def test_parquet(tmp_path):
@@ -190,6 +192,17 @@ def test_item_table_with_several_attributes_in_a_cell(tmp_path, cell):
     quoted = cell.replace('"', '""')
     items = write(tmp_path / 'items.csv', f'sku,tags,title\nx,"{quoted}",An X\ny,blue,\n')
     assert attributes(load(source, attributes=str(items))) == {'x': {1, 2}, 'y': {1}}
+
+
+def test_item_table_with_another_mark_and_title(tmp_path):
+    source = write(tmp_path / 'log.csv', 'user,item\na,x\na,y\n')
+    items = write(tmp_path / 'items.csv', 'item;title;tags;label\nx;T;a|b/c;An X\ny;T;c;\n')
+    named = {
+        'attributes': str(items), 'attribute_delimiter': '/', 'title_column': 'label',
+    }
+    assert attributes(load(source, **named)) == {'x': {1, 2}, 'y': {2}}
+    with prepared_in(tmp_path / 'prepared'):
+        assert custom.titles(options(source, **named)) == ['An X', '']
 
 
 def test_item_table_with_several_columns(tmp_path):
