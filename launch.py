@@ -7,6 +7,7 @@ another host was lost; 143 stopped by a signal with its state saved.
 import os
 import re
 import sys
+import traceback
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -156,11 +157,13 @@ def _run() -> int | None:
     except (UserError, RunError, PreemptedError) as error:
         said = error
     except Exception as error:
-        from emkd_jax.devices import explain
+        from emkd_jax.devices import explain, leave
 
         said = explain(error)
-        if said is None:
-            raise
+        if said is None:  # a fault of ours, which no other process shall wait for
+            traceback.print_exc()
+            leave(error)
+            return RunError.exit_code
     # What a file holds may be quoted there.
     print(''.join(c if c.isprintable() else '?' for c in str(said)), file=sys.stderr)
     if 'jax' in sys.modules:

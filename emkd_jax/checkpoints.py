@@ -51,8 +51,8 @@ class Checkpoints:
         folder = epath.Path(workdir)  # absolute() would make a local folder of gs://...
         self._root = (folder if is_remote(folder) else folder.absolute()) / 'checkpoints'
         trusted = self._trusted(read_only) if jax.process_index() == 0 else {}
-        latest = of_process_0(max(trusted, default=-1))
-        self.latest = None if latest < 0 else latest
+        trusted = dict(of_process_0(list(trusted.items())))
+        self.latest = max(trusted, default=None)
         self._keep = _KeepLatestAndBest(trusted)
         self._manager = ocp.CheckpointManager(self._root, options=ocp.CheckpointManagerOptions(
             preservation_policy=self._keep, read_only=read_only, create=not read_only,

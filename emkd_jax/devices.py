@@ -9,6 +9,7 @@ import ctypes
 import faulthandler
 import functools
 import hashlib
+import json
 import os
 import re
 import signal
@@ -16,13 +17,14 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Int, PyTree
 
-from emkd_jax.errors import HostLostError, PreemptedError, RunError, UserError
+from emkd_jax.errors import HostLostError, RunError, UserError
 
 AXIS = 'devices'  # the pmapped axis, over which the global batch is spread
 JOIN = 300  # seconds that processes wait for one another at the start
@@ -102,9 +104,14 @@ def check_same(what: str, value: str) -> None:
         )
 
 
-def of_process_0(value: int) -> int:
-    """Process 0's `value`, on every process."""
-    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+def of_process_0(value: Any) -> Any:
+    """Process 0's `value`, which JSON can hold, on every process."""
+    if jax.process_count() == 1:
+        return value
+    said = json.dumps(value).encode() if jax.process_index() == 0 else b''
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(said))))
+    said = np.frombuffer(said.ljust(length, b' '), np.uint8)
+    return json.loads(multihost_utils.broadcast_one_to_all(said).tobytes())
 
 
 def rows_per_device(batch_size: int, num_devices: int) -> int:
@@ -154,7 +161,7 @@ def explain(error: Exception) -> RunError | None:
     return None
 
 
-def leave(error: UserError | RunError | PreemptedError) -> None:
+def leave(error: Exception) -> None:
     """Ends the process after `error`, where threads might still speak or other processes wait.
 
     A process of several never waits long for the others.
@@ -169,7 +176,7 @@ def leave(error: UserError | RunError | PreemptedError) -> None:
         goodbye = threading.Thread(target=jax.distributed.shutdown, daemon=True)
         goodbye.start()
         goodbye.join(_LEAVE)
-    os._exit(error.exit_code)
+    os._exit(getattr(error, 'exit_code', RunError.exit_code))
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)

@@ -1,6 +1,7 @@
 """Two processes of two devices each: one run, which stops, resumes and ends as one."""
 
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -122,25 +123,49 @@ def test_others_that_never_come_are_not_waited_for(tmp_path):
     assert 'did not find one another within 2 s' in said(done.stderr)
 
 
-@pytest.mark.parametrize('lost', [0, 1])
-def test_where_jax_aborts_over_a_lost_process_the_last_word_is_ours(lost):
-    port = free_port()
+def joined_pair(*scripts):
+    """Two processes that have joined and go on with their lines of Python."""
+    address = f'localhost:{free_port()}'
     pair = [
         subprocess.Popen(
             [sys.executable, '-c', (
-                'import sys, time, emkd_jax.devices as d; d.HEARTBEAT = 4; '
-                f'd.join("localhost:{port}", 2, {i}); print("joined", flush=True); time.sleep(120)'
+                'import sys, time, launch, emkd_jax.devices as d; d.HEARTBEAT = 4; '
+                f'd.join({address!r}, 2, {i}); print("joined", flush=True)\n{script}'
             )],
             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        ) for i in range(2)
+        ) for i, script in enumerate(scripts)
     ]
     for one in pair:
         assert one.stdout.readline() == 'joined\n'
+    return pair
+
+
+@pytest.mark.parametrize('lost', [0, 1])
+def test_where_jax_aborts_over_a_lost_process_the_last_word_is_ours(lost):
+    pair = joined_pair('time.sleep(120)', 'time.sleep(120)')
     pair[lost].kill()
     _, err = pair[1 - lost].communicate(timeout=60)
     assert pair[1 - lost].returncode == HostLostError.exit_code
     assert re.search(LOST, said(err))
     pair[lost].communicate()
+
+
+def test_a_fault_of_ours_in_one_process_ends_both():
+    fault = 'launch.app.run = lambda *_, **__: {}["fault"]\nsys.exit(launch._run())'
+    waiting, faulty = joined_pair('time.sleep(120)', fault)
+    _, err = faulty.communicate(timeout=60)
+    assert faulty.returncode == 1
+    assert "KeyError: 'fault'" in err
+    _, err = waiting.communicate(timeout=60)
+    assert waiting.returncode == HostLostError.exit_code
+    assert re.search(LOST, said(err))
+
+
+def test_what_process_0_says_reaches_the_other():
+    script = 'print(d.of_process_0([[7, None], {"é": 1.5}] if d.jax.process_index() == 0 else 3))'
+    for one in joined_pair(script, script):
+        out, err = one.communicate(timeout=60)
+        assert out.splitlines()[-1] == "[[7, None], {'é': 1.5}]", err
 
 
 def test_nothing_is_said_after_the_sentence():
@@ -218,6 +243,15 @@ def test_several_runs_train_on_several_hosts(tmp_path):
     alike = {'seed': 1, 'train__num_epochs': 1}
     assert_close(*(last_state(tmp_path / name / 'seed_1', **alike) for name in ('pair', 'one')))
     assert read_results(tmp_path / 'pair')['tried'][0]['seeds'] == [0, 1]
+
+
+@pytest.mark.soak
+def test_a_stopped_pair_goes_on_to_the_end(stopped, tmp_path):
+    shutil.copytree(stopped, tmp_path / 'run')
+    codes, errors = Pair(tmp_path / 'run').end()
+    assert codes == (0, 0), errors
+    steps = sorted(int(path.name) for path in (tmp_path / 'run' / 'checkpoints').iterdir())
+    assert steps[-2:] == [34, 36]
 
 
 @pytest.mark.soak
