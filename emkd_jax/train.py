@@ -163,9 +163,9 @@ def _run(
             if wished == STOP:
                 for run in runs:
                     run.checkpoints.close()
+                folder = str(runs[0].folder).removesuffix(f'/{runs[0].name}')
                 raise PreemptedError(
-                    f'Stopped after step {trainer.step}; its state is saved in '
-                    f'{runs[0].folder.parent if runs[0].name else runs[0].folder}.'
+                    f'Stopped after step {trainer.step}; its state is saved in {folder}.'
                 )
     for run in runs:
         run.checkpoints.seal(wait=True)

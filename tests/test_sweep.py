@@ -14,6 +14,7 @@ from tiny import tiny_config, tiny_experiment
 
 from emkd_jax import devices
 from emkd_jax import train as train_room
+from emkd_jax.benchmark.compare import benchmark
 from emkd_jax.checkpoints import Checkpoints
 from emkd_jax.errors import PreemptedError, RunError, UserError
 from emkd_jax.evaluate import evaluate
@@ -170,14 +171,9 @@ def test_the_summary_has_mean_and_deviation_and_the_best_on_validation_first():
 
 @pytest.fixture(scope='module')
 def of_two(tmp_path_factory):
-    """Two seeds that trained together, with a stop between, and their folder."""
+    """Two seeds that trained together, and their folder."""
     folder = tmp_path_factory.mktemp('runs') / 'two'
-    config = small_config(train__num_seeds=2)
-    with pytest.MonkeyPatch.context() as patch:
-        stop_at(patch, 7)
-        with pytest.raises(PreemptedError, match=str(folder)):
-            train(config, str(folder))
-    return train(config, str(folder)), folder
+    return train(small_config(train__num_seeds=2), str(folder)), folder
 
 
 def test_each_folder_is_the_lone_runs(of_two, tmp_path):
@@ -211,9 +207,12 @@ def test_one_of_several_is_to_be_named(of_two):
         evaluate(small_config(train__num_seeds=2), str(of_two[1]))
 
 
-def test_weights_are_not_those_of_several(tmp_path):
+@pytest.mark.parametrize('mode', [
+    lambda *of: import_weights(*of, 'weights.npz'), benchmark
+])  # fmt: skip
+def test_what_is_of_one_run_refuses_several(tmp_path, mode):
     with pytest.raises(UserError, match=r'leave train\.num_seeds and sweep\.\* out'):
-        import_weights(small_config(train__num_seeds=2), str(tmp_path / 'run'), 'weights.npz')
+        mode(small_config(train__num_seeds=2), str(tmp_path / 'run'))
     assert not (tmp_path / 'run').exists()
 
 
@@ -222,9 +221,12 @@ def test_a_save_that_not_all_have_is_taken_again(of_two, tmp_path, monkeypatch):
     config = small_config(train__num_seeds=2)
     with monkeypatch.context() as patch:
         stop_at(patch, 7)
-        with pytest.raises(PreemptedError):
+        with pytest.raises(PreemptedError, match=f'its state is saved in {tmp_path}\\.'):
             train(config, str(tmp_path))
     checkpoints = tmp_path / 'seed_0' / 'checkpoints'
-    shutil.copytree(checkpoints / str(Checkpoints(tmp_path / 'seed_0').latest), checkpoints / '10')
-    results, _ = of_two
+    latest = Checkpoints(tmp_path / 'seed_0').latest
+    shutil.copytree(checkpoints / str(latest), checkpoints / str(latest + 1))
+    results, folder = of_two
     assert train(config, str(tmp_path))['tried'] == results['tried']
+    for run in ('seed_0', 'seed_1'):
+        assert lines(tmp_path / run) == lines(folder / run)

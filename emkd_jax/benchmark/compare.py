@@ -16,6 +16,7 @@ from emkd_jax.benchmark.protocol import Child
 from emkd_jax.benchmark.report import ORIGINAL, OURS, summary, table
 from emkd_jax.benchmark.sides import start_original, start_ours
 from emkd_jax.errors import UserError
+from emkd_jax.sweep import members
 from emkd_jax.workdir import write_json
 
 PAIRS = 5  # of blocks, one a side
@@ -49,6 +50,8 @@ def benchmark(
     """
     if torch_tuned and not pytorch_repo:
         raise UserError('--torch_tuned tunes the original; name its clone with --pytorch_repo.')
+    if members(config):
+        raise UserError('A benchmark is of one run; leave train.num_seeds and sweep.* out.')
     clone = open_clone(pytorch_repo, dataset_code(config)) if pytorch_repo else None
     if clone:
         arguments(config)  # what the original cannot do is told before anything starts
