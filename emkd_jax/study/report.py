@@ -66,7 +66,9 @@ def markdown(found: dict[str, Any]) -> str:
             ]))  # fmt: skip
     lines += [
         '', 'Paired bootstrap: 10,000 resamples of the users, of each user the mean over seeds; '
-        'p is two-sided and not corrected for the number of comparisons.', '',
+        'p is two-sided and not corrected for the number of comparisons. It says how sure a '
+        'difference is with these runs and other users; how much other runs would differ, the '
+        'deviations over seeds above say.', '',
     ]  # fmt: skip
     return '\n'.join(lines)
 
