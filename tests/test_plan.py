@@ -18,7 +18,7 @@ from emkd_jax.plan.cost import compile_loss, step_cost
 from emkd_jax.plan.topology import devices_of
 from emkd_jax.step import make_capacity, make_optimizer
 
-CPU_BYTES, CPU_FLOPS, CPU_TEMPORARY = 13.5e9, 0.225e12, 1.25e9  # 12.95, 0.219 and 1.16
+CPU_BYTES, CPU_FLOPS, CPU_TEMPORARY = 13e9, 0.225e12, 1.1e9  # 12.4, 0.219 and 1.02
 ITEMS, ATTRIBUTES, WINDOWS = 11_924, 1_027, 31_506  # of Toys
 
 

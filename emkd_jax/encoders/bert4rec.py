@@ -106,8 +106,13 @@ class FeedForward(nn.Module):
         site: int,
     ) -> Float[Array, 'rows slots dim']:
         inner = Linear(4 * x.shape[-1], self.dtype, name='up')(x, affine)
-        inner = jax.nn.gelu(inner, approximate=True)
-        inner = counted.dropout(inner, keys, site, self.dropout)
+
+        def activate(inner):
+            return counted.dropout(jax.nn.gelu(inner, approximate=True), keys, site, self.dropout)
+
+        # Computed again in the backward pass. That XLA for CPUs must be told; for TPUs it is done
+        # unasked, and being told moves another gigabyte a step.
+        inner = jax.checkpoint(activate, prevent_cse=self.dtype == jnp.float32)(inner)
         return Linear(x.shape[-1], self.dtype, name='down')(inner)
 
 
