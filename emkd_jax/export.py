@@ -95,6 +95,7 @@ def export(config: ml_collections.ConfigDict, workdir: str = '', output: str = '
 def serialized(ensemble: Ensemble, params: PyTree) -> bytearray:
     """The scoring function with `params` inside, in the form of `jax.export`."""
     encoder = ensemble.network.encoder
+    params = jax.tree.map(jnp.asarray, params)  # custom derivatives take no host arrays
 
     def scores(histories: Int[Array, 'batch slots']) -> Float[Array, 'batch items']:
         mask = jnp.full((histories.shape[0], 1), ensemble.network.num_items + 1, jnp.int32)
