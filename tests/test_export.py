@@ -53,8 +53,8 @@ def scores(trained, histories):
     items = jnp.array([[0] * (slots - len(row)) + row for row in rows], jnp.int32)
     ensemble = experiment.ensemble
     logits = jax.jit(
-        lambda items: ensemble.item_logits(params, ensemble.hidden(params, items)[:, :, -1])
-    )(items)
+        lambda params, items: ensemble.item_logits(params, ensemble.hidden(params, items)[:, :, -1])
+    )(params, items)
     return np.asarray(logits).sum(0)[:, 1:]
 
 
