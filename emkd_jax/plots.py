@@ -9,11 +9,12 @@ from etils import epath
 from emkd_jax.errors import UserError
 from emkd_jax.workdir import writing
 
+EPOCH = 'epoch'  # the label of an axis that counts them
 COLOURS = ('#2a6f97', '#d1495b', '#66a182', '#edae49', '#8d6a9f', '#5c677d')
 _STYLE = {
     'figure.dpi': 150, 'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False,
     'axes.grid': True, 'grid.alpha': 0.3, 'grid.linewidth': 0.6, 'legend.frameon': False,
-    'axes.titlesize': 10, 'axes.axisbelow': True,
+    'axes.titlesize': 10, 'axes.axisbelow': True, 'lines.marker': 'o', 'lines.markersize': 2.5,
 }  # fmt: skip
 
 
@@ -47,5 +48,8 @@ def figure(
         drawn = Figure(figsize=(width, height), layout='constrained')
         FigureCanvasAgg(drawn)
         yield list(drawn.subplots(1, panels, squeeze=False)[0])
+        for axis in drawn.axes:
+            if axis.get_xlabel() == EPOCH:
+                axis.xaxis.get_major_locator().set_params(integer=True)
         with writing(file), file.open('wb') as out:
             drawn.savefig(out, format='png')

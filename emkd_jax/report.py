@@ -15,9 +15,9 @@ from emkd_jax.evaluation import RULES, Evaluator
 from emkd_jax.evaluation.metrics import user_metrics
 from emkd_jax.experiment import Experiment, make_experiment
 from emkd_jax.objective import PARTS
-from emkd_jax.plots import COLOURS, check_matplotlib, figure
+from emkd_jax.plots import COLOURS, EPOCH, check_matplotlib, figure
 from emkd_jax.reporting import read_log, say
-from emkd_jax.results import default_workdir
+from emkd_jax.results import default_workdir, read_results
 from emkd_jax.workdir import writing
 
 _BINS = 6
@@ -65,7 +65,8 @@ def report(config: ml_collections.ConfigDict, workdir: str = '') -> epath.Path:
         _plot_groups(target / f'{name}.png', label, groups_of)
     file = target / 'report.md'
     with writing(file):
-        file.write_text(_markdown(experiment, record, result, groups, bool(diverse)))
+        student = read_results(folder / 'student', 'distillation.json')
+        file.write_text(_markdown(experiment, record, result, groups, bool(diverse), student))
     say(f'{file} is written.')
     return file
 
@@ -101,7 +102,7 @@ def _plot_parts(file, lines):
             axis.plot([line['epoch'] for line in lines], [line[part] for line in lines],
                       color=COLOURS[0])
             axis.set_title(part.replace('_', ' '))
-            axis.set_xlabel('epoch')
+            axis.set_xlabel(EPOCH)
 
 
 def _plot_validation(file, lines, rule):
@@ -116,7 +117,7 @@ def _plot_validation(file, lines, rule):
             axis.plot(epochs, [line['ensemble'][rule][metric] for line in lines],
                       color=COLOURS[1], label='ensemble')
             axis.set_title(f'validation {metric}')
-            axis.set_xlabel('epoch')
+            axis.set_xlabel(EPOCH)
             axis.set_ylim(0)
         axes[0].legend()
 
@@ -128,7 +129,7 @@ def _plot_diversity(file, lines):
             axis.plot([line['epoch'] for line in lines],
                       [line['diversity'][name] for line in lines], color=COLOURS[2])
             axis.set_title(title)
-            axis.set_xlabel('epoch')
+            axis.set_xlabel(EPOCH)
             axis.set_ylim(0)
 
 
@@ -149,6 +150,7 @@ def _plot_groups(file, label, groups):
 def _markdown(
     experiment: Experiment, record: dict[str, Any], result: Any,
     groups: dict[str, tuple[str, list[dict[str, Any]]]], diverse: bool,
+    student: dict[str, Any] | None,
 ) -> str:
     config, data = experiment.config, experiment.data
     rule = config.eval.rule
@@ -159,7 +161,9 @@ def _markdown(
         f'{data.name}, {config.ensemble.num_networks} x {config.model.encoder}; the best epoch on '
         f"validation is {record['best']['epoch']}. Test, rule '{rule}':", '',
         '| | HR@10 | NDCG@10 |', '| --- | ---: | ---: |',
-        *_table(result, rule),
+        *_table({'ensemble': result.ensemble[rule]} | {
+            f'network {n}': network[rule] for n, network in enumerate(result.networks)
+        }),
         '', '## Training', '', '![parts of the objective](losses.png)', '',
         '![validation](validation.png)', '',
     ]  # fmt: skip
@@ -175,17 +179,24 @@ def _markdown(
                 f'{np.mean(group["HR@10"][1:]):.4f} |' for group in of_groups
             ), '',
         ]  # fmt: skip
+    if student:
+        lines += [
+            '## Its student', '', 'One network, taught by this ensemble (`--mode=distill`):', '',
+            '| | HR@10 | NDCG@10 |', '| --- | ---: | ---: |', *_table(student['test']),
+            f'| share of the gain that is kept | {_share(student["kept"]["HR@10"])} | '
+            f'{_share(student["kept"]["NDCG@10"])} |', '',
+        ]  # fmt: skip
     return '\n'.join(lines)
 
 
-def _table(result, rule):
-    rows = {'ensemble': result.ensemble} | {
-        f'network {n}': network for n, network in enumerate(result.networks)
-    }
+def _table(rows):
     return [
-        f'| {name} | {of[rule]["HR@10"]:.4f} | {of[rule]["NDCG@10"]:.4f} |'
-        for name, of in rows.items()
+        f'| {name} | {of["HR@10"]:.4f} | {of["NDCG@10"]:.4f} |' for name, of in rows.items()
     ]
+
+
+def _share(kept):
+    return 'no gain' if kept is None else f'{kept:.0%}'
 
 
 def _range(group):

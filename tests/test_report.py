@@ -38,6 +38,20 @@ def test_a_run_is_reported_as_far_as_it_is(finished, tmp_path):
     assert (report(small_config(), str(folder)).parent / 'losses.png').exists()
 
 
+def test_the_student_of_a_run_is_reported_with_it(finished, tmp_path):
+    folder = tmp_path / 'run'
+    shutil.copytree(finished[1], folder, ignore=shutil.ignore_patterns('report', 'student'))
+    assert 'student' not in report(small_config(), str(folder)).read_text()
+    (folder / 'student').mkdir()
+    (folder / 'student' / 'distillation.json').write_text(json.dumps({
+        'test': {'student': {'HR@10': 0.1, 'NDCG@10': 0.05}},
+        'kept': {'HR@10': 0.754, 'NDCG@10': None},
+    }))
+    text = report(small_config(), str(folder)).read_text()
+    assert '| student | 0.1000 | 0.0500 |' in text
+    assert '| share of the gain that is kept | 75% | no gain |' in text
+
+
 @pytest.mark.parametrize('lines', [None, 0, 1])
 def test_without_a_validated_epoch_there_is_nothing_to_report(finished, tmp_path, lines):
     """As where weights were imported, which leaves no log."""
