@@ -50,6 +50,6 @@ def figure(
         yield list(drawn.subplots(1, panels, squeeze=False)[0])
         for axis in drawn.axes:
             if axis.get_xlabel() == EPOCH:
-                axis.xaxis.get_major_locator().set_params(integer=True)
+                axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         with writing(file), file.open('wb') as out:
             drawn.savefig(out, format='png')
