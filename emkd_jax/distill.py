@@ -47,12 +47,8 @@ def distill(config: ml_collections.ConfigDict, workdir: str = '') -> dict[str, A
     if jax.process_index() == 0:
         with writing(place / 'distillation.json'):
             write_json(place / 'distillation.json', found)
-    say(f"\nTest, rule '{config.eval.rule}'\n{table(found['test'])}")
-    kept = found['kept']['NDCG@10']
-    say(
-        'The ensemble is no better than its networks.' if kept is None else
-        f"\nThe student keeps {kept:.0%} of the ensemble's gain in NDCG@10 over its networks."
-    )  # fmt: skip
+    say(f"\nTest, rule '{config.eval.rule}'\n{table(found['test'])}\n")
+    say(in_words(found['kept']['NDCG@10']))
     say(
         f'Serve it with --workdir={place} --config.ensemble.num_networks=1 '
         f'--config.distill.teacher={folder}.'
@@ -75,3 +71,12 @@ def compare(taught: dict[str, Any], student: dict[str, Any], rule: str) -> dict[
             for metric, gain in gains.items()
         },
     }
+
+
+def in_words(kept: float | None) -> str:
+    """What the share of the gain in NDCG@10 says."""
+    if kept is None:
+        return 'The ensemble is no better than its networks: there is no gain to keep.'
+    if kept < 0:
+        return 'The student is behind the networks of the ensemble in NDCG@10.'
+    return f"The student keeps {kept:.0%} of the ensemble's gain in NDCG@10 over its networks."

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from runs import small_config
 
-from emkd_jax.distill import compare, distill
+from emkd_jax.distill import compare, distill, in_words
 from emkd_jax.errors import UserError
 from emkd_jax.evaluate import evaluate
 from emkd_jax.experiment import make_experiment
@@ -37,6 +37,13 @@ def test_what_is_kept_is_the_share_of_the_gain():
     )
     assert found['test']['a network of it'] == {'HR@10': pytest.approx(0.2), 'NDCG@10': 0.5}
     assert found['kept'] == {'HR@10': pytest.approx(0.75), 'NDCG@10': None}
+
+
+@pytest.mark.parametrize('kept, words', [
+    (None, 'no gain to keep'), (-0.6, 'behind the networks'), (0.75, 'keeps 75%')
+])  # fmt: skip
+def test_what_is_kept_is_said_in_words(kept, words):
+    assert words in in_words(kept)
 
 
 def test_a_teacher_must_be_there(tmp_path):
