@@ -13,6 +13,8 @@ import sys
 
 import numpy as np
 
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
 from configs import toys
 from emkd_jax.ensemble import make_ensemble
 from emkd_jax.plan.chips import memory_of
@@ -32,6 +34,7 @@ def plan_toys(topology: str, chips: int, options: list[str]) -> dict:
         [sys.executable, 'launch.py', '--config=configs/toys.py', '--mode=plan',
          f'--topology={topology}', f'--config.train.batch_size={ROWS * chips}', *options],
         stdout=subprocess.PIPE, text=True, check=True,
+        cwd=pathlib.Path(__file__).parents[1],
     )  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -57,7 +60,7 @@ def plan_catalogue(topology: str, num_items: int) -> dict:
 def main(output: str, *options: str) -> None:
     """Measures everything and writes the record after every part."""
     record = {
-        'command': 'python benchmarks/tpu_plans.py OUTPUT --config.data.source=FOLDER',
+        'command': 'python benchmarks/tpu_plans.py OUTPUT [--config.data.source=FOLDER]',
         'versions': {name: importlib.metadata.version(name) for name in ('jax', 'libtpu')},
         'toys': [], 'catalogues': [],
     }

@@ -105,7 +105,7 @@ def buffer_capacity(
 ) -> int:
     """A size that masked positions of `rows` random windows, `num_views` times, do not exceed.
 
-    Six standard deviations above the mean number of masked positions (a chance of about 1e-9 a
+    Six standard deviations above the mean number of masked positions (a chance below 1e-6 a
     step), rounded up to a multiple of 128, and never more than could be masked at all.
 
     Args:

@@ -1,6 +1,7 @@
 """A run's folder: which configuration and data it belongs to, who writes there, and how."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -40,6 +41,20 @@ def open_workdir(workdir: str, config: ml_collections.ConfigDict) -> epath.Path:
             _compare(theirs, ours, file)
         elif jax.process_index() == 0:
             write_json(file, ours)
+    return folder
+
+
+def make_folder(workdir: str) -> epath.Path:
+    """Makes a folder that belongs to no run.
+
+    Raises:
+      UserError: it cannot be used.
+    """
+    with _using(workdir):
+        folder = epath.Path(workdir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not is_remote(folder) and not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, 'Permission denied')
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 
 import jax
 import numpy as np
@@ -12,9 +13,9 @@ from configs import toys
 from emkd_jax.ensemble import make_ensemble
 from emkd_jax.errors import UserError
 from emkd_jax.objective import BLOCK
-from emkd_jax.plan import plan
+from emkd_jax.plan import _largest_batch, plan
 from emkd_jax.plan.chips import CHIPS, Chip, memory_of, roofline
-from emkd_jax.plan.cost import compile_loss, step_cost
+from emkd_jax.plan.cost import Cost, compile_loss, step_cost
 from emkd_jax.plan.topology import devices_of
 from emkd_jax.step import make_capacity, make_optimizer
 
@@ -106,9 +107,33 @@ def test_the_report_of_the_devices_at_hand(tiny_plan, tmp_path, capsys, monkeypa
 def test_what_does_not_fit_is_said(tiny_plan, capsys, monkeypatch):
     monkeypatch.setitem(CHIPS, jax.devices()[0].device_kind, Chip(1e12, 1e11, 1000.0))
     report = tiny_plan(tiny.tiny_config(), '', '')
-    assert not report['fits']
+    assert report['fits'] is False
     assert report['largest_batch'] == 0
     assert 'does not fit' in capsys.readouterr().out
+
+
+def test_the_largest_batch_is_compiled_and_fits():
+    """Memory that grows faster than the batch, as that of the contrast does."""
+    asked = []
+
+    def cost_of(batch_size):
+        asked.append(batch_size)
+        temporary = 10 * batch_size + batch_size**2 // 500
+        return Cost(0.0, 0.0, 100 + temporary, temporary, 0.0)
+
+    most = _largest_batch(cost_of, 8, 4, cost_of(8), 20_000.0)
+    assert most in asked
+    assert most % 4 == 0
+    assert cost_of(most).memory <= 20_000 < cost_of(int(1.3 * most)).memory
+    assert _largest_batch(cost_of, 8, 4, cost_of(8), 50.0) == 0
+    assert _largest_batch(cost_of, 8, 4, cost_of(8), math.inf) is None
+
+
+def test_the_largest_batch_where_the_compiler_gives_up():
+    def cost_of(batch_size):
+        return Cost(0.0, 0.0, batch_size, batch_size, 0.0) if batch_size <= 40 else None
+
+    assert _largest_batch(cost_of, 64, 8, None, 40.0) == 40
 
 
 def test_memory_of_a_cpu_is_the_machines():

@@ -17,7 +17,7 @@ from emkd_jax.benchmark.report import ORIGINAL, OURS, summary, table
 from emkd_jax.benchmark.sides import start_original, start_ours
 from emkd_jax.errors import UserError
 from emkd_jax.sweep import members
-from emkd_jax.workdir import write_json
+from emkd_jax.workdir import make_folder, write_json
 
 PAIRS = 5  # of blocks, one a side
 BLOCK_SECONDS = 5.0  # of training in a block, at least
@@ -55,7 +55,7 @@ def benchmark(
     clone = open_clone(pytorch_repo, dataset_code(config)) if pytorch_repo else None
     if clone:
         arguments(config)  # what the original cannot do is told before anything starts
-    folder = _make_folder(workdir or f'runs/{config.name}')
+    folder = make_folder(workdir or f'runs/{config.name}')
     options = json.loads(config.to_json_best_effort())
     load = os.getloadavg()[0]
     with contextlib.ExitStack() as stack:
@@ -108,20 +108,6 @@ def _measure(sides: dict[str, Child], pairs: int, block_seconds: float) -> dict[
         evaluation[OURS].append(sides[OURS].ask('evaluate'))
     memory = {name: side.ask('memory') for name, side in sides.items()}
     return summary(training, evaluation, memory)
-
-
-def _make_folder(workdir):
-    folder = pathlib.Path(workdir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(13, 'Permission denied')
-    except OSError as error:
-        raise UserError(
-            f'The workdir {folder} cannot be used ({error.strerror}); '
-            'choose another with --workdir.'
-        ) from error
-    return folder
 
 
 def _heading(report):

@@ -63,12 +63,9 @@ def linear(
     kernel: Float[Array, 'features inputs'],
     bias: Float[Array, ' features'],
 ) -> Float[Array, '*lead features']:
-    """x W^T + b in the dtype of x, summed in float32 or wider."""
-    y = jax.lax.dot_general(
-        x, kernel.astype(x.dtype), (((x.ndim - 1,), (1,)), ((), ())),
-        preferred_element_type=wide(x.dtype),
-    )
-    return (y + bias.reshape((1,) * (y.ndim - 1) + (-1,))).astype(x.dtype)
+    """x W^T + b in the dtype of x."""
+    y = jax.lax.dot_general(x, kernel.astype(x.dtype), (((x.ndim - 1,), (1,)), ((), ())))
+    return y + bias.astype(x.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 def split_heads(
@@ -81,11 +78,9 @@ def split_heads(
 
     The heads are an axis of the product itself: cut afterwards they cost a copy in another layout.
     """
-    y = jnp.einsum(
-        'rsi,hwi->rshw', x, kernel.astype(x.dtype).reshape(num_heads, -1, x.shape[-1]),
-        preferred_element_type=wide(x.dtype),
-    )
-    return (y + bias.reshape(1, 1, num_heads, -1)).astype(x.dtype)
+    kernel = kernel.astype(x.dtype).reshape(num_heads, -1, x.shape[-1])
+    y = jnp.einsum('rsi,hwi->rshw', x, kernel)
+    return y + bias.astype(x.dtype).reshape(1, 1, num_heads, -1)
 
 
 class JoinHeads(nn.Module):
@@ -100,11 +95,9 @@ class JoinHeads(nn.Module):
     ) -> Float[Array, 'rows slots features']:
         heads, width = x.shape[2:]
         kernel, bias = linear_params(self, '', self.features, heads * width)
-        y = jnp.einsum(
-            'rshw,fhw->rsf', x, kernel.astype(x.dtype).reshape(-1, heads, width),
-            preferred_element_type=wide(x.dtype),
-        )
-        return (y + bias.reshape(1, 1, -1)).astype(self.dtype)
+        x = x.astype(self.dtype)
+        y = jnp.einsum('rshw,fhw->rsf', x, kernel.astype(x.dtype).reshape(-1, heads, width))
+        return y + bias.astype(x.dtype).reshape(1, 1, -1)
 
 
 class LayerNorm(nn.Module):
@@ -124,9 +117,10 @@ class LayerNorm(nn.Module):
         bias = self.param('bias', nn.initializers.zeros, (dim,))
         widened = x.astype(wide(x.dtype))
         mean = widened.mean(-1, keepdims=True)
-        # Both moments in one pass over x.
+        # Both moments in one pass over x. Rounding bounds what the difference can tell.
         squares = jnp.square(widened).sum(-1, keepdims=True)
-        variance = jnp.maximum(squares - dim * jnp.square(mean), 0) / (dim - 1)
+        least = jnp.finfo(widened.dtype).eps * squares
+        variance = jnp.maximum(squares - dim * jnp.square(mean), least) / (dim - 1)
         scale = 1 / (jnp.sqrt(variance) + self.epsilon)
         return ((widened - mean) * scale).astype(x.dtype), Affine(gain, bias)
 

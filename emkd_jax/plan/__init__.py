@@ -14,9 +14,11 @@ from emkd_jax.experiment import make_experiment
 from emkd_jax.plan.chips import memory_of, roofline
 from emkd_jax.plan.cost import step_cost
 from emkd_jax.plan.topology import devices_of
-from emkd_jax.workdir import write_json, writing
+from emkd_jax.sweep import members
+from emkd_jax.workdir import make_folder, write_json, writing
 
 _COUNTED_ONCE = 'gru4rec'  # the encoder with a loop of its own
+_GUESSES = 2  # of the largest batch; each compiles the step
 
 
 def plan(config: ml_collections.ConfigDict, workdir: str, topology: str) -> dict[str, Any]:
@@ -25,13 +27,15 @@ def plan(config: ml_collections.ConfigDict, workdir: str, topology: str) -> dict
     Args:
       config: the run's.
       workdir: where plan.json goes, too; '' = nowhere.
-      topology: of a TPU slice, as `v5e:2x4`; '' = the devices at hand.
+      topology: of a TPU slice, as `v5e:2x4`; '' = the devices of this process.
 
     Raises:
       UserError: there is no such topology, its compiler is missing, or the data is.
     """
-    if config.train.num_seeds > 1 or any(len(config.sweep[name]) for name in config.sweep):
+    if members(config):
         raise UserError('--mode=plan is of one run; leave train.num_seeds and sweep.* alone.')
+    if workdir:
+        make_folder(workdir)
     devices = devices_of(topology)
     experiment = make_experiment(config)
     config, data = experiment.config, experiment.data
@@ -50,9 +54,12 @@ def plan(config: ml_collections.ConfigDict, workdir: str, topology: str) -> dict
     report = {
         'config': config.name, 'stand_in': data.stand_in, 'topology': topology,
         'device': devices[0].device_kind, 'devices': len(devices), 'batch_size': batch_size,
-        'dtype': str(ensemble.network.encoder.dtype), 'fits': bool(cost and cost.memory <= memory),
+        'dtype': str(ensemble.network.encoder.dtype),
+        'fits': bool(cost and cost.memory <= memory) if math.isfinite(memory) else None,
         'hbm_bytes_there': memory if math.isfinite(memory) else None,
     }
+    if config.model.encoder == _COUNTED_ONCE:
+        report['note'] = f'the recurrence of {_COUNTED_ONCE} is counted for one slot only'
     if cost:
         report |= {
             'hbm_bytes': cost.memory, 'temporary_bytes': cost.temporary, 'flops': cost.flops,
@@ -62,33 +69,42 @@ def plan(config: ml_collections.ConfigDict, workdir: str, topology: str) -> dict
     report['largest_batch'] = _largest_batch(cost_of, batch_size, len(devices), cost, memory)
     report['versions'] = {'jax': jax.__version__}
     _print(report)
-    if config.model.encoder == _COUNTED_ONCE:
-        print(f'The recurrence of {_COUNTED_ONCE} is counted for one slot only.')
     if workdir:
         path = epath.Path(workdir) / 'plan.json'
         with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, report)
     print(json.dumps(report))
     return report
 
 
 def _largest_batch(cost_of, batch_size, devices, cost, memory):
-    """The largest global batch that fits, on the line through two that do; None if unbounded."""
-    while cost is None and batch_size // 2 >= devices:
-        batch_size = batch_size // 2 // devices * devices
-        cost = cost_of(batch_size)
-    if cost is None:
-        return 0
-    half = max(batch_size // 2 // devices, 1) * devices
-    smaller = cost_of(half) if half < batch_size else None
-    if smaller is None:
-        return batch_size if cost.memory <= memory else 0
-    slope = (cost.memory - smaller.memory) / (batch_size - half)
-    if slope <= 0 or not math.isfinite(memory):
+    """A global batch that fits where hardly more would; None where the memory is not known.
+
+    Temporary memory grows a little faster than the batch, for the sequences' contrast with one
+    another: so in proportion to the first size, and then between one that fits and one that does
+    not, guesses are compiled.
+    """
+    if not math.isfinite(memory):
         return None
-    most = batch_size + (memory - cost.memory) / slope
-    return max(0, int(most) // devices * devices)
+    low = high = None  # (size, temporary bytes) that fits, and that does not
+    for guesses_left in range(_GUESSES, -1, -1):
+        if cost is None:  # the compiler gave up
+            high, guess = None, batch_size / 2
+        else:
+            free = memory - cost.memory + cost.temporary
+            if cost.memory <= memory:
+                low = batch_size, cost.temporary
+            else:
+                high = batch_size, cost.temporary
+            guess = batch_size * free / cost.temporary
+            if low and high:
+                share = (free - low[1]) / (high[1] - low[1])
+                guess = low[0] + share * (high[0] - low[0])
+        guess = int(guess) // devices * devices
+        if not guesses_left or guess <= (low[0] if low else 0):
+            break
+        batch_size, cost = guess, cost_of(guess)
+    return low[0] if low else 0
 
 
 def _print(report):
@@ -102,8 +118,9 @@ def _print(report):
     ]
     if 'flops' in report:
         rows += [
-            ('memory of each', f"{gb('hbm_bytes')} of {there}" + ('' if report['fits'] else
-                               ': it does not fit')),
+            ('memory of each', f"{gb('hbm_bytes')} of {there}" + (
+                ': it does not fit' if report['fits'] is False else ''
+            )),
             ('... for the time of a step', gb('temporary_bytes')),
             ('FLOPs of each and step', f"{report['flops'] / 1e12:.3f} T"),
             ('bytes moved by each and step', gb('bytes_accessed', 1)),
@@ -118,5 +135,7 @@ def _print(report):
         ]
     most = report['largest_batch']
     rows.append(('largest global batch', 'unknown' if most is None else f'about {most:,}'))
+    if 'note' in report:
+        rows.append(('to be noted', report['note']))
     for name, value in rows:
         print(f'{name:30} {value}')

@@ -20,6 +20,7 @@ CHIPS = {  # by jax's device_kind
     'TPU v4': Chip(275e12, 1228e9, 32 * 2**30),
     'TPU v5 lite': Chip(197e12, 819e9, 16 * 2**30),
     'TPU v5': Chip(459e12, 2765e9, 95 * 2**30),
+    'TPU v5p': Chip(459e12, 2765e9, 95 * 2**30),
     'TPU v6 lite': Chip(918e12, 1640e9, 32 * 2**30),
     'NVIDIA A100-SXM4-40GB': Chip(312e12, 1555e9, 40 * 2**30),
     'NVIDIA A100-SXM4-80GB': Chip(312e12, 2039e9, 80 * 2**30),
@@ -30,12 +31,17 @@ CHIPS = {  # by jax's device_kind
 
 def memory_of(devices: Sequence[jax.Device]) -> float:
     """Bytes that each of the devices has; infinite where nobody says."""
-    chip = CHIPS.get(devices[0].device_kind)
+    device = devices[0]
+    if device in jax.devices():  # it is here, and says what of its memory a program gets
+        limit = (device.memory_stats() or {}).get('bytes_limit')
+        if limit:
+            return float(limit)
+    chip = CHIPS.get(device.device_kind)
     if chip:
         return chip.memory
-    if devices[0].platform == 'cpu':
+    if device.platform == 'cpu':
         return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / len(devices)
-    return (devices[0].memory_stats() or {}).get('bytes_limit', math.inf)
+    return math.inf
 
 
 def roofline(

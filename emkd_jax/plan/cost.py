@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 import optax
 
+from emkd_jax.devices import rows_per_device
 from emkd_jax.ensemble import Ensemble
 from emkd_jax.objective import BLOCK
 from emkd_jax.objective.streamed import streamed_loss
@@ -17,7 +18,7 @@ from emkd_jax.step import TrainingData, init_state, make_capacity, make_train_st
 
 
 class Cost(NamedTuple):
-    """Of one step on one device.
+    """Of one step on one device (and of the epoch's order, which a dispatch draws once).
 
     `memory` in bytes is what must fit; `temporary` of it is neither state nor data.
     """
@@ -68,7 +69,7 @@ def step_cost(
         raise
     seconds = time.monotonic() - began
     repeats = (num_items + 1) // BLOCK - 1  # XLA counts the body of a loop once
-    rows = config.train.batch_size // len(devices)
+    rows = rows_per_device(config.train.batch_size, len(devices))
     positions = make_capacity(config.objective, lengths, rows).all_views
     flops, moved = _counts(step)
     if repeats > 0:

@@ -42,5 +42,5 @@ def devices_of(topology: str) -> Sequence[jax.Device]:
     try:
         return topologies.get_topology_desc(topology, 'tpu').devices
     except Exception as error:
-        said = str(error).strip().splitlines()[-1]
+        said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise UserError(f'--topology={topology} cannot be planned for: {said}') from error
