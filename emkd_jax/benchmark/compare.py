@@ -55,7 +55,7 @@ def benchmark(
     clone = open_clone(pytorch_repo, dataset_code(config)) if pytorch_repo else None
     if clone:
         arguments(config)  # what the original cannot do is told before anything starts
-    folder = make_folder(workdir or f'runs/{config.name}')
+    folder = pathlib.Path(make_folder(workdir or f'runs/{config.name}'))
     options = json.loads(config.to_json_best_effort())
     load = os.getloadavg()[0]
     with contextlib.ExitStack() as stack:
