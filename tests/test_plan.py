@@ -14,7 +14,7 @@ from emkd_jax.ensemble import make_ensemble
 from emkd_jax.errors import UserError
 from emkd_jax.objective import BLOCK
 from emkd_jax.plan import _largest_batch, plan
-from emkd_jax.plan.chips import CHIPS, Chip, memory_of, roofline
+from emkd_jax.plan.chips import CHIPS, Chip, chip_of, memory_of, roofline
 from emkd_jax.plan.cost import Cost, compile_loss, step_cost
 from emkd_jax.plan.topology import devices_of
 from emkd_jax.step import make_capacity, make_optimizer
@@ -74,20 +74,30 @@ def test_memory_of_the_loss_does_not_grow_with_the_catalogue():
 
 
 def test_the_roofline_is_the_slower_side():
-    kind = 'TPU v5 lite'
-    chip = CHIPS[kind]
-    memory_bound = roofline(kind, chip.flops / 100, chip.bandwidth / 10, 50)
+    chip = CHIPS['TPU v5 lite']
+    memory_bound = roofline(chip, chip.flops / 100, chip.bandwidth / 10, 50)
     assert memory_bound == {
         'roofline_ms': 100.0, 'binds': 'memory', 'sequences_per_second': 500
     }
-    assert roofline(kind, chip.flops, chip.bandwidth / 10, 50)['binds'] == 'compute'
-    assert roofline('a new device', 1.0, 1.0, 1) == {}
+    assert roofline(chip, chip.flops, chip.bandwidth / 10, 50)['binds'] == 'compute'
+    assert roofline(None, 1.0, 1.0, 1) == {}
 
 
 @pytest.fixture
 def tiny_plan(monkeypatch):
     monkeypatch.setattr('emkd_jax.plan.make_experiment', tiny.tiny_experiment)
     return plan
+
+
+def test_a_chip_of_two_devices_is_shared():
+    class Core:
+        device_kind = 'TPU v4'
+
+        def __init__(self, *coords):
+            self.coords = coords
+
+    cores = [Core(chip, 0, 0) for chip in (0, 0, 1, 1)]
+    assert chip_of.__wrapped__(cores).memory == CHIPS['TPU v4'].memory / 2
 
 
 def test_the_report_of_the_devices_at_hand(tiny_plan, tmp_path, capsys, monkeypatch):

@@ -11,7 +11,7 @@ from etils import epath
 from emkd_jax.ensemble import make_ensemble
 from emkd_jax.errors import UserError
 from emkd_jax.experiment import make_experiment
-from emkd_jax.plan.chips import memory_of, roofline
+from emkd_jax.plan.chips import chip_of, memory_of, roofline
 from emkd_jax.plan.cost import step_cost
 from emkd_jax.plan.topology import devices_of
 from emkd_jax.sweep import members
@@ -65,7 +65,7 @@ def plan(config: ml_collections.ConfigDict, workdir: str, topology: str) -> dict
             'hbm_bytes': cost.memory, 'temporary_bytes': cost.temporary, 'flops': cost.flops,
             'bytes_accessed': cost.bytes_accessed,
             'compile_seconds': round(cost.compile_seconds, 1),
-        } | roofline(devices[0].device_kind, cost.flops, cost.bytes_accessed, batch_size)
+        } | roofline(chip_of(devices), cost.flops, cost.bytes_accessed, batch_size)
     report['largest_batch'] = _largest_batch(cost_of, batch_size, len(devices), cost, memory)
     report['versions'] = {'jax': jax.__version__}
     _print(report)

@@ -29,6 +29,15 @@ CHIPS = {  # by jax's device_kind
 }
 
 
+def chip_of(devices: Sequence[jax.Device]) -> Chip | None:
+    """What each of the devices has; a chip may be several devices. None of those CHIPS lacks."""
+    whole = CHIPS.get(devices[0].device_kind)
+    if whole is None or not hasattr(devices[0], 'coords'):
+        return whole
+    chips = len({tuple(device.coords) for device in devices})
+    return Chip(*(figure * chips / len(devices) for figure in whole))
+
+
 def memory_of(devices: Sequence[jax.Device]) -> float:
     """Bytes that each of the devices has; infinite where nobody says."""
     device = devices[0]
@@ -36,7 +45,7 @@ def memory_of(devices: Sequence[jax.Device]) -> float:
         limit = (device.memory_stats() or {}).get('bytes_limit')
         if limit:
             return float(limit)
-    chip = CHIPS.get(device.device_kind)
+    chip = chip_of(devices)
     if chip:
         return chip.memory
     if device.platform == 'cpu':
@@ -45,13 +54,12 @@ def memory_of(devices: Sequence[jax.Device]) -> float:
 
 
 def roofline(
-    device_kind: str, flops: float, bytes_accessed: float, batch_size: int
+    chip: Chip | None, flops: float, bytes_accessed: float, batch_size: int
 ) -> dict[str, Any]:
     """The least time of a step, what binds it, and the sequences/s of all devices together.
 
-    Empty for devices that CHIPS does not know.
+    Empty for devices of which nothing is known.
     """
-    chip = CHIPS.get(device_kind)
     if chip is None:
         return {}
     compute, memory = flops / chip.flops, bytes_accessed / chip.bandwidth
