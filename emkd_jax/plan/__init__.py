@@ -78,11 +78,11 @@ def plan(config: ml_collections.ConfigDict, workdir: str, topology: str) -> dict
 
 
 def _largest_batch(cost_of, batch_size, devices, cost, memory):
-    """A global batch that fits where hardly more would; None where the memory is not known.
+    """The largest global batch found to fit; None where the memory is not known.
 
     Temporary memory grows a little faster than the batch, for the sequences' contrast with one
     another: so in proportion to the first size, and then between one that fits and one that does
-    not, guesses are compiled.
+    not, guesses are compiled. From a small size they fall short: ask again with what was found.
     """
     if not math.isfinite(memory):
         return None
@@ -134,7 +134,7 @@ def _print(report):
             ('sequences/s at the roofline', f"{report['sequences_per_second']:,}"),
         ]
     most = report['largest_batch']
-    rows.append(('largest global batch', 'unknown' if most is None else f'about {most:,}'))
+    rows.append(('largest global batch', 'unknown' if most is None else f'at least {most:,}'))
     if 'note' in report:
         rows.append(('to be noted', report['note']))
     for name, value in rows:
