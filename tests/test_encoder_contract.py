@@ -176,6 +176,24 @@ def test_bfloat16_activations_stay_near_float32(name):
 
 
 @each_encoder
+def test_bfloat16_gradients_stay_near_float32(name):
+    weight = np.random.default_rng(1).normal(size=(6, small.MAX_LEN, 1)).astype(np.float32)
+    items = jnp.asarray(rows_of(6))
+
+    def gradients(of):
+        def loss(params):
+            hidden = of.ensemble.hidden(params, items)
+            return (hidden.astype(jnp.float32) * weight[None]).sum()
+
+        of_encoder = jax.jit(jax.grad(loss))(made(name).params)['encoder']
+        return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(of_encoder)])
+
+    narrow, wide = gradients(Made(name, model__dtype='bfloat16')), gradients(made(name))
+    assert narrow.dtype == np.float32
+    assert np.linalg.norm(narrow - wide) < 0.06 * np.linalg.norm(wide)
+
+
+@each_encoder
 def test_shared_init_shares_all_but_embeddings_and_heads(name):
     params = small.ensemble(model__encoder=name, ensemble__shared_init=True).init(jax.random.key(7))
     for part, weights in params['encoder'].items():

@@ -110,7 +110,8 @@ class FeedForward(nn.Module):
         inner = Linear(4 * x.shape[-1], self.dtype, name='up')(x, affine)
 
         def activate(inner):
-            return counted.dropout(jax.nn.gelu(inner, approximate=True), keys, site, self.dropout)
+            widened = jax.nn.gelu(inner.astype(wide(inner.dtype)), approximate=True)
+            return counted.dropout(widened, keys, site, self.dropout).astype(inner.dtype)
 
         # Computed again in the backward pass. In float32, on CPUs, XLA must be told and then needs
         # a seventh less memory; in bfloat16, on TPUs, it does so unasked, and told it moves more.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from emkd_jax.encoders.product import product
 from emkd_jax.precision import wide
 
 
@@ -64,8 +65,8 @@ def linear(
     bias: Float[Array, ' features'],
 ) -> Float[Array, '*lead features']:
     """x W^T + b in the dtype of x."""
-    y = jax.lax.dot_general(x, kernel.astype(x.dtype), (((x.ndim - 1,), (1,)), ((), ())))
-    return y + bias.astype(x.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+    lead = 'abcde'[: x.ndim - 1]
+    return product(f'{lead}i,fi->{lead}f', x, kernel, bias)
 
 
 def split_heads(
@@ -78,9 +79,8 @@ def split_heads(
 
     The heads are an axis of the product itself: cut afterwards they cost a copy in another layout.
     """
-    kernel = kernel.astype(x.dtype).reshape(num_heads, -1, x.shape[-1])
-    y = jnp.einsum('rsi,hwi->rshw', x, kernel)
-    return y + bias.astype(x.dtype).reshape(1, 1, num_heads, -1)
+    kernel, bias = kernel.reshape(num_heads, -1, x.shape[-1]), bias.reshape(num_heads, -1)
+    return product('rsi,hwi->rshw', x, kernel, bias)
 
 
 class JoinHeads(nn.Module):
@@ -95,9 +95,9 @@ class JoinHeads(nn.Module):
     ) -> Float[Array, 'rows slots features']:
         heads, width = x.shape[2:]
         kernel, bias = linear_params(self, '', self.features, heads * width)
-        x = x.astype(self.dtype)
-        y = jnp.einsum('rshw,fhw->rsf', x, kernel.astype(x.dtype).reshape(-1, heads, width))
-        return y + bias.astype(x.dtype).reshape(1, 1, -1)
+        return product(
+            'rshw,fhw->rsf', x.astype(self.dtype), kernel.reshape(-1, heads, width), bias
+        )
 
 
 class LayerNorm(nn.Module):
