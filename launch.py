@@ -149,6 +149,8 @@ def _join():
 
 def _run() -> int | None:
     set_xla_flags()
+    # ml_collections wants the file before its options, and looks here.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda arg: not arg.startswith('--config='))
     try:
         app.run(main, flags_parser=_parse)
     except KeyboardInterrupt:

@@ -216,6 +216,14 @@ def test_mutated_configurations(launched, tmp_path):
     )
 
 
+def test_options_may_stand_before_their_file(launched):
+    file, option = '--config=configs/quickstart.py', '--config.train.batch_size=3'
+    refused = launched([file, option.replace('=3', '=0')])
+    assert refused[0] == 2
+    assert launched([option.replace('=3', '=0'), file]) == refused
+    assert not launched([option, file])[0]
+
+
 def test_what_is_quoted_from_a_file_is_printable(launched, tmp_path):
     (tmp_path / 'log').write_bytes(b'\x00\x1b[31m\xff\r' * 9)
     code, printed = launched(
