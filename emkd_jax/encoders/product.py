@@ -26,6 +26,10 @@ def product(
     """
     if x.dtype == jnp.bfloat16:
         return _narrow(spec, x, kernel, bias)
+    return _plain(spec, x, kernel, bias)
+
+
+def _plain(spec, x, kernel, bias):
     return jnp.einsum(spec, x, kernel.astype(x.dtype)) + _over_rows(bias.astype(x.dtype), spec)
 
 
@@ -39,9 +43,7 @@ def _narrow(spec, x, kernel, bias):
         y = jnp.einsum(spec, x, kernel.astype(x.dtype), preferred_element_type=bias.dtype)
         return (y + _over_rows(bias, spec)).astype(x.dtype)
 
-    def elsewhere(x, kernel, bias):
-        return jnp.einsum(spec, x, kernel.astype(x.dtype)) + _over_rows(bias.astype(x.dtype), spec)
-
+    elsewhere = functools.partial(_plain, spec)
     return jax.lax.platform_dependent(x, kernel, bias, cpu=on_cpu, default=elsewhere)
 
 
