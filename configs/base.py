@@ -27,7 +27,7 @@ def base_config() -> ml_collections.ConfigDict:
     config.model.num_blocks = 2  # blocks of an encoder, GRU layers; caser has none
     config.model.num_heads = 2  # attention heads of bert4rec, sasrec, hstu
     config.model.dropout = 0.3  # probability that an activation is dropped
-    config.model.dtype = 'auto'  # of activations: float32, bfloat16, or auto: by device
+    config.model.dtype = 'auto'  # of activations: float32, bfloat16 or auto (float32 on CPUs)
 
     config.ensemble = ml_collections.ConfigDict()
     config.ensemble.num_networks = 3  # N
