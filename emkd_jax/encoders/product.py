@@ -1,7 +1,8 @@
 """Activations times weights, in the form that each kind of device is fast at.
 
 In bfloat16 the products of CPUs are twice as fast with a float32 result, and a sum over rows takes
-a tenth of its time or less as a product with ones. Elsewhere a wide result would only have to be moved.
+a tenth of its time or less as a product with ones. Elsewhere a wide result would only have to be
+moved.
 """
 
 import functools
