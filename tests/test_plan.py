@@ -114,6 +114,28 @@ def test_the_report_of_the_devices_at_hand(tiny_plan, tmp_path, capsys, monkeypa
     assert report['roofline_ms'] > 0
 
 
+def test_runs_that_train_together_are_counted_together(tiny_plan, capsys, monkeypatch):
+    monkeypatch.setitem(CHIPS, jax.devices()[0].device_kind, Chip(1e12, 1e11, 2.0**34))
+    alone = tiny_plan(tiny.tiny_config(), '', '')
+    three = tiny_plan(
+        tiny.tiny_config(train__num_seeds=3, sweep__dropout=(0.1, 0.2), train__max_together=3),
+        '', '',
+    )
+    assert three['runs'] == 3
+    assert 2.9 < three['flops'] / alone['flops'] < 3.1
+    assert three['temporary_bytes'] > 2 * alone['temporary_bytes']
+    assert three['largest_batch'] < 0.7 * alone['largest_batch']
+    same_speed = three['sequences_per_second'] / alone['sequences_per_second']
+    assert 0.5 < same_speed < 2
+    assert '3, each with this batch' in capsys.readouterr().out
+
+
+def test_a_student_is_not_planned(tiny_plan):
+    config = tiny.tiny_config(ensemble__num_networks=1, distill__teacher='somewhere')
+    with pytest.raises(UserError, match='distill.teacher'):
+        tiny_plan(config, '', '')
+
+
 def test_what_does_not_fit_is_said(tiny_plan, capsys, monkeypatch):
     monkeypatch.setitem(CHIPS, jax.devices()[0].device_kind, Chip(1e12, 1e11, 1000.0))
     report = tiny_plan(tiny.tiny_config(), '', '')

@@ -14,11 +14,12 @@ from emkd_jax.experiment import make_experiment
 from emkd_jax.plan.chips import chip_of, memory_of, roofline
 from emkd_jax.plan.cost import step_cost
 from emkd_jax.plan.topology import devices_of
-from emkd_jax.sweep import members
+from emkd_jax.sweep import members, together
 from emkd_jax.workdir import make_folder, write_json, writing
 
 _COUNTED_ONCE = 'gru4rec'  # the encoder with a loop of its own
 _GUESSES = 2  # of the largest batch; each compiles the step
+_MARGIN = 0.97  # of the free memory: a guess just too large is lost
 
 
 def plan(config: ml_collections.ConfigDict, workdir: str, topology: str) -> dict[str, Any]:
@@ -32,8 +33,8 @@ def plan(config: ml_collections.ConfigDict, workdir: str, topology: str) -> dict
     Raises:
       UserError: there is no such topology, its compiler is missing, or the data is.
     """
-    if members(config):
-        raise UserError('--mode=plan is of one run; leave train.num_seeds and sweep.* alone.')
+    if config.distill.teacher:
+        raise UserError("--mode=plan is of an ensemble's own training; leave distill.teacher out.")
     if workdir:
         make_folder(workdir)
     devices = devices_of(topology)
@@ -41,19 +42,23 @@ def plan(config: ml_collections.ConfigDict, workdir: str, topology: str) -> dict
     config, data = experiment.config, experiment.data
     ensemble = make_ensemble(config, data.num_items, data.num_attributes, devices[0].platform)
     lengths = (experiment.windows > 0).sum(1)
+    runs = members(config)[:config.train.max_together]
+    several = together(runs) if runs else None
 
     def cost_of(batch_size):
         changed = config.copy_and_resolve_references()
         changed.train.batch_size = batch_size
         return step_cost(
-            changed, ensemble, experiment.optimizer, lengths, data.item_attributes.shape[1], devices
-        )
+            changed, ensemble, experiment.optimizer, lengths, data.item_attributes.shape[1],
+            devices, several,
+        )  # fmt: skip
 
     batch_size, memory = config.train.batch_size, memory_of(devices)
     cost = cost_of(batch_size)
     report = {
         'config': config.name, 'stand_in': data.stand_in, 'topology': topology,
-        'device': devices[0].device_kind, 'devices': len(devices), 'batch_size': batch_size,
+        'device': devices[0].device_kind, 'devices': len(devices), 'runs': len(runs) or 1,
+        'batch_size': batch_size,
         'dtype': str(ensemble.network.encoder.dtype),
         'fits': bool(cost and cost.memory <= memory) if math.isfinite(memory) else None,
         'hbm_bytes_there': memory if math.isfinite(memory) else None,
@@ -65,7 +70,9 @@ def plan(config: ml_collections.ConfigDict, workdir: str, topology: str) -> dict
             'hbm_bytes': cost.memory, 'temporary_bytes': cost.temporary, 'flops': cost.flops,
             'bytes_accessed': cost.bytes_accessed,
             'compile_seconds': round(cost.compile_seconds, 1),
-        } | roofline(chip_of(devices), cost.flops, cost.bytes_accessed, batch_size)
+        } | roofline(
+            chip_of(devices), cost.flops, cost.bytes_accessed, batch_size * report['runs']
+        )
     report['largest_batch'] = _largest_batch(cost_of, batch_size, len(devices), cost, memory)
     report['versions'] = {'jax': jax.__version__}
     _print(report)
@@ -80,31 +87,39 @@ def plan(config: ml_collections.ConfigDict, workdir: str, topology: str) -> dict
 def _largest_batch(cost_of, batch_size, devices, cost, memory):
     """The largest global batch found to fit; None where the memory is not known.
 
-    Temporary memory grows a little faster than the batch, for the sequences' contrast with one
-    another: so in proportion to the first size, and then between one that fits and one that does
-    not, guesses are compiled. From a small size they fall short: ask again with what was found.
+    Each guess is compiled: first in proportion to the size asked about, then by a x + b x^2 through
+    the last two sizes, the square being that of the sequences' contrast with one another.
     """
     if not math.isfinite(memory):
         return None
-    low = high = None  # (size, temporary bytes) that fits, and that does not
+    most, known = 0, []  # (size, temporary bytes)
     for guesses_left in range(_GUESSES, -1, -1):
         if cost is None:  # the compiler gave up
-            high, guess = None, batch_size / 2
+            guess = batch_size / 2
         else:
             free = memory - cost.memory + cost.temporary
             if cost.memory <= memory:
-                low = batch_size, cost.temporary
-            else:
-                high = batch_size, cost.temporary
-            guess = batch_size * free / cost.temporary
-            if low and high:
-                share = (free - low[1]) / (high[1] - low[1])
-                guess = low[0] + share * (high[0] - low[0])
+                most = max(most, batch_size)
+            known = [*known[-1:], (batch_size, cost.temporary)]
+            guess = _size_of(free, known)
         guess = int(guess) // devices * devices
-        if not guesses_left or guess <= (low[0] if low else 0):
+        if not guesses_left or guess <= most:
             break
         batch_size, cost = guess, cost_of(guess)
-    return low[0] if low else 0
+    return most
+
+
+def _size_of(temporary, known):
+    """A batch that needs a little less than that, after one or two sizes that are known."""
+    temporary *= _MARGIN
+    (size, needed), *second = known
+    slope, bend = needed / size, 0.0
+    if second and second[0][0] != size:
+        [(other, of_other)] = second
+        bend = max((of_other / other - slope) / (other - size), 0.0)
+        slope = max(slope - bend * size, 0.0)
+    # The positive root of bend x^2 + slope x = temporary, in the form that bend = 0 allows.
+    return 2 * temporary / (slope + math.sqrt(slope**2 + 4 * bend * temporary))
 
 
 def _print(report):
@@ -116,6 +131,10 @@ def _print(report):
         ('devices', f"{report['devices']} x {report['device']}, {report['dtype']} activations"),
         ('global batch', f"{report['batch_size']:,}"),
     ]
+    of_all = ''
+    if report['runs'] > 1:
+        of_all = ' in all'
+        rows.append(('runs that train together', f"{report['runs']}, each with this batch"))
     if 'flops' in report:
         rows += [
             ('memory of each', f"{gb('hbm_bytes')} of {there}" + (
@@ -131,7 +150,7 @@ def _print(report):
     if 'roofline_ms' in report:
         rows += [
             ('a step at the roofline', f"{report['roofline_ms']} ms; {report['binds']} binds"),
-            ('sequences/s at the roofline', f"{report['sequences_per_second']:,}"),
+            ('sequences/s at the roofline', f"{report['sequences_per_second']:,}" + of_all),
         ]
     most = report['largest_batch']
     rows.append(('largest global batch', 'unknown' if most is None else f'at least {most:,}'))

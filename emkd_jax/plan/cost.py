@@ -15,6 +15,7 @@ from emkd_jax.ensemble import Ensemble
 from emkd_jax.objective import BLOCK
 from emkd_jax.objective.streamed import streamed_loss
 from emkd_jax.step import TrainingData, init_state, make_capacity, make_train_steps
+from emkd_jax.sweep import Together
 
 
 class Cost(NamedTuple):
@@ -37,6 +38,7 @@ def step_cost(
     lengths: np.ndarray,
     most_attributes: int,
     devices: Sequence[jax.Device],
+    several: Together | None = None,
 ) -> Cost | None:
     """Compiles the train step of `config` and reads its counts. Nothing runs.
 
@@ -46,18 +48,24 @@ def step_cost(
       lengths: real positions of each training window.
       most_attributes: of an item.
       devices: those to compile for, of a topology that is not there maybe.
+      several: the runs, where several take this step together.
 
     Returns:
       The cost, or None if the compiler says that the step needs more memory than there is.
     """
     num_items = ensemble.network.num_items
     of = jax.ShapeDtypeStruct
+    state = jax.eval_shape(lambda: init_state(ensemble, optimizer, 0))
+    runs, settings = 1, None
+    if several:
+        runs, settings = len(several.names), several.settings
+        state = jax.tree.map(lambda leaf: of((runs, *leaf.shape), leaf.dtype), state)
     data = TrainingData(
         of((len(lengths), config.model.max_len), jnp.int32),
         of((num_items + 1, most_attributes), jnp.int32),
+        settings,
     )
     steps = make_train_steps(config, ensemble, optimizer, lengths, devices)
-    state = jax.eval_shape(lambda: init_state(ensemble, optimizer, 0))
     began = time.monotonic()
     try:
         step = steps.lower(
@@ -68,7 +76,7 @@ def step_cost(
             return None
         raise
     seconds = time.monotonic() - began
-    repeats = (num_items + 1) // BLOCK - 1  # XLA counts the body of a loop once
+    repeats = runs * ((num_items + 1) // BLOCK - 1)  # XLA counts the body of a loop once
     rows = rows_per_device(config.train.batch_size, len(devices))
     positions = make_capacity(config.objective, lengths, rows).all_views
     flops, moved = _counts(step)
