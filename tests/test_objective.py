@@ -189,8 +189,10 @@ def test_total_is_the_weighted_sum_and_parts_of_no_weight_are_left_out():
         + options.contrast_weight * (parts['icl'] + parts['ccl'])
     )
     np.testing.assert_allclose(parts['total'], expected, rtol=1e-6)
-    fewer = parts_of(small.options(attribute_weight=0.0, contrast_weight=0.0), items)
-    assert fewer['attributes'] == fewer['icl'] == fewer['ccl'] == 0
+    fewer = parts_of(
+        small.options(attribute_weight=0.0, contrast_weight=0.0, kd_weight=0.0), items
+    )
+    assert all(fewer[name] == 0 for name in PARTS if name != 'masked_items')
     np.testing.assert_allclose(fewer['masked_items'], parts['masked_items'], rtol=1e-6)
 
 

@@ -105,9 +105,10 @@ def objective(
         jnp.concatenate([masked.slot, last.slot]),
     )
     at_masked, at_last = jnp.split(chosen, [capacity.all_views], axis=1)
+    distils = ensemble.num_networks > 1 and not counted.is_known_zero(options.kd_weight)
     parts['masked_items'], parts['kd'] = streamed_loss(
         at_masked, params['item_head_kernel'], params['item_head_bias'], masked.label,
-        masked.weight.astype(parts['kd'].dtype), options.temperature, BLOCK,
+        masked.weight.astype(parts['kd'].dtype), options.temperature if distils else None, BLOCK,
     )
     overflow = masked.overflow
 

@@ -32,7 +32,7 @@ def streamed_loss(
     bias: Float[Array, 'networks classes'],
     labels: Int[Array, ' positions'],
     weights: Float[Array, ' positions'],
-    temperature: float | Float[Array, ''],
+    temperature: float | Float[Array, ''] | None,
     block: int,
 ) -> tuple[Float[Array, ''], Float[Array, '']]:
     """(cross_entropy, distillation) of `masked_items`, of the logits hidden x kernel + bias.
@@ -42,7 +42,8 @@ def streamed_loss(
       kernel, bias: of the item heads; class 0 is the padding item.
       labels: the true items.
       weights: of the positions; 0 for unused places of the buffer. Not differentiated.
-      temperature: of the distillation. Not differentiated.
+      temperature: of the distillation, which is not computed (0) if this is None. Not
+        differentiated.
       block: classes a pass holds at a time; temporary memory grows with positions x block.
     """
     return _forward(hidden, kernel, bias, labels, weights, temperature, block)[0]
@@ -61,29 +62,37 @@ def _forward(hidden, kernel, bias, labels, weights, temperature, block):
         ]
 
     zeros = jnp.zeros(positions, wide(hidden.dtype))
-    start = [(jnp.full_like(zeros, -jnp.inf), zeros, zeros, zeros, zeros)] * networks
+    of_distillation = () if temperature is None else (zeros, zeros)
+    start = [(jnp.full_like(zeros, -jnp.inf), zeros, zeros, *of_distillation)] * networks
     sums = _over_blocks(visit, start, kernel.shape[1], block)
-    top, sum_one, sum_soft, moment, picked = map(jnp.stack, zip(*sums, strict=True))
+    top, sum_one, picked, *of_distillation = map(jnp.stack, zip(*sums, strict=True))
     lse_one = top + jnp.log(sum_one)
-    lse_soft = top / temperature + jnp.log(sum_soft)
     cross_entropy = ((lse_one - picked).sum(0) * weights).sum()
+    if not of_distillation:
+        return (cross_entropy, jnp.zeros_like(cross_entropy)), (lse_one, None)
+    sum_soft, moment = of_distillation
+    lse_soft = top / temperature + jnp.log(sum_soft)
     distillation = ((moment / sum_soft).sum(0) * weights).sum() / (2 * temperature)
     return (cross_entropy, distillation), (lse_one, lse_soft)
 
 
 def _accumulate(sums, logits, lead, hits, temperature):
     """One network's sums, a block further; `lead` is N z_n - S."""
-    top, sum_one, sum_soft, moment, picked = sums
+    top, sum_one, picked, *of_distillation = sums
     new_top = jnp.maximum(top, logits.max(0))
     shifted = logits - new_top[None]
+    new_sums = (
+        new_top,
+        sum_one * jnp.exp(top - new_top) + jnp.exp(shifted).sum(0),
+        picked + jnp.where(hits, logits, 0).sum(0),
+    )
+    if not of_distillation:
+        return new_sums
+    sum_soft, moment = of_distillation
     soft = jnp.exp(shifted / temperature)
     old_soft = jnp.exp((top - new_top) / temperature)
     return (
-        new_top,
-        sum_one * jnp.exp(top - new_top) + jnp.exp(shifted).sum(0),
-        sum_soft * old_soft + soft.sum(0),
-        moment * old_soft + (soft * lead).sum(0),
-        picked + jnp.where(hits, logits, 0).sum(0),
+        *new_sums, sum_soft * old_soft + soft.sum(0), moment * old_soft + (soft * lead).sum(0)
     )
 
 
@@ -129,20 +138,25 @@ def _backward_rule(block, residuals, cotangents):
     toward_ce, toward_kd = cotangents
     networks = len(hidden)
     scale_ce = toward_ce * weights[None]
-    scale_kd = toward_kd / (2 * temperature) * weights[None]
 
     def visit(first, size, carry):
         d_hidden, d_kernel, d_bias = carry
         hits = _hits(labels, first, size).astype(lse_one.dtype)
         logits, weight = _logits(hidden, kernel, bias, first, size)
-        soft = [
-            jnp.exp(z / temperature - lse[None]) for z, lse in zip(logits, lse_soft, strict=True)
-        ]
-        total = sum(soft)
         d_logits = [
-            scale_ce * (jnp.exp(z - lse[None]) - hits) + scale_kd * (networks * q - total)
-            for z, lse, q in zip(logits, lse_one, soft, strict=True)
+            scale_ce * (jnp.exp(z - lse[None]) - hits)
+            for z, lse in zip(logits, lse_one, strict=True)
         ]
+        if temperature is not None:
+            scale_kd = toward_kd / (2 * temperature) * weights[None]
+            soft = [
+                jnp.exp(z / temperature - lse[None])
+                for z, lse in zip(logits, lse_soft, strict=True)
+            ]
+            total = sum(soft)
+            d_logits = [
+                d + scale_kd * (networks * q - total) for d, q in zip(d_logits, soft, strict=True)
+            ]
         narrow = [d.astype(hidden.dtype) for d in d_logits]
         of_kernel = [
             jnp.einsum('cp,pd->cd', d, h, preferred_element_type=kernel.dtype)

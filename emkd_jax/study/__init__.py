@@ -205,7 +205,7 @@ def _costs(experiment: Experiment, systems: Sequence[System]) -> Iterator[dict[s
         options = config.objective
         computes = (
             config.model.encoder, config.ensemble.num_networks,
-            options.contrast_weight > 0, options.attribute_weight > 0,
+            options.contrast_weight > 0, options.attribute_weight > 0, options.kd_weight > 0,
         )  # fmt: skip
         if computes not in costs:
             costs[computes] = cost_of(experiment.with_config(config))
