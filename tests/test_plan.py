@@ -156,16 +156,16 @@ def test_the_largest_batch_is_compiled_and_fits():
     most = _largest_batch(cost_of, 8, 4, cost_of(8), 20_000.0)
     assert most in asked
     assert most % 4 == 0
-    assert cost_of(most).memory <= 20_000 < cost_of(int(1.3 * most)).memory
+    assert cost_of(most).memory <= 20_000 < cost_of(int(1.06 * most)).memory
     assert _largest_batch(cost_of, 8, 4, cost_of(8), 50.0) == 0
     assert _largest_batch(cost_of, 8, 4, cost_of(8), math.inf) is None
 
 
 def test_the_largest_batch_where_the_compiler_gives_up():
     def cost_of(batch_size):
-        return Cost(0.0, 0.0, batch_size, batch_size, 0.0) if batch_size <= 40 else None
+        return Cost(0.0, 0.0, batch_size, batch_size, 0.0) if batch_size <= 42 else None
 
-    assert _largest_batch(cost_of, 64, 8, None, 40.0) == 40
+    assert _largest_batch(cost_of, 64, 8, None, 42.0) == 40
 
 
 def test_memory_of_a_cpu_is_the_machines():
@@ -182,10 +182,3 @@ def test_without_the_compiler_the_package_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(UserError, match=r'requirements-plan\.txt'):
         devices_of('v5e:2x2')
-
-
-def test_several_seeds_are_planned_one_at_a_time():
-    config = tiny.tiny_config()
-    config.train.num_seeds = 2
-    with pytest.raises(UserError, match='num_seeds'):
-        plan(config, '', '')

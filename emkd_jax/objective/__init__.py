@@ -98,26 +98,27 @@ def objective(
 
     parts = dict.fromkeys(PARTS, jnp.zeros((), wide(hidden.dtype)))
     masked = masked_positions(batch.views.labels, capacity.all_views, axis_name)
-    last = masked_positions(batch.views.labels[-1:], capacity.last_view, axis_name)
-    hidden, chosen = at_positions(
-        hidden,
-        jnp.concatenate([masked.row, num_views * rows + last.row]),
-        jnp.concatenate([masked.slot, last.slot]),
-    )
-    at_masked, at_last = jnp.split(chosen, [capacity.all_views], axis=1)
+    row, slot, overflow = masked.row, masked.slot, masked.overflow
+    has_attributes = not counted.is_known_zero(options.attribute_weight)
+    if has_attributes:
+        last = masked_positions(batch.views.labels[-1:], capacity.last_view, axis_name)
+        row = jnp.concatenate([row, num_views * rows + last.row])
+        slot = jnp.concatenate([slot, last.slot])
+        overflow = overflow + last.overflow
+    hidden, chosen = at_positions(hidden, row, slot)
+
     distils = ensemble.num_networks > 1 and not counted.is_known_zero(options.kd_weight)
     parts['masked_items'], parts['kd'] = streamed_loss(
-        at_masked, params['item_head_kernel'], params['item_head_bias'], masked.label,
-        masked.weight.astype(parts['kd'].dtype), options.temperature if distils else None, BLOCK,
-    )
-    overflow = masked.overflow
+        chosen[:, :capacity.all_views], params['item_head_kernel'], params['item_head_bias'],
+        masked.label, masked.weight.astype(parts['kd'].dtype),
+        options.temperature if distils else None, BLOCK,
+    )  # fmt: skip
 
-    if not counted.is_known_zero(options.attribute_weight):
-        logits = ensemble.attribute_logits(params, at_last)
+    if has_attributes:
+        logits = ensemble.attribute_logits(params, chosen[:, capacity.all_views:])
         parts['attributes'] = attribute_loss(
             logits, item_attributes[last.label], last.weight.astype(logits.dtype)
         )
-        overflow = overflow + last.overflow
 
     if not counted.is_known_zero(options.contrast_weight):
         copies = hidden.reshape(len(hidden), num_views + 1, rows, *hidden.shape[2:])
