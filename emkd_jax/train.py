@@ -1,7 +1,6 @@
 """Training, from a configuration to results.json."""
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -94,7 +93,7 @@ def train_together(
                 results[name] = read_results(place)
                 if results[name] is None:
                     writers.enter_context(sole_writer(place))
-                    runs.append(Run(dataclasses.replace(experiment, config=config), place, name))
+                    runs.append(Run(experiment.with_config(config), place, name))
             if runs:
                 done = _run(runs, signals, teacher)
                 results |= {run.name: result for run, result in zip(runs, done, strict=True)}

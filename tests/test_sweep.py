@@ -131,6 +131,32 @@ def test_so_many_train_at_a_time_and_what_is_finished_does_not(tmp_path, monkeyp
     assert [result['of'] for result in found] == [f'seed_{seed}' for seed in range(5)]
 
 
+def test_a_value_that_all_runs_at_a_time_share_is_theirs(tmp_path, monkeypatch):
+    """The compiled step is told only what differs; the rest is of the runs' own configuration."""
+    rates, dropouts = [], []
+
+    class Watched(Trainer):
+        def __init__(self, experiment, *args):
+            rates.append(experiment.config.optimizer.learning_rate)
+            dropouts.append(experiment.ensemble.network.encoder.dropout)
+            with jax.numpy_dtype_promotion('standard'):
+                optimizer, one = experiment.optimizer, np.ones(1, np.float32)
+                update, _ = optimizer.update(one, optimizer.init(one))
+            np.testing.assert_allclose(update, -rates[-1], rtol=1e-3)
+            super().__init__(experiment, *args)
+
+    monkeypatch.setattr(train_room, 'Trainer', Watched)
+    config = tiny_config(
+        train__num_steps=1, train__num_seeds=2, train__max_together=2, sweep__dropout=(0.15,),
+        sweep__learning_rate=(1e-4, 0.02),
+    )
+    train_together(
+        tiny_experiment(config), members(config), epath.Path(tmp_path), StopSignals()
+    )
+    assert rates == [1e-4, 0.02]
+    assert dropouts == [0.15, 0.15]
+
+
 def test_what_differs_is_told_apart():
     runs = members(tiny_config(train__num_seeds=2, sweep__kd_weight=(0.0, 0.1)))
     names, settings = together(runs)
