@@ -53,15 +53,17 @@ def test_every_block_of_the_catalogue_counts():
     """XLA counts a loop's body once; the step's cost must grow with the catalogue all the same."""
     config, device = tiny.tiny_config(model__num_blocks=1), jax.devices()[0]
 
-    def cost_of(blocks):
+    def flops_of(blocks, kd_weight):
+        config.objective.kd_weight = kd_weight
         ensemble = make_ensemble(config, BLOCK * blocks - 1, 1, 'cpu')
         optimizer = make_optimizer(config.optimizer)
-        return step_cost(config, ensemble, optimizer, np.full(100, 8), 1, [device])
+        return step_cost(config, ensemble, optimizer, np.full(100, 8), 1, [device]).flops
 
-    few, many = cost_of(4), cost_of(12)
+    of_eight = flops_of(12, 0.1) - flops_of(4, 0.1)
     products = 4 * 2 * 3 * BLOCK * config.model.hidden_dim  # forward once, backward thrice
     positions = make_capacity(config.objective, np.full(100, 8), 8).all_views
-    assert many.flops - few.flops > 8 * positions * products
+    assert of_eight > 8 * positions * products
+    assert flops_of(12, 0.0) - flops_of(4, 0.0) < 0.95 * of_eight
 
 
 def test_memory_of_the_loss_does_not_grow_with_the_catalogue():
@@ -159,6 +161,14 @@ def test_the_largest_batch_is_compiled_and_fits():
     assert cost_of(most).memory <= 20_000 < cost_of(int(1.06 * most)).memory
     assert _largest_batch(cost_of, 8, 4, cost_of(8), 50.0) == 0
     assert _largest_batch(cost_of, 8, 4, cost_of(8), math.inf) is None
+
+
+def test_the_largest_batch_where_a_part_does_not_grow():
+    def cost_of(batch_size):
+        temporary = 1000 + 10 * batch_size
+        return Cost(0.0, 0.0, temporary, temporary, 0.0)
+
+    assert 1800 < _largest_batch(cost_of, 8, 4, cost_of(8), 20_000.0) <= 1900
 
 
 def test_the_largest_batch_where_the_compiler_gives_up():

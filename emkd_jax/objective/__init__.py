@@ -56,6 +56,11 @@ def check_options(options: ml_collections.ConfigDict) -> None:
         raise UserError(f'objective.num_views is {options.num_views}; use at least 1.')
 
 
+def distils(ensemble: Ensemble, options: ml_collections.ConfigDict) -> bool:
+    """Whether `objective` computes 'kd'."""
+    return ensemble.num_networks > 1 and not counted.is_known_zero(options.kd_weight)
+
+
 def objective(
     params: PyTree,
     ensemble: Ensemble,
@@ -107,11 +112,10 @@ def objective(
         overflow = overflow + last.overflow
     hidden, chosen = at_positions(hidden, row, slot)
 
-    distils = ensemble.num_networks > 1 and not counted.is_known_zero(options.kd_weight)
     parts['masked_items'], parts['kd'] = streamed_loss(
         chosen[:, :capacity.all_views], params['item_head_kernel'], params['item_head_bias'],
         masked.label, masked.weight.astype(parts['kd'].dtype),
-        options.temperature if distils else None, BLOCK,
+        options.temperature if distils(ensemble, options) else None, BLOCK,
     )  # fmt: skip
 
     if has_attributes:

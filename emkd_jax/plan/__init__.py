@@ -39,11 +39,13 @@ def plan(config: ml_collections.ConfigDict, workdir: str, topology: str) -> dict
         make_folder(workdir)
     devices = devices_of(topology)
     experiment = make_experiment(config)
+    runs = members(experiment.config)[:config.train.max_together]
+    several = together(runs) if runs else None
+    if runs:
+        experiment = experiment.with_config(runs[0].config)
     config, data = experiment.config, experiment.data
     ensemble = make_ensemble(config, data.num_items, data.num_attributes, devices[0].platform)
     lengths = (experiment.windows > 0).sum(1)
-    runs = members(config)[:config.train.max_together]
-    several = together(runs) if runs else None
 
     def cost_of(batch_size):
         changed = config.copy_and_resolve_references()
@@ -88,7 +90,8 @@ def _largest_batch(cost_of, batch_size, devices, cost, memory):
     """The largest global batch found to fit; None where the memory is not known.
 
     Each guess is compiled: first in proportion to the size asked about, then by a x + b x^2 through
-    the last two sizes, the square being that of the sequences' contrast with one another.
+    the last two sizes, the square being that of the sequences' contrast with one another, or by
+    a + b x where less of the memory grows.
     """
     if not math.isfinite(memory):
         return None
@@ -113,13 +116,15 @@ def _size_of(temporary, known):
     """A batch that needs a little less than that, after one or two sizes that are known."""
     temporary *= _MARGIN
     (size, needed), *second = known
-    slope, bend = needed / size, 0.0
-    if second and second[0][0] != size:
-        [(other, of_other)] = second
-        bend = max((of_other / other - slope) / (other - size), 0.0)
-        slope = max(slope - bend * size, 0.0)
-    # The positive root of bend x^2 + slope x = temporary, in the form that bend = 0 allows.
-    return 2 * temporary / (slope + math.sqrt(slope**2 + 4 * bend * temporary))
+    each = needed / size
+    if not second or second[0][0] == size:
+        return temporary / each
+    [(other, of_other)] = second
+    bend = (of_other / other - each) / (other - size)
+    if bend <= 0:  # a part does not grow with the batch: the line through both
+        return size + (temporary - needed) * (other - size) / (of_other - needed)
+    slope = max(each - bend * size, 0.0)
+    return (math.sqrt(slope**2 + 4 * bend * temporary) - slope) / (2 * bend)
 
 
 def _print(report):
@@ -153,7 +158,8 @@ def _print(report):
             ('sequences/s at the roofline', f"{report['sequences_per_second']:,}" + of_all),
         ]
     most = report['largest_batch']
-    rows.append(('largest global batch', 'unknown' if most is None else f'at least {most:,}'))
+    most = f'at least {most:,}' if most else 'none was found' if most == 0 else 'unknown'
+    rows.append(('largest global batch', most))
     if 'note' in report:
         rows.append(('to be noted', report['note']))
     for name, value in rows:

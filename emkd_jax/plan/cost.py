@@ -12,7 +12,7 @@ import optax
 
 from emkd_jax.devices import rows_per_device
 from emkd_jax.ensemble import Ensemble
-from emkd_jax.objective import BLOCK
+from emkd_jax.objective import BLOCK, distils
 from emkd_jax.objective.streamed import streamed_loss
 from emkd_jax.step import TrainingData, init_state, make_capacity, make_train_steps
 from emkd_jax.sweep import Together
@@ -81,7 +81,9 @@ def step_cost(
     positions = make_capacity(config.objective, lengths, rows).all_views
     flops, moved = _counts(step)
     if repeats > 0:
-        of_a_block = _counts(*_passes_of_a_block(ensemble, positions, devices[0]))
+        differs = 'objective.kd_weight' in (settings or ())
+        temperature = 1.0 if differs or distils(ensemble, config.objective) else None
+        of_a_block = _counts(*_passes_of_a_block(ensemble, positions, devices[0], temperature))
         flops, moved = flops + repeats * of_a_block[0], moved + repeats * of_a_block[1]
     sizes = step.memory_analysis()
     kept = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
@@ -101,12 +103,12 @@ def compile_loss(
     return jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(*_on(device, shapes)).compile()
 
 
-def _passes_of_a_block(ensemble, positions, device):
+def _passes_of_a_block(ensemble, positions, device, temperature):
     """The loss's forward and backward pass over one block: apart, lest they share the logits."""
 
     def losses_and_gradient(hidden, kernel, bias, labels, weights):
         def losses(*args):
-            return streamed_loss(*args, labels, weights, 1.0, BLOCK)
+            return streamed_loss(*args, labels, weights, temperature, BLOCK)
 
         return jax.vjp(losses, hidden, kernel, bias)
 
