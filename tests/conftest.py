@@ -12,11 +12,13 @@ os.environ['XLA_FLAGS'] = (
 )
 # Most of the time goes into compiling: what one test compiled the others read.
 os.environ.setdefault(
-    'JAX_COMPILATION_CACHE_DIR', str(pathlib.Path(tempfile.gettempdir(), 'emkd_jax_test_cache'))
+    'JAX_COMPILATION_CACHE_DIR',
+    str(pathlib.Path(tempfile.gettempdir(), f'emkd_jax_test_cache_{os.getuid()}')),
 )
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 # More fake devices than cores can abort in an XLA rendezvous; a larger thread pool cures it.
 os.environ.setdefault('NPROC', '16')
+os.environ['no_proxy'] = 'localhost,127.0.0.1'  # processes of a test speak with each other
 
 import jax
 from jaxtyping import install_import_hook
@@ -25,6 +27,13 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 
 install_import_hook('emkd_jax', 'beartype.beartype').__enter__()
+
+
+def pytest_make_parametrize_id(val):
+    """Content is no name: it may be long, or differ between pytest-xdist's workers."""
+    if isinstance(val, bytes | str) and len(val) > 100:
+        return f'{type(val).__name__}{len(val)}'
+    return None
 
 
 @pytest.fixture(scope='session')

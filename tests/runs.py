@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import time
 
 from configs import quickstart
 from emkd_jax import train as train_room
+from emkd_jax.preemption import StopSignals
 
 TIMES = ('seconds', 'sequences_per_second')
 
@@ -35,12 +37,20 @@ def lines(folder, kind=None):
 
 
 def stop_at(monkeypatch, step, number=signal.SIGTERM):
-    """Sends this process a signal once `step` steps are shown."""
-    show = train_room.ProgressBar.show
+    """Sends this process a signal once `step` steps are shown, and waits until it is heard."""
+    show, enter = train_room.ProgressBar.show, StopSignals.__enter__
+    entered = []
 
     def show_and_stop(self, now, *args):
         show(self, now, *args)
         if now == step:
             os.kill(os.getpid(), number)
+            while not entered[-1].requested:
+                time.sleep(0.001)
 
+    def enter_known(self):
+        entered.append(self)
+        return enter(self)
+
+    monkeypatch.setattr(StopSignals, '__enter__', enter_known)
     monkeypatch.setattr(train_room.ProgressBar, 'show', show_and_stop)

@@ -169,7 +169,8 @@ def test_clone_knows_its_commit(tmp_path):
     clone = _clone(tmp_path)
 
     def git(*words):
-        env = os.environ | {'GIT_CONFIG_GLOBAL': os.devnull}
+        env = {k: v for k, v in os.environ.items() if not k.startswith('GIT_')}
+        env['GIT_CONFIG_GLOBAL'] = os.devnull
         who = '-c', 'user.name=a', '-c', 'user.email=a@b'
         return subprocess.run(
             ['git', *who, *words], cwd=clone, env=env, check=True, capture_output=True, text=True

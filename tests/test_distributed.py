@@ -1,5 +1,8 @@
 """Two processes of two devices each: one run, which stops, resumes and ends as one."""
 
+import contextlib
+import itertools
+import os
 import re
 import shutil
 import signal
@@ -22,6 +25,7 @@ from emkd_jax.trainer import NOTHING, Trainer
 
 LOST = 'This process has lost another one of the run .* start all again with the same command'
 HEARTBEAT = 10  # seconds
+PORTS = itertools.count(os.getpid() % 500)
 
 
 class Pair:
@@ -43,9 +47,13 @@ class Pair:
 
 
 def free_port():
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        return free.getsockname()[1]
+    """A port that the system gives to nobody by itself, nor another worker of these tests."""
+    worker = int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0')[2:])
+    while True:
+        port = 20_000 + 1000 * (worker % 10) + next(PORTS)
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(('localhost', port))
+            return port
 
 
 def stop(workdir, launch):
@@ -129,7 +137,7 @@ def joined_pair(*scripts):
     pair = [
         subprocess.Popen(
             [sys.executable, '-c', (
-                'import sys, time, launch, emkd_jax.devices as d; d.HEARTBEAT = 4; '
+                f'import sys, time, launch, emkd_jax.devices as d; d.HEARTBEAT = {HEARTBEAT}; '
                 f'd.join({address!r}, 2, {i}); print("joined", flush=True)\n{script}'
             )],
             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -144,7 +152,7 @@ def joined_pair(*scripts):
 def test_where_jax_aborts_over_a_lost_process_the_last_word_is_ours(lost):
     pair = joined_pair('time.sleep(120)', 'time.sleep(120)')
     pair[lost].kill()
-    _, err = pair[1 - lost].communicate(timeout=60)
+    _, err = pair[1 - lost].communicate(timeout=300)
     assert pair[1 - lost].returncode == HostLostError.exit_code
     assert re.search(LOST, said(err))
     pair[lost].communicate()
@@ -153,10 +161,10 @@ def test_where_jax_aborts_over_a_lost_process_the_last_word_is_ours(lost):
 def test_a_fault_of_ours_in_one_process_ends_both():
     fault = 'launch.app.run = lambda *_, **__: {}["fault"]\nsys.exit(launch._run())'
     waiting, faulty = joined_pair('time.sleep(120)', fault)
-    _, err = faulty.communicate(timeout=60)
+    _, err = faulty.communicate(timeout=300)
     assert faulty.returncode == 1
     assert "KeyError: 'fault'" in err
-    _, err = waiting.communicate(timeout=60)
+    _, err = waiting.communicate(timeout=300)
     assert waiting.returncode == HostLostError.exit_code
     assert re.search(LOST, said(err))
 
@@ -164,7 +172,7 @@ def test_a_fault_of_ours_in_one_process_ends_both():
 def test_what_process_0_says_reaches_the_other():
     script = 'print(d.of_process_0([[7, None], {"é": 1.5}] if d.jax.process_index() == 0 else 3))'
     for one in joined_pair(script, script):
-        out, err = one.communicate(timeout=60)
+        out, err = one.communicate(timeout=300)
         assert out.splitlines()[-1] == "[[7, None], {'é': 1.5}]", err
 
 
@@ -256,7 +264,8 @@ def test_a_stopped_pair_goes_on_to_the_end(stopped, tmp_path):
 
 @pytest.mark.soak
 def test_killing_one_ends_the_other_with_a_message(stopped, tmp_path):
-    pair = Pair(stopped, {})
+    shutil.copytree(stopped, tmp_path / 'run')
+    pair = Pair(tmp_path / 'run', {})
     pair.launches[0].wait_for_save()
     pair.launches[1].kill()
     killed = time.monotonic()

@@ -135,7 +135,7 @@ def launched():
     """Exit code and what was printed, for arguments of launch.py."""
     server = subprocess.Popen(
         [sys.executable, '-c', SERVER], cwd=ROOT, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )
 
     def ask(arguments):

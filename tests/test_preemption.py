@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from launches import ROOT
 
 SCRIPT = """
 import sys, time
@@ -31,7 +32,7 @@ def process():
     def start(**values):
         started.append(subprocess.Popen(
             [sys.executable, '-c', SCRIPT.format(**values)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         ))
         assert started[-1].stdout.readline() == 'ready\n'
         return started[-1]
@@ -46,7 +47,7 @@ def process():
 def test_the_first_signal_is_a_request(process, number):
     one = process(at_once=False, second=False)
     one.send_signal(number)
-    out, err = one.communicate(timeout=30)
+    out, err = one.communicate(timeout=300)
     assert (one.returncode, out, err) == (0, 'requested\nleft\n', '')
 
 
@@ -55,7 +56,7 @@ def test_the_second_one_is_an_order(process):
     one.send_signal(signal.SIGTERM)
     assert one.stdout.readline() == 'requested\n'
     one.send_signal(signal.SIGINT)
-    _, err = one.communicate(timeout=30)
+    _, err = one.communicate(timeout=300)
     assert one.returncode == 143
     assert 'Stopped at once' in err
 
@@ -63,19 +64,21 @@ def test_the_second_one_is_an_order(process):
 def test_while_there_is_nothing_to_save_the_first_one_is_an_order(process):
     one = process(at_once=True, second=False)
     one.send_signal(signal.SIGTERM)
-    out, err = one.communicate(timeout=30)
+    out, err = one.communicate(timeout=300)
     assert (one.returncode, out) == (143, '')
     assert 'nothing to save' in err
 
 
 def test_afterwards_signals_are_what_they_were(process):
     script = SCRIPT.format(at_once=False, second=False) + 'time.sleep(60)'
-    one = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, text=True)
+    one = subprocess.Popen(
+        [sys.executable, '-c', script], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     one.stdout.readline()
     one.send_signal(signal.SIGTERM)
     assert one.stdout.readline() == 'requested\n'
     assert one.stdout.readline() == 'left\n'
     time.sleep(0.1)
     one.send_signal(signal.SIGTERM)
-    one.communicate(timeout=30)
+    one.communicate(timeout=300)
     assert one.returncode == -signal.SIGTERM

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 
 import pytest
@@ -90,7 +91,7 @@ def test_the_student_is_of_one_of_the_published(whole):
 def test_a_part_that_failed_is_said_and_tried_again(tmp_path):
     done, _ = _results(tmp_path, fails='study=generality', SETS='toys', VARIANT=':quick')
     assert done.returncode == 1
-    assert 'toys-generality: not finished after 0 s; it failed' in done.stdout
+    assert re.search(r'toys-generality: not finished after \d+ s; it failed', done.stdout)
     assert 'toys-seeds: done' in done.stdout
     done, calls = _results(tmp_path, SETS='toys', VARIANT=':quick')
     assert done.returncode == 0

@@ -67,8 +67,8 @@ def test_stopped_at_random_moments(whole, cache, tmp_path, number):
     codes, seconds = zip(
         *(stop_at_random(folder, cache, number, chance) for _ in range(stops)), strict=True
     )
-    # Before Python is up to it, SIGTERM ends a process as it always does.
-    assert set(codes) <= ({143, -number} if number == signal.SIGTERM else {-number})
+    # Before Python is up to it, SIGTERM ends a process as it always does; a run may be faster (0).
+    assert set(codes) <= ({0, 143, -number} if number == signal.SIGTERM else {0, -number})
     code, _, err = run(folder, EPOCHS, environment=cache)
     assert code == 0, err
     assert_same_run(folder, whole, **EPOCHS)
