@@ -138,7 +138,10 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _no_such_option(given):
-    return UserError(f'{given[:300]}: there is no such option; configs/base.py lists all.')
+    return UserError(
+        f'{given[:300]}: there is no such option; configs/base.py lists all, and '
+        'configs/custom.py those of event logs.'
+    )
 
 
 def _join():

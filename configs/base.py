@@ -15,7 +15,7 @@ def base_config() -> ml_collections.ConfigDict:
     config.seed = 0  # of everything random: weights, order, masks, dropout
 
     config.data = ml_collections.ConfigDict()
-    config.data.name = ''  # toys, beauty or ml_1m
+    config.data.name = ''  # toys, beauty, ml_1m, or of one's own log
     config.data.source = ''  # folder with the authors' data files; '' = prepared before or download
     config.data.stand_in = False  # where no real data is at hand, train on a made-up stand-in
     config.data.window_step = 1  # items between the starts of a long history's training windows

@@ -3,7 +3,7 @@
     python launch.py --config=configs/quickstart.py
 
 Needs: nothing.
-Takes: on two CPU cores: not measured yet.
+Takes: 22 s on two CPU cores.
 Expect: no figure of it means anything.
 """
 
