@@ -6,7 +6,7 @@
 Needs: a file of events with a user, an item and best a timestamp: CSV, TSV or Parquet with a
     header, S3-Rec's text, RecBole's atomic files, Amazon's reviews of 2014 or MovieLens. Attributes
     of the items (categories, brands, genres) in --config.data.attributes=FILE are worth having.
-Takes: quick on two CPU cores: 4 minutes for a log of Toys' size (170,000 events).
+Takes: quick on two CPU cores: as toys.py:quick, 4 minutes, for a log of its size (170,000 events).
 """
 
 from configs import base
