@@ -25,6 +25,7 @@ from emkd_jax.experiment import make_experiment
 from emkd_jax.step import TrainingData, make_train_steps
 from emkd_jax.sweep import Member, together
 from emkd_jax.trainer import NOTHING, Trainer
+from emkd_jax.xla_flags import set_xla_flags
 
 config_flags.DEFINE_config_file('config', None, 'Configuration.', lock_config=True)
 flags.DEFINE_string('output', 'seeds.json', 'JSON file to write.')
@@ -67,6 +68,7 @@ def counted_by_xla(experiment, state, runs):
 
 
 def main(_):
+    set_xla_flags()  # as launch.py does
     config = flags.FLAGS.config
     experiment = make_experiment(config)
     steps = config.train.steps_per_dispatch if jax.default_backend() != 'cpu' else 2
@@ -89,7 +91,8 @@ def main(_):
         of_step['seconds'] = statistics.median(seconds[seeds])
     file = config_flags.get_config_filename(flags.FLAGS['config'])
     record = {
-        'command': f'python benchmarks/seeds.py --config={file} --output=FILE',
+        'command': f'python benchmarks/seeds.py --config={file} --output=FILE '
+        f'--rounds={flags.FLAGS.rounds}',
         'date': time.strftime('%Y-%m-%d'),
         'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
         'versions': {name: importlib.metadata.version(name) for name in ('jax', 'flax', 'optax')}

@@ -156,9 +156,18 @@ def explain(error: Exception) -> RunError | None:
             'failed, or --config.train.max_together where several runs train together, or take '
             'more devices.'
         )
-    if isinstance(error, jax.errors.JaxRuntimeError) and jax.distributed.is_initialized():
+    if is_lost_host(error):
         return HostLostError(_LOST.format(_first_line(error)))
     return None
+
+
+def is_lost_host(error: Exception) -> bool:
+    """Does `error`, of several processes, come of speaking with each other or the devices?"""
+    # On CPUs some of JAX's collectives fail with a plain ValueError.
+    spoke = isinstance(error, ValueError) and 'Gloo' in str(error)
+    return jax.distributed.is_initialized() and (
+        spoke or isinstance(error, jax.errors.JaxRuntimeError)
+    )
 
 
 def leave(error: Exception) -> None:

@@ -27,6 +27,7 @@ from emkd_jax.experiment import make_experiment
 from emkd_jax.reporting import say
 from emkd_jax.results import default_workdir, read_results
 from emkd_jax.weights import FORMATS, save_weights
+from emkd_jax.workdir import is_remote
 
 _PLATFORMS = ('cpu', 'cuda', 'tpu')
 _MOST_BYTES = 2**31 - 2**24  # of weights: what the file format can hold
@@ -46,6 +47,11 @@ def export(config: ml_collections.ConfigDict, workdir: str = '', output: str = '
     experiment = make_experiment(config)
     workdir = workdir or default_workdir(experiment)
     params, record = best_params(experiment, workdir)
+    if is_remote(output or workdir):
+        raise UserError(
+            f'Exported files are written to a folder of this machine, and {output or workdir} is '
+            'none; name one with --output.'
+        )
     folder = pathlib.Path(output or pathlib.Path(workdir) / 'export')
     if folder.exists():
         raise UserError(f'{folder} is already there; name another folder with --output.')

@@ -1,13 +1,16 @@
 """SIGTERM and Ctrl-C: a polite request to save and leave, and an order the second time."""
 
+import math
 import os
 import signal
 import sys
 import threading
+import time
 
 from emkd_jax.errors import PreemptedError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_TWICE = 0.5  # seconds in which the same order may come twice: to a process and to its group
 
 
 class StopSignals:
@@ -44,11 +47,15 @@ class StopSignals:
         os.close(self._pipe)
 
     def _watch(self, read):
+        heard = -math.inf
         while received := os.read(read, 1):
             if received[0] not in _SIGNALS:
                 continue
             if self.at_once:
                 _end('Stopped; there was nothing to save.')
+            if time.monotonic() - heard < _TWICE:
+                continue
+            heard = time.monotonic()
             if self.requested:
                 _end('Stopped at once; what came after the last checkpoint will be done again.')
             self.requested = True

@@ -29,6 +29,8 @@ def state_dict_from_params(params: PyTree) -> dict[str, np.ndarray]:
     for n in range(params['item_head_bias'].shape[0]):
         network = jax.tree.map(lambda leaf, n=n: leaf[n], params)
         encoder = network['encoder']
+        if 'block_0' not in encoder:
+            raise KeyError('block_0')  # another encoder, which may share the embedding's names
         state[f'embeddings.{n}.token.weight'] = encoder['embedding']['tokens']
         state[f'embeddings.{n}.position.pe.weight'] = encoder['embedding']['slots']
         for k in range(sum(name.startswith('block_') for name in encoder)):

@@ -13,7 +13,7 @@ from emkd_jax.errors import UserError
 from emkd_jax.evaluation import Evaluator, floors
 from emkd_jax.experiment import Experiment
 from emkd_jax.reporting import banner, say, table
-from emkd_jax.workdir import write_json
+from emkd_jax.workdir import check_data, write_json
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
@@ -46,7 +46,8 @@ def test(experiment: Experiment, params: PyTree) -> dict[str, Any]:
     return {
         'config': json.loads(config.to_json_best_effort()),
         'data': experiment.counts | {
-            'name': experiment.data.name, 'stand_in': experiment.data.stand_in
+            'name': experiment.data.name, 'stand_in': experiment.data.stand_in,
+            'fingerprint': experiment.data.fingerprint(),
         },
         'test': result.ensemble,
         'networks': result.networks,
@@ -82,6 +83,20 @@ def read_results(folder: epath.Path, name: str = 'results.json') -> dict[str, An
     except (OSError, ValueError):
         pass
     raise UserError(f'{file} is damaged; delete it, and the same command makes it again.')
+
+
+def finished(
+    folder: epath.Path, experiment: Experiment, name: str = 'results.json'
+) -> dict[str, Any] | None:
+    """`read_results` of a run on the experiment's data.
+
+    Raises:
+      UserError: the file is damaged, or of other data.
+    """
+    found, ours = read_results(folder, name), experiment.data.fingerprint()
+    if found is not None:
+        check_data(folder, found.get('data', {}).get('fingerprint', ours), ours)
+    return found
 
 
 def print_results(results: dict[str, Any]) -> None:

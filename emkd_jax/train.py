@@ -19,8 +19,8 @@ from emkd_jax.reporting import ProgressBar
 from emkd_jax.results import (
     announce,
     default_workdir,
+    finished,
     print_results,
-    read_results,
     write_results,
 )
 from emkd_jax.run import Run
@@ -54,8 +54,11 @@ def train(config: ml_collections.ConfigDict, workdir: str = '') -> dict[str, Any
         teacher = None if holds_run(workdir) else load_teacher(experiment)
         folder = open_workdir(workdir, experiment.config)
         announce(experiment, folder)
-        results = read_results(folder)
-        check_same('configuration or workdir', f'{config} {results}')
+        results = finished(folder, experiment)
+        check_same(
+            'configuration, data or workdir',
+            f'{config} {experiment.data.fingerprint()} {results}',
+        )
         several = members(experiment.config)
         if results is None:
             teacher = teacher or load_teacher(experiment)
@@ -90,7 +93,7 @@ def train_together(
             runs = []
             for name, config in several[first : first + most]:
                 place = open_workdir(str(folder / name), config)
-                results[name] = read_results(place)
+                results[name] = finished(place, experiment)
                 if results[name] is None:
                     writers.enter_context(sole_writer(place))
                     runs.append(Run(experiment.with_config(config), place, name))

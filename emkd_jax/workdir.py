@@ -13,6 +13,7 @@ import jax
 import ml_collections
 from etils import epath
 
+from emkd_jax.devices import is_lost_host
 from emkd_jax.errors import RunError, UserError
 
 # Where the files were (what they hold is fingerprinted), and what a trained run is asked.
@@ -110,7 +111,9 @@ def writing(path: epath.Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # tensorstore's are ValueErrors, other stores have their own
-        if not (isinstance(error, (OSError, ValueError)) or is_remote(path)):
+        if is_lost_host(error) or not (
+            isinstance(error, (OSError, ValueError)) or is_remote(path)
+        ):
             raise
         reason = getattr(error, 'strerror', None) or str(error).partition('\n')[0][:200]
         raise RunError(

@@ -17,7 +17,14 @@ from released_files import make_attributes, make_parts, write, write_miniature
 
 from emkd_jax import data
 from emkd_jax.data import files, prepared, stand_in
-from emkd_jax.data.sequences import Ragged, SequenceData, leave_one_out, windows
+from emkd_jax.data.sequences import (
+    Holdout,
+    Ragged,
+    SequenceData,
+    Split,
+    leave_one_out,
+    windows,
+)
 from emkd_jax.errors import UserError
 
 # Per set: users, items, interactions, attributes, windows; and window length and step.
@@ -269,14 +276,19 @@ def test_the_fingerprint_tells_contents_apart():
     assert make().fingerprint() == (
         'e4a87a3859635c01b498a0c0b4526c3d695ef64fe6c88ed18cc540771d213328'
     )
+    rows, one = Ragged.from_rows([[1, 2], [2]]), np.zeros(1, np.int64)
+    none = Holdout(Ragged.from_rows([[1]]), np.ones(1, np.int32), one + 1)
     others = (
         make(histories=Ragged.from_rows([[1], [2, 2]])),
         make(histories=Ragged.from_rows([[1, 2], [1]])),
         make(item_attributes=np.array([[0], [-1], [1]], np.int32)),
         make(user_ids=np.array([6, 5])),
         make(item_ids=np.array(['b', 'a'])),
+        *(make(holdout=Split(train, held_out, held_out)) for train, held_out in (
+            (rows, none), (rows.take(np.arange(2), 1), none), (rows, none._replace(users=one)),
+        )),
     )
-    assert len({make().fingerprint(), *(other.fingerprint() for other in others)}) == 6
+    assert len({make().fingerprint(), *(other.fingerprint() for other in others)}) == 9
 
 
 def test_leave_one_out():

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 import soak
+from etils import epath
 from launches import ROOT, Launch, last_state, read_lines, read_results, run, said, small_config
 
 from emkd_jax import devices
@@ -22,6 +23,7 @@ from emkd_jax.errors import HostLostError, RunError, UserError
 from emkd_jax.experiment import make_experiment
 from emkd_jax.train import train
 from emkd_jax.trainer import NOTHING, Trainer
+from emkd_jax.workdir import writing
 
 LOST = 'This process has lost another one of the run .* start all again with the same command'
 HEARTBEAT = 10  # seconds
@@ -204,6 +206,11 @@ def test_a_broken_collective_means_a_lost_host_only_where_there_are_several(monk
     assert isinstance(explained, HostLostError)
     assert str(explained).count('\n') == 0
     assert devices.explain(ValueError('an error of ours')) is None
+    # As JAX has it on CPUs, while a checkpoint is written.
+    plain = ValueError('UNKNOWN: Gloo AllGather failed: closed')
+    assert isinstance(devices.explain(plain), HostLostError)
+    with pytest.raises(ValueError, match='Gloo'), writing(epath.Path('checkpoints')):
+        raise plain
 
 
 @pytest.fixture(scope='module')

@@ -127,6 +127,8 @@ def test_what_goes_wrong_is_told(run, tmp_path, monkeypatch):
     (tmp_path / 'there').mkdir()
     with pytest.raises(UserError, match='there is already there; name another'):
         run(tmp_path, tmp_path / 'there')
+    with pytest.raises(UserError, match=r'gs://a/b is none; name one with --output'):
+        run(tmp_path, 'gs://a/b')
     (tmp_path / 'file').touch()
     with pytest.raises(UserError, match=r'cannot be written .* mend --output'):
         run(tmp_path, tmp_path / 'file' / 'export')

@@ -55,10 +55,20 @@ def test_the_second_one_is_an_order(process):
     one = process(at_once=False, second=True)
     one.send_signal(signal.SIGTERM)
     assert one.stdout.readline() == 'requested\n'
+    time.sleep(1)
     one.send_signal(signal.SIGINT)
     _, err = one.communicate(timeout=300)
     assert one.returncode == 143
     assert 'Stopped at once' in err
+
+
+def test_one_order_that_comes_twice_is_one(process):
+    """As `timeout` and some schedulers send it, to a process and to its group."""
+    one = process(at_once=False, second=False)
+    one.send_signal(signal.SIGTERM)
+    one.send_signal(signal.SIGINT)
+    out, err = one.communicate(timeout=300)
+    assert (one.returncode, out, err) == (0, 'requested\nleft\n', '')
 
 
 def test_while_there_is_nothing_to_save_the_first_one_is_an_order(process):

@@ -13,6 +13,7 @@ from golden_cases import FILES, Case
 from tiny import NUM_ITEMS, tiny_config, tiny_experiment
 
 from emkd_jax import import_weights as mode
+from emkd_jax.encoders import ENCODERS
 from emkd_jax.errors import UserError
 from emkd_jax.evaluate import best_params
 from emkd_jax.pytorch import state_dict_from_params
@@ -225,3 +226,10 @@ def test_imported_weights_are_the_runs_best_checkpoint(
         mode.import_weights(experiment.config, str(run), str(path))
     with pytest.raises(UserError, match='--weights is empty'):
         mode.import_weights(experiment.config, str(run))
+
+
+@pytest.mark.parametrize('encoder', [name for name in ENCODERS if name != 'bert4rec'])
+def test_other_encoders_have_no_names_there(encoder):
+    experiment = tiny_experiment(tiny_config(model__encoder=encoder))
+    with pytest.raises(KeyError):
+        state_dict_from_params(jax.device_get(experiment.initial_state().params))

@@ -119,6 +119,13 @@ def test_other_data_is_refused(finished, tmp_path, monkeypatch):
         train(small_config(), str(tmp_path))
 
 
+def test_a_finished_run_on_other_data_is_not_shown(finished, monkeypatch):
+    _, folder = finished
+    monkeypatch.setattr('emkd_jax.data.sequences.SequenceData.fingerprint', lambda _: 'f' * 64)
+    with pytest.raises(UserError, match='other data .*ffffffffffff'):
+        train(small_config(), str(folder))
+
+
 def test_numbers_that_are_not_finite_stop_the_run_before_a_checkpoint(tmp_path):
     config = small_config(optimizer__learning_rate=1e30)
     with pytest.raises(RunError, match=r'Step \d: .*gradients not finite'):

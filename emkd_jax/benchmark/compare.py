@@ -17,7 +17,7 @@ from emkd_jax.benchmark.report import ORIGINAL, OURS, summary, table
 from emkd_jax.benchmark.sides import start_original, start_ours
 from emkd_jax.errors import UserError
 from emkd_jax.sweep import members
-from emkd_jax.workdir import make_folder, write_json
+from emkd_jax.workdir import is_remote, make_folder, write_json
 
 PAIRS = 5  # of blocks, one a side
 BLOCK_SECONDS = 5.0  # of training in a block, at least
@@ -52,6 +52,10 @@ def benchmark(
         raise UserError('--torch_tuned tunes the original; name its clone with --pytorch_repo.')
     if members(config):
         raise UserError('A benchmark is of one run; leave train.num_seeds and sweep.* out.')
+    if config.distill.teacher:
+        raise UserError('A benchmark is of an ensemble that trains; leave distill.teacher out.')
+    if is_remote(workdir):
+        raise UserError(f'--workdir={workdir} is no folder of this machine; a benchmark wants one.')
     clone = open_clone(pytorch_repo, dataset_code(config)) if pytorch_repo else None
     if clone:
         arguments(config)  # what the original cannot do is told before anything starts

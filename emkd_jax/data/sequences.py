@@ -43,6 +43,17 @@ class Ragged:
         return Ragged(self.values[np.arange(offsets[-1]) + shift], offsets)
 
 
+def _arrays(tree):
+    """The arrays in nested tuples of arrays and `Ragged`, in order."""
+    for branch in tree:
+        if isinstance(branch, Ragged):
+            yield from (branch.values, branch.offsets)
+        elif isinstance(branch, tuple):
+            yield from _arrays(branch)
+        else:
+            yield branch
+
+
 def _offsets(lengths):
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
 
@@ -102,11 +113,12 @@ class SequenceData:
         }
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the content: equal exactly where histories, attributes and ids are."""
+        """SHA-256 (hex) of the content: equal exactly where histories, attributes, ids and a split
+        of the data's own are."""
         digest = hashlib.sha256()
         for array in (
             self.histories.values, self.histories.offsets, self.item_attributes,
-            self.user_ids, self.item_ids,
+            self.user_ids, self.item_ids, *_arrays(self.holdout or ()),
         ):
             array = np.ascontiguousarray(array, array.dtype.newbyteorder('<'))
             digest.update(f'{array.dtype.str}{array.shape}'.encode())

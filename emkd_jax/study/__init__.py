@@ -26,7 +26,7 @@ from emkd_jax.experiment import Experiment, check_config, make_experiment
 from emkd_jax.plots import check_matplotlib
 from emkd_jax.preemption import StopSignals
 from emkd_jax.reporting import say
-from emkd_jax.results import announce, default_workdir, read_results
+from emkd_jax.results import announce, default_workdir, finished
 from emkd_jax.step import SETTINGS
 from emkd_jax.study.cost import cost_of
 from emkd_jax.study.questions import QUESTIONS, System
@@ -77,8 +77,11 @@ def study(
             workdir or f'{default_workdir(experiment)}_{question}', experiment.config
         )
         announce(experiment, folder)
-        check_same('configuration or workdir', f'{config} {question}')
-        found = read_results(folder, 'study.json')
+        check_same(
+            'configuration, data or workdir',
+            f'{config} {experiment.data.fingerprint()} {question}',
+        )
+        found = finished(folder, experiment, 'study.json')
         if found is not None and found['study'] != question:
             raise UserError(
                 f"{folder} holds the study {found['study']}; choose another --workdir for "
