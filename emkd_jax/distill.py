@@ -58,7 +58,10 @@ def distill(config: ml_collections.ConfigDict, workdir: str = '') -> dict[str, A
 
 def compare(taught: dict[str, Any], student: dict[str, Any], rule: str) -> dict[str, Any]:
     """Teacher, its networks and student side by side, from their results; see `distill`."""
-    ensemble, of_student = taught['test'][rule], student['test'][rule]
+    of_student = student['test'][rule]
+    ensemble = {
+        metric: value for metric, value in taught['test'][rule].items() if metric in of_student
+    }
     network = {
         metric: float(np.mean([of[rule][metric] for of in taught['networks']]))
         for metric in ensemble

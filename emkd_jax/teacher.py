@@ -34,6 +34,12 @@ def load_teacher(experiment: Experiment) -> Teacher | None:
             'distill.teacher is set, and a student is one network; set '
             '--config.ensemble.num_networks=1.'
         )
+    for option in ('temperature', 'kd_weight', 'contrast_weight'):
+        if config.sweep[option]:
+            raise UserError(
+                f'sweep.{option} is of an ensemble without a teacher; leave it or '
+                'distill.teacher out.'
+            )
     file = epath.Path(config.distill.teacher, 'config.json')
     try:
         theirs = json.loads(file.read_text())

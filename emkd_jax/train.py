@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from emkd_jax.devices import check_same
+from emkd_jax.devices import check_same, rows_per_device
 from emkd_jax.errors import PreemptedError
 from emkd_jax.evaluation import Diversity, Evaluator
 from emkd_jax.experiment import Experiment, make_experiment
@@ -49,9 +49,12 @@ def train(config: ml_collections.ConfigDict, workdir: str = '') -> dict[str, Any
     """
     with StopSignals() as signals:
         experiment = make_experiment(config)
+        several = members(experiment.config)
         workdir = workdir or default_workdir(experiment)
-        # Before anything is written, if it may be refused; a finished student needs none.
-        teacher = None if holds_run(workdir) else load_teacher(experiment)
+        teacher = None
+        if not holds_run(workdir):  # what may be refused, before anything is written
+            rows_per_device(config.train.batch_size, jax.device_count())
+            teacher = load_teacher(experiment)
         folder = open_workdir(workdir, experiment.config)
         announce(experiment, folder)
         results = finished(folder, experiment)
@@ -59,7 +62,6 @@ def train(config: ml_collections.ConfigDict, workdir: str = '') -> dict[str, Any
             'configuration, data or workdir',
             f'{config} {experiment.data.fingerprint()} {results}',
         )
-        several = members(experiment.config)
         if results is None:
             teacher = teacher or load_teacher(experiment)
             with sole_writer(folder):

@@ -16,8 +16,12 @@ from etils import epath
 from emkd_jax.devices import is_lost_host
 from emkd_jax.errors import RunError, UserError
 
-# Where the files were (what they hold is fingerprinted), and what a trained run is asked.
-_NOT_COMPARED = ('data.source', 'data.attributes', 'recommend.', 'export.')
+# Where the files were (what they hold is fingerprinted), what a trained run is asked, and what
+# changes how a run is computed and kept, but not what comes out.
+_NOT_COMPARED = (
+    'data.source', 'data.attributes', 'recommend.', 'export.', 'checkpoint.', 'eval.batch_size',
+    'train.steps_per_dispatch',
+)
 
 
 def open_workdir(workdir: str, config: ml_collections.ConfigDict) -> epath.Path:

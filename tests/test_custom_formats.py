@@ -9,7 +9,9 @@ import pyarrow.parquet
 import pytest
 from custom_data import attributes, histories, load, options, prepared_in
 
+from configs import custom as configuration
 from emkd_jax.data import custom
+from emkd_jax.data.custom.columns import event_columns
 
 # The same log in every format: ann's y and z, and bob's y and x, have the same time.
 EXPECTED = {'ann': ['x', 'y', 'z'], 'bob': ['y', 'x', 'w']}
@@ -220,3 +222,11 @@ def test_item_table_as_parquet_with_a_list_column(tmp_path):
         pyarrow.table({'item_id': [2, 1], 'genres': [['a', 'b'], None]}), items
     )
     assert attributes(load(source, attributes=str(items))) == {1: set(), 2: {1, 2}}
+
+
+def test_a_rating_by_which_nothing_is_filtered_may_be_anything():
+    options = configuration.get_config().data
+    names = ['user', 'item', 'stars']
+    assert event_columns(names, options, 'log.csv').rating is None
+    options.min_rating = 3.0
+    assert event_columns(names, options, 'log.csv').rating == 2

@@ -98,3 +98,13 @@ def test_a_teacher_of_other_items_is_refused(finished, tmp_path):
 def test_a_student_is_one_network(tmp_path):
     with pytest.raises(UserError, match=r'ensemble\.num_networks=1'):
         load_teacher(make_experiment(small_config(distill__teacher=str(tmp_path))))
+
+
+def test_a_student_with_other_cut_offs_is_compared_where_it_can_be():
+    def results(**values):
+        return {'test': {'window': values}, 'networks': [{'window': dict.fromkeys(values, 0.1)}]}
+
+    found = compare(
+        results(**{'HR@1': 0.2, 'NDCG@10': 0.3}), results(**{'NDCG@10': 0.2, 'HR@5': 0.1}), 'window'
+    )
+    assert found['kept'] == pytest.approx({'NDCG@10': 0.5})

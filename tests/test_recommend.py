@@ -120,7 +120,9 @@ def test_ids_may_hold_anything(run):
 
 def test_standard_input_and_output(run, trained, monkeypatch, capsys):
     run()  # leaves the made-up workdir in place
-    monkeypatch.setattr('sys.stdin', io.StringIO('{"history": [3, 4]}\n'))
+    monkeypatch.setattr('sys.stdin', io.TextIOWrapper(
+        io.BytesIO(b'\xef\xbb\xbf{"history": [3, 4]}\n'), 'latin-1'
+    ))
     config = tiny_config()
     config.recommend.k = K
     mode.recommend(config, 'run', '-', '-')
@@ -284,3 +286,22 @@ def test_requests_are_read_as_they_are_asked():
     data = tiny_data()
     asked = read_requests('', data, Unknown(strict=False))
     assert next(asked).user == 0
+
+
+@pytest.mark.parametrize(('text', 'words'), [
+    ('user,item,date\na,1,2\n', "a column 'date'"),
+    ('user,item_id\na,1\n', "a column 'item_id'"),
+    ('user,timestamp\na,1\n', 'no column item'),
+    ('user,item\na,1\nb,"2\nc,3\n', 'line 3 or one after it has quotes'),
+    ('user,item,timestamp\na,1,nan\n', "the timestamp 'nan'"),
+])
+def test_tables_that_would_be_misread(run, text, words):
+    with pytest.raises(UserError, match=words):
+        run(text)
+
+
+def test_an_event_that_stands_twice_is_one(tmp_path):
+    file = tmp_path / 'events.csv'
+    file.write_text('user,item,timestamp\nu,3,2\nu,1,1\nu,3,2\nu,3,4\n')
+    [asked] = read_requests(str(file), tiny_data(), Unknown(strict=True))
+    assert asked.history.tolist() == [1, 3, 3]

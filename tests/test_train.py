@@ -154,3 +154,20 @@ def test_evaluate_without_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match='holds no run'):
         evaluate(small_config(), str(tmp_path / 'nothing'))
     assert not (tmp_path / 'nothing').exists()
+
+
+@pytest.mark.parametrize('changes', [
+    {'train__batch_size': 63}, {'sweep__dropout': (0.1, 1.5)},
+    {'distill__teacher': 'x', 'ensemble__num_networks': 1, 'sweep__temperature': (0.1,)},
+])
+def test_what_is_refused_leaves_no_workdir_behind(tmp_path, changes):
+    with pytest.raises(UserError):
+        train(small_config(**changes), str(tmp_path / 'run'))
+    assert not (tmp_path / 'run').exists()
+
+
+def test_what_changes_no_result_may_change(finished):
+    results, folder = finished
+    changes = {'eval__batch_size': 7, 'checkpoint__every_minutes': 0.0}
+    again = train(small_config(**changes), str(folder))
+    assert again['test'] == json.loads(json.dumps(results['test']))

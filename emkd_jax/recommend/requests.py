@@ -10,6 +10,7 @@ import csv
 import datetime
 import itertools
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ from jaxtyping import Int
 from emkd_jax.data import source
 from emkd_jax.data.sequences import SequenceData
 from emkd_jax.errors import UserError
+
+_COLUMNS = ('user', 'item', 'timestamp')
 
 
 class Request(NamedTuple):
@@ -103,6 +106,8 @@ class _Reader:
 
     def open(self) -> contextlib.AbstractContextManager[Iterable[str]]:
         if self._path == '-':
+            # As files are read: any bytes, which `checked` then judges.
+            sys.stdin.reconfigure(encoding='utf-8-sig', errors='surrogateescape', newline='')
             return contextlib.nullcontext(sys.stdin)
         return source.find(self._path, '--requests').lines()
 
@@ -136,7 +141,8 @@ class _Reader:
 
     def table(self, lines: Iterable[str]) -> Iterator[Request]:
         rows = self._rows(lines)
-        if 'item' not in next(rows)[1]:
+        columns = next(rows)[1]
+        if 'item' not in columns:
             for place, row in rows:
                 yield from self._known(row['user'], place)
             return
@@ -145,6 +151,8 @@ class _Reader:
             time = _time(row['timestamp'], place) if 'timestamp' in row else 0
             events.setdefault(row['user'], []).append((time, row['item'], place))
         for user, history in events.items():
+            if 'timestamp' in columns:  # the same event again is one event, as in preparation
+                history = list({event[:2]: event for event in reversed(history)}.values())[::-1]
             history.sort(key=lambda event: event[0])
             found = [
                 item for _, name, place in history for item in self._history([name], place)
@@ -163,10 +171,28 @@ class _Reader:
                 f"{self.name} begins with '{header.strip()[:60]}'; it needs lines of JSON, or a "
                 'header with the column user, or with user, item and timestamp.'
             )
+        for name in names:
+            if name not in _COLUMNS or names.count(name) > 1:
+                raise UserError(
+                    f"{self.name} has a column '{name[:40]}', and requests have one user, item and "
+                    'timestamp each; leave it out, or name it so.'
+                )
+        if 'item' not in names and 'timestamp' in names:
+            raise UserError(
+                f'{self.name} has timestamps and no column item; give it one, or the users alone.'
+            )
         yield self.name, dict.fromkeys(names, '')
-        reader = csv.reader(lines, delimiter=mark)
-        for row in reader:
-            place = f'{self.name}, line {header_lines + reader.line_num}'
+        reader = csv.reader(lines, delimiter=mark, strict=True)
+        while True:
+            place = f'{self.name}, line {header_lines + reader.line_num + 1}'
+            try:
+                row = next(reader, None)
+            except csv.Error as error:
+                raise UserError(
+                    f'{place} or one after it has quotes that do not fit ({error}); mend it.'
+                ) from error
+            if row is None:
+                return
             if row and len(row) != len(names):
                 raise UserError(f'{place} has {len(row)} fields, not {len(names)}; mend it.')
             if row:
@@ -196,7 +222,9 @@ def _numbers(ids, first):
 
 def _time(text, place):
     try:
-        return float(text)
+        seconds = float(text)
+        if math.isfinite(seconds):
+            return seconds
     except ValueError:
         pass
     try:

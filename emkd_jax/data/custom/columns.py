@@ -63,7 +63,8 @@ def event_columns(
         raise missing(names, 'rating', path, f'data.min_rating={options.min_rating} needs it: ')
     if time is None and options.split == 'time':
         raise missing(names, 'time', path, 'data.split=time needs it: ')
-    return EventColumns(user, item, time, rating)
+    # What nothing is filtered by is not read, so that it may be anything.
+    return EventColumns(user, item, time, rating if options.min_rating else None)
 
 
 def find_column(names: Sequence[str], role: str, named: str, path) -> int | None:
