@@ -16,9 +16,18 @@ from emkd_jax.errors import PreemptedError, RunError, UserError
 from emkd_jax.xla_flags import set_xla_flags
 
 MODES = (
-    'train', 'evaluate', 'recommend', 'export', 'import', 'prepare', 'benchmark', 'study', 'report',
-    'distill', 'plan',
-)  # fmt: skip
+    'train',
+    'evaluate',
+    'recommend',
+    'export',
+    'import',
+    'prepare',
+    'benchmark',
+    'study',
+    'report',
+    'distill',
+    'plan',
+)
 
 _WANTED = {  # what Python says of a wrong value, and what was wanted
     ': invalid literal for int()': 'a whole number',
@@ -57,25 +66,25 @@ def main(argv: list[str]) -> None:
     config, workdir = FLAGS.config, FLAGS.workdir
     match FLAGS.mode:
         case 'train':
-            from emkd_jax.train import train
+            from emkd_jax.runs.loop import train
 
             _join()
             train(config, workdir)
         case 'evaluate':
-            from emkd_jax.evaluate import evaluate
+            from emkd_jax.runs.evaluate import evaluate
 
             _join()
             evaluate(config, workdir)
         case 'recommend':
-            from emkd_jax.recommend import recommend
+            from emkd_jax.serving.recommend import recommend
 
             recommend(config, workdir, FLAGS.requests, FLAGS.output, FLAGS.strict)
         case 'export':
-            from emkd_jax.export import export
+            from emkd_jax.serving.export import export
 
             export(config, workdir, FLAGS.output)
         case 'import':
-            from emkd_jax.import_weights import import_weights
+            from emkd_jax.serving.import_weights import import_weights
 
             import_weights(config, workdir, FLAGS.weights)
         case 'prepare':
@@ -83,25 +92,25 @@ def main(argv: list[str]) -> None:
 
             print(f'Prepared in {prepare(config.data)}')
         case 'benchmark':
-            from emkd_jax.benchmark.compare import benchmark
+            from benchmarks.original.compare import benchmark
 
             benchmark(config, workdir, FLAGS.pytorch_repo, FLAGS.torch_tuned)
         case 'study':
-            from emkd_jax.study import study
+            from emkd_jax.analysis.study import study
 
             _join()
             study(config, workdir, FLAGS.study)
         case 'report':
-            from emkd_jax.report import report
+            from emkd_jax.analysis.report import report
 
             report(config, workdir)
         case 'distill':
-            from emkd_jax.distill import distill
+            from emkd_jax.runs.distill import distill
 
             _join()
             distill(config, workdir)
         case 'plan':
-            from emkd_jax.plan import plan
+            from emkd_jax.planning.plan import plan
 
             plan(config, workdir, FLAGS.topology)
 
@@ -129,7 +138,7 @@ def _parse(argv: list[str]) -> list[str]:
         said = str(error)
         for fault, wanted in _WANTED.items():
             if fault in said:
-                said = f"{said.removeprefix('flag ').partition(fault)[0]} must be {wanted}"
+                said = f'{said.removeprefix("flag ").partition(fault)[0]} must be {wanted}'
         if 'Traceback' in said:
             said = f'{path} cannot be used: {said.strip().splitlines()[-1]}'
     except Exception as error:  # what a file does that is not right
@@ -145,7 +154,7 @@ def _no_such_option(given):
 
 
 def _join():
-    from emkd_jax.devices import join
+    from emkd_jax.runs.cluster import join
 
     join(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
 
@@ -162,7 +171,7 @@ def _run() -> int | None:
     except (UserError, RunError, PreemptedError) as error:
         said = error
     except Exception as error:
-        from emkd_jax.devices import explain, leave
+        from emkd_jax.runs.cluster import explain, leave
 
         said = explain(error)
         if said is None:  # a fault of ours, which no other process shall wait for
@@ -172,7 +181,7 @@ def _run() -> int | None:
     # What a file holds may be quoted there.
     print(''.join(c if c.isprintable() else '?' for c in str(said)), file=sys.stderr)
     if 'jax' in sys.modules:
-        from emkd_jax.devices import leave
+        from emkd_jax.runs.cluster import leave
 
         leave(said)
     return said.exit_code

@@ -27,7 +27,7 @@ PREPARE = """
 import json, resource, sys, time
 from configs import custom
 from emkd_jax import data
-from emkd_jax.benchmark.memory import peak_host_bytes
+from benchmarks.original.memory import peak_host_bytes
 options = custom.get_config().data
 options.source = sys.argv[1]
 start = time.perf_counter()
@@ -50,12 +50,14 @@ def make_log(path: pathlib.Path, events: int) -> None:
             rows = min(_CHUNK, events - start)
             user = random.integers(0, events // 20, rows)
             item = (events // 100 * random.random(rows) ** 3).astype(np.int64)
-            table = pyarrow.table({
-                'user': np.char.add('A', user.astype(str)),
-                'item': np.char.add('B00', item.astype(str)),
-                'rating': random.integers(1, 6, rows),
-                'timestamp': 1_300_000_000 + random.integers(0, 200_000_000, rows),
-            })
+            table = pyarrow.table(
+                {
+                    'user': np.char.add('A', user.astype(str)),
+                    'item': np.char.add('B00', item.astype(str)),
+                    'rating': random.integers(1, 6, rows),
+                    'timestamp': 1_300_000_000 + random.integers(0, 200_000_000, rows),
+                }
+            )
             if writer is None:
                 writer = pyarrow.csv.CSVWriter(file, table.schema)
             writer.write_table(table)
@@ -70,11 +72,16 @@ def measure(events: int) -> dict[str, float]:
         load = os.getloadavg()[0]
         root = str(pathlib.Path(__file__).parent.parent)
         done = subprocess.run(
-            [sys.executable, '-c', PREPARE, str(log)], check=True, stdout=subprocess.PIPE,
-            cwd=root, env=os.environ | {'TFDS_DATA_DIR': folder, 'JAX_PLATFORMS': 'cpu'},
+            [sys.executable, '-c', PREPARE, str(log)],
+            check=True,
+            stdout=subprocess.PIPE,
+            cwd=root,
+            env=os.environ | {'TFDS_DATA_DIR': folder, 'JAX_PLATFORMS': 'cpu'},
         )
         return {
-            'events': events, 'file_bytes': log.stat().st_size, 'load_before': round(load, 1)
+            'events': events,
+            'file_bytes': log.stat().st_size,
+            'load_before': round(load, 1),
         } | json.loads(done.stdout)
 
 
@@ -86,15 +93,24 @@ def main(output: str, most: str = '100_000_000') -> None:
             break
         rows.append(measure(events))
         print(json.dumps(rows[-1]), flush=True)
-        pathlib.Path(output).write_text(json.dumps({
-            'command': f'python benchmarks/prepare_custom.py {output}',
-            'date': time.strftime('%Y-%m-%d'),
-            'machine': f'{os.cpu_count()} CPU cores, {platform.machine()}',
-            'load_before': 'processes that others had running when a size began',
-            'versions': {'python': platform.python_version()}
-            | {name: importlib.metadata.version(name) for name in ('duckdb', 'numpy', 'pyarrow')},
-            'sizes': rows,
-        }, indent=2) + '\n')
+        pathlib.Path(output).write_text(
+            json.dumps(
+                {
+                    'command': f'python benchmarks/prepare_custom.py {output}',
+                    'date': time.strftime('%Y-%m-%d'),
+                    'machine': f'{os.cpu_count()} CPU cores, {platform.machine()}',
+                    'load_before': 'processes that others had running when a size began',
+                    'versions': {'python': platform.python_version()}
+                    | {
+                        name: importlib.metadata.version(name)
+                        for name in ('duckdb', 'numpy', 'pyarrow')
+                    },
+                    'sizes': rows,
+                },
+                indent=2,
+            )
+            + '\n'
+        )
 
 
 if __name__ == '__main__':

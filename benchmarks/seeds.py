@@ -21,10 +21,10 @@ from ml_collections import config_flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from emkd_jax.experiment import make_experiment
-from emkd_jax.step import TrainingData, make_train_steps
-from emkd_jax.sweep import Member, together
-from emkd_jax.trainer import NOTHING, Trainer
+from emkd_jax.runs.experiment import make_experiment
+from emkd_jax.training.step import TrainingData, make_train_steps
+from emkd_jax.training.sweep import Member, together
+from emkd_jax.training.trainer import NOTHING, Trainer
 from emkd_jax.xla_flags import set_xla_flags
 
 config_flags.DEFINE_config_file('config', None, 'Configuration.', lock_config=True)
@@ -47,22 +47,24 @@ def stacked(experiment, runs):
     """The first state of `runs`, or of the experiment alone."""
     if not runs:
         return jax.device_get(experiment.initial_state())
-    states = [
-        jax.device_get(experiment.with_config(run.config).initial_state()) for run in runs
-    ]
+    states = [jax.device_get(experiment.with_config(run.config).initial_state()) for run in runs]
     return jax.tree.map(lambda *of_runs: np.stack(of_runs), *states)
 
 
 def counted_by_xla(experiment, state, runs):
     """FLOPs and bytes of a step on one device."""
     step = make_train_steps(
-        experiment.config, experiment.ensemble, experiment.optimizer,
-        (experiment.windows > 0).sum(1), jax.devices()[:1],
-    )  # fmt: skip
+        experiment.config,
+        experiment.ensemble,
+        experiment.optimizer,
+        (experiment.windows > 0).sum(1),
+        jax.devices()[:1],
+    )
     data = TrainingData(
-        experiment.windows, experiment.data.item_attributes,
+        experiment.windows,
+        experiment.data.item_attributes,
         together(runs).settings if runs else None,
-    )  # fmt: skip
+    )
     cost = step.lower(state, data, np.int32(1), np.zeros(1, np.int32)).compile().cost_analysis()
     return {'flops': cost['flops'], 'bytes': cost['bytes accessed']}
 
@@ -101,9 +103,7 @@ def main(_):
         'batch_size': config.train.batch_size,
         'rounds': flags.FLAGS.rounds,
         'step_of_so_many_seeds': found,
-        'second_seed_of_first': {
-            what: found[2][what] / found[1][what] - 1 for what in found[1]
-        },
+        'second_seed_of_first': {what: found[2][what] / found[1][what] - 1 for what in found[1]},
     }
     pathlib.Path(flags.FLAGS.output).write_text(json.dumps(record, indent=2) + '\n')
     print(json.dumps(record, indent=2))

@@ -16,11 +16,11 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from configs import toys
-from emkd_jax.ensemble import make_ensemble
-from emkd_jax.plan.chips import memory_of
-from emkd_jax.plan.cost import compile_loss, step_cost
-from emkd_jax.plan.topology import devices_of
-from emkd_jax.step import make_capacity, make_optimizer
+from emkd_jax.model.ensemble import make_ensemble
+from emkd_jax.planning.chips import memory_of
+from emkd_jax.planning.cost import compile_loss, step_cost
+from emkd_jax.planning.topology import devices_of
+from emkd_jax.training.step import make_capacity, make_optimizer
 
 SLICES = {'v5e:2x2': 4, 'v5e:2x4': 8, 'v4:2x2x1': 4, 'v5p:2x2x1': 4, 'v6e:2x2': 4}
 CATALOGUES = (('v5e:2x2', 250_000), ('v5p:2x2x1', 250_000), ('v5p:2x2x1', 1_000_000))
@@ -31,11 +31,20 @@ WINDOWS, ATTRIBUTES = 31_506, 1_027  # of Toys
 def plan_toys(topology: str, chips: int, options: list[str]) -> dict:
     """The report of `--mode=plan`."""
     done = subprocess.run(
-        [sys.executable, 'launch.py', '--config=configs/toys.py', '--mode=plan',
-         f'--topology={topology}', f'--config.train.batch_size={ROWS * chips}', *options],
-        stdout=subprocess.PIPE, text=True, check=True,
+        [
+            sys.executable,
+            'launch.py',
+            '--config=configs/toys.py',
+            '--mode=plan',
+            f'--topology={topology}',
+            f'--config.train.batch_size={ROWS * chips}',
+            *options,
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
         cwd=pathlib.Path(__file__).parents[1],
-    )  # fmt: skip
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -50,11 +59,15 @@ def plan_catalogue(topology: str, num_items: int) -> dict:
     positions = make_capacity(config.objective, lengths, ROWS).all_views
     loss = compile_loss(ensemble, positions, num_items + 1, devices[0]).memory_analysis()
     return {
-        'topology': topology, 'num_items': num_items, 'sequences_per_chip': ROWS,
-        'masked_positions': positions, 'hbm_bytes_there': memory_of(devices),
-        'hbm_bytes': cost and cost.memory, 'step_temporary_bytes': cost and cost.temporary,
+        'topology': topology,
+        'num_items': num_items,
+        'sequences_per_chip': ROWS,
+        'masked_positions': positions,
+        'hbm_bytes_there': memory_of(devices),
+        'hbm_bytes': cost and cost.memory,
+        'step_temporary_bytes': cost and cost.temporary,
         'loss_temporary_bytes': loss.temp_size_in_bytes,
-    }  # fmt: skip
+    }
 
 
 def main(output: str, *options: str) -> None:
@@ -62,7 +75,8 @@ def main(output: str, *options: str) -> None:
     record = {
         'command': 'python benchmarks/tpu_plans.py OUTPUT [--config.data.source=FOLDER]',
         'versions': {name: importlib.metadata.version(name) for name in ('jax', 'libtpu')},
-        'toys': [], 'catalogues': [],
+        'toys': [],
+        'catalogues': [],
     }
     parts = [('catalogues', plan_catalogue, of) for of in CATALOGUES]
     parts += [('toys', plan_toys, (*of, list(options))) for of in SLICES.items()]

@@ -9,11 +9,11 @@ Needs: a file of events with a user, an item and best a timestamp: CSV, TSV or P
 Takes: quick on two CPU cores: as toys.py:quick, 4 minutes, for a log of its size (170,000 events).
 """
 
-from configs import base
+from emkd_jax.config import apply_variant, base_config
 
 
 def get_config(variant=''):
-    config = base.base_config()
+    config = base_config()
     data = config.data
     data.name = 'custom'
     data.attributes = ''  # file of the items' attributes and titles; '' = what is beside the events
@@ -34,4 +34,4 @@ def get_config(variant=''):
     data.max_items = 1_000_000  # more are an error: each costs memory in every network
     data.split = 'leave_one_out'  # each user's last two items; or time, at data.cuts
     data.cuts = '80%,90%'  # begin validation and test: shares of the events, or ISO dates
-    return base.apply_variant(config, variant)
+    return apply_variant(config, variant)

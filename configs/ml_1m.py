@@ -11,15 +11,15 @@ Takes: published and released on one GPU: not measured yet; quick on two CPU cor
 Expect (HR@10 / NDCG@10, test, window rule): quick .182 / .092; the others: not measured yet.
 """
 
-from configs import base
+from emkd_jax.config import apply_variant, base_config
 
 
 def get_config(variant=''):
-    config = base.base_config()
+    config = base_config()
     config.data.name = 'ml_1m'
     config.data.window_step = 10
     config.model.max_len = 40
     config.model.num_heads = 4
     config.model.dropout = 0.2
     config.objective.temperature = 1.0
-    return base.apply_variant(config, variant)
+    return apply_variant(config, variant)

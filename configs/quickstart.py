@@ -7,14 +7,14 @@ Takes: 22 s on two CPU cores.
 Expect: no figure of it means anything.
 """
 
-from configs import base
+from emkd_jax.config import base_config
 from emkd_jax.errors import UserError
 
 
 def get_config(variant=''):
     if variant:
         raise UserError(f"configs/quickstart.py has no variants, so no '{variant}'; leave it out.")
-    config = base.base_config()
+    config = base_config()
     config.name = 'quickstart'
     config.data.name = 'quickstart'
     config.data.stand_in = True

@@ -10,10 +10,10 @@ Takes: published and released on one GPU: not measured yet; quick on two CPU cor
 Expect (HR@10 / NDCG@10, test, window rule): quick .022 / .012; the others: not measured yet.
 """
 
-from configs import base
+from emkd_jax.config import apply_variant, base_config
 
 
 def get_config(variant=''):
-    config = base.base_config()
+    config = base_config()
     config.data.name = 'toys'
-    return base.apply_variant(config, variant)
+    return apply_variant(config, variant)

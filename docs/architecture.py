@@ -114,9 +114,7 @@ def sequences():
     middle = x + width / 2
     out += [dot(middle, places[2] - 12 + dy, 1.8, MUTED) for dy in (-7, 0, 7)]
     first, last, right = top + 35, places[2] + 35, x + width + 10
-    out.append(line(
-        f'M{right} {first} h4 q6 0 6 6 V{last - 6} q0 6 -6 6 h-4', arrow=False
-    ))
+    out.append(line(f'M{right} {first} h4 q6 0 6 6 V{last - 6} q0 6 -6 6 h-4', arrow=False))
     out.append(line(f'M{right + 10} 300 H{NETWORK_X - 5}'))
     y = places[2] + 84
     out.append(text(x, y, '15% of the real positions are chosen:', 13, fill=MUTED))
@@ -241,13 +239,25 @@ def losses():
     """The five parts of the objective, each with its weight."""
     cards = (
         ('Masked items', ('cross-entropy over', 'the whole catalogue'), '', masked_items_picture),
-        ('Distillation (KD)', ('from each network', 'to each other one'), 'μ',
-         distillation_picture),
+        (
+            'Distillation (KD)',
+            ('from each network', 'to each other one'),
+            'μ',
+            distillation_picture,
+        ),
         ('Attributes', ('which ones does', 'the item have?'), '', attributes_picture),
-        ('Contrast within (ICL)', ('own views close,', 'the batch apart'), 'λ',
-         lambda x, y: contrast_picture(x, y, NETWORKS[0], NETWORKS[0])),
-        ('Contrast across (CCL)', ('the same, between', 'two networks'), 'λ',
-         lambda x, y: contrast_picture(x, y, NETWORKS[0], NETWORKS[1])),
+        (
+            'Contrast within (ICL)',
+            ('own views close,', 'the batch apart'),
+            'λ',
+            lambda x, y: contrast_picture(x, y, NETWORKS[0], NETWORKS[0]),
+        ),
+        (
+            'Contrast across (CCL)',
+            ('the same, between', 'two networks'),
+            'λ',
+            lambda x, y: contrast_picture(x, y, NETWORKS[0], NETWORKS[1]),
+        ),
     )
     out = [heading(LOSS_X, 4, 'Five losses, one sum')]
     for i, (name, lines, weight, picture) in enumerate(cards):
@@ -263,8 +273,14 @@ def losses():
         if weight:
             out += [
                 box(LOSS_X + LOSS_WIDTH - 42, y + LOSS_HEIGHT - 30, 34, 22, ITEM, ITEM, 11),
-                text(LOSS_X + LOSS_WIDTH - 25, y + LOSS_HEIGHT - 14, f'&#215; {weight}', 13, 600,
-                     anchor='middle'),
+                text(
+                    LOSS_X + LOSS_WIDTH - 25,
+                    y + LOSS_HEIGHT - 14,
+                    f'&#215; {weight}',
+                    13,
+                    600,
+                    anchor='middle',
+                ),
             ]
     return out
 
@@ -272,9 +288,7 @@ def losses():
 def train_panel():
     """A device's share of the step, with the other devices behind it."""
     top, height = 92, 582
-    out = [
-        box(PANEL_X + 8 * i, top + 8 * i, PANEL_WIDTH, height, PANEL, LINE, 16) for i in (2, 1)
-    ]
+    out = [box(PANEL_X + 8 * i, top + 8 * i, PANEL_WIDTH, height, PANEL, LINE, 16) for i in (2, 1)]
     out += [panel(top, height), *sequences(), *networks(), *heads(), *losses()]
     return out + devices(592)
 
@@ -317,8 +331,18 @@ def ranking_panel():
         line(f'M{x + 246} {middle} H{NETWORK_X - 5}'),
     ]
     for n in (2, 1, 0):
-        out.append(box(NETWORK_X + SHIFT * n, middle - 28 - 13 * n, 100, 60, TINTS[n],
-                       NETWORKS[n], 10, ' stroke-width="1.6"'))
+        out.append(
+            box(
+                NETWORK_X + SHIFT * n,
+                middle - 28 - 13 * n,
+                100,
+                60,
+                TINTS[n],
+                NETWORKS[n],
+                10,
+                ' stroke-width="1.6"',
+            )
+        )
     out += [
         text(NETWORK_X + 50, middle - 1, 'networks', 14, 650, NETWORKS[0], 'middle'),
         text(NETWORK_X + 50, middle + 18, 'last slot', 13, fill=MUTED, anchor='middle'),
@@ -356,8 +380,14 @@ def figure():
     body = [
         box(0.5, 0.5, WIDTH - 1, HEIGHT - 1, PAGE, LINE, 20),
         text(PANEL_X + 4, 46, 'EMKD in one train step', 26, 700),
-        text(PANEL_X + 4, 72, 'An ensemble of sequential recommenders that teach one another, on '
-             'every device at once', 15, fill=MUTED),
+        text(
+            PANEL_X + 4,
+            72,
+            'An ensemble of sequential recommenders that teach one another, on '
+            'every device at once',
+            15,
+            fill=MUTED,
+        ),
     ]
     for n, name in enumerate(NAMES):
         left = 856 + n * 106
@@ -366,15 +396,17 @@ def figure():
             text(left + 12, 72, f'network {name}', 14, fill=MUTED),
         ]
     body += train_panel() + ranking_panel()
-    return '\n'.join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'font-family="{FONT}" role="img">',
-        '<title>EMKD: masked views, N vectorised networks, five losses, one pmapped step; '
-        'ranking by the sum of logits</title>',
-        f'<defs>{"".join(arrowhead(color) for color in (MUTED, INK, NETWORKS[0]))}</defs>',
-        *body,
-        '</svg>\n',
-    ])
+    return '\n'.join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+            f'font-family="{FONT}" role="img">',
+            '<title>EMKD: masked views, N vectorised networks, five losses, one pmapped step; '
+            'ranking by the sum of logits</title>',
+            f'<defs>{"".join(arrowhead(color) for color in (MUTED, INK, NETWORKS[0]))}</defs>',
+            *body,
+            '</svg>\n',
+        ]
+    )
 
 
 if __name__ == '__main__':

@@ -15,28 +15,76 @@ import numpy as np
 CUSTOMERS = 1000
 HOBBIES = {
     'coffee': (
-        'Hand grinder', 'Pour-over dripper', 'Paper filters', 'Gooseneck kettle', 'Pocket scale',
-        'Ethiopian beans', 'Colombian beans', 'Milk frother', 'Descaler', 'Travel mug',
+        'Hand grinder',
+        'Pour-over dripper',
+        'Paper filters',
+        'Gooseneck kettle',
+        'Pocket scale',
+        'Ethiopian beans',
+        'Colombian beans',
+        'Milk frother',
+        'Descaler',
+        'Travel mug',
     ),
     'garden': (
-        'Trowel', 'Seed trays', 'Tomato seeds', 'Basil seeds', 'Compost', 'Watering can',
-        'Plant labels', 'Slug traps', 'Tomato feed', 'Garden twine',
+        'Trowel',
+        'Seed trays',
+        'Tomato seeds',
+        'Basil seeds',
+        'Compost',
+        'Watering can',
+        'Plant labels',
+        'Slug traps',
+        'Tomato feed',
+        'Garden twine',
     ),
     'cycling': (
-        'Helmet', 'Front light', 'Rear light', 'Bell', 'Floor pump', 'Inner tube', 'Tyre levers',
-        'Puncture kit', 'Chain oil', 'Chain cleaner',
+        'Helmet',
+        'Front light',
+        'Rear light',
+        'Bell',
+        'Floor pump',
+        'Inner tube',
+        'Tyre levers',
+        'Puncture kit',
+        'Chain oil',
+        'Chain cleaner',
     ),
     'baking': (
-        'Rye flour', 'Sourdough starter', 'Dough scraper', 'Proofing basket', 'Linen couche',
-        'Dutch oven', 'Bread knife', 'Scoring blade', 'Oven gloves', 'Bread bin',
+        'Rye flour',
+        'Sourdough starter',
+        'Dough scraper',
+        'Proofing basket',
+        'Linen couche',
+        'Dutch oven',
+        'Bread knife',
+        'Scoring blade',
+        'Oven gloves',
+        'Bread bin',
     ),
     'painting': (
-        'Watercolour set', 'Round brushes', 'Paper block', 'Masking tape', 'Palette', 'Table easel',
-        'Sketchbook', 'Soft pencils', 'Kneaded eraser', 'Fixative',
+        'Watercolour set',
+        'Round brushes',
+        'Paper block',
+        'Masking tape',
+        'Palette',
+        'Table easel',
+        'Sketchbook',
+        'Soft pencils',
+        'Kneaded eraser',
+        'Fixative',
     ),
     'camping': (
-        'Sleeping mat', 'Tent pegs', 'Head torch', 'Camp stove', 'Gas canister', 'Mess tin',
-        'Water filter', 'Dry bag', 'Guy rope', 'First-aid kit',
+        'Sleeping mat',
+        'Tent pegs',
+        'Head torch',
+        'Camp stove',
+        'Gas canister',
+        'Mess tin',
+        'Water filter',
+        'Dry bag',
+        'Guy rope',
+        'First-aid kit',
     ),
 }
 
@@ -46,7 +94,8 @@ def main(folder: pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     titles = {
         f'{hobby[:3].upper()}-{number:02}': (title, hobby)
-        for hobby, things in HOBBIES.items() for number, title in enumerate(things, 1)
+        for hobby, things in HOBBIES.items()
+        for number, title in enumerate(things, 1)
     }
     with (folder / 'items.csv').open('w', newline='', encoding='utf-8') as file:
         table = csv.writer(file, lineterminator='\n')

@@ -48,9 +48,8 @@ def real_data():
 @pytest.fixture(scope='session')
 def finished(tmp_path_factory):
     """The results of a small run that is finished, and its folder."""
-    from runs import small_config
-
-    from emkd_jax.train import train
+    from emkd_jax.runs.loop import train
+    from tests.support.runs import small_config
 
     folder = tmp_path_factory.mktemp('runs') / 'whole'
     return train(small_config(), str(folder)), folder

@@ -5,7 +5,7 @@ import pathlib
 import ml_collections
 
 from emkd_jax.data import prepared, stand_in
-from emkd_jax.data.sequences import SequenceData
+from emkd_jax.data.dataset import SequenceData
 from emkd_jax.errors import UserError
 
 _CUSTOM = 'custom'  # the name of anybody's own data
@@ -17,7 +17,7 @@ def load(options: ml_collections.ConfigDict) -> SequenceData:
     With `stand_in`, where real data is neither prepared nor in `source`, made-up data.
     """
     if options.name == _CUSTOM:
-        from emkd_jax.data import custom  # with a database engine that the other sets do without
+        from emkd_jax.data import event_log as custom
 
         return custom.load(options)
     _check(options)
@@ -32,7 +32,7 @@ def load(options: ml_collections.ConfigDict) -> SequenceData:
 def prepare(options: ml_collections.ConfigDict) -> pathlib.Path:
     """Prepares the real data that `config.data` names, and returns its folder."""
     if options.name == _CUSTOM:
-        from emkd_jax.data import custom
+        from emkd_jax.data import event_log as custom
 
         return custom.prepare(options)
     _check(options)
@@ -44,7 +44,7 @@ def prepare(options: ml_collections.ConfigDict) -> pathlib.Path:
 def titles(options: ml_collections.ConfigDict) -> list[str]:
     """Titles of the items, that of item i at i - 1; empty where the data has none."""
     if options.name == _CUSTOM:
-        from emkd_jax.data import custom
+        from emkd_jax.data import event_log as custom
 
         return custom.titles(options)
     return []

@@ -16,16 +16,34 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from emkd_jax.data.sequences import Ragged, attribute_table
+from emkd_jax.data.dataset import Ragged, attribute_table
 from emkd_jax.errors import UserError
 
 # Opcodes of a protocol-4 pickle of dicts, lists, integers and strings. Without the opcodes that
 # name a memo slot or size a buffer, a pickle cannot ask for more memory than it is long.
-_PLAIN_OPCODES = frozenset({
-    'PROTO', 'FRAME', 'STOP', 'MARK', 'MEMOIZE', 'BINGET', 'LONG_BINGET',
-    'EMPTY_DICT', 'SETITEM', 'SETITEMS', 'EMPTY_LIST', 'APPEND', 'APPENDS',
-    'BININT', 'BININT1', 'BININT2', 'LONG1', 'SHORT_BINUNICODE', 'BINUNICODE',
-})
+_PLAIN_OPCODES = frozenset(
+    {
+        'PROTO',
+        'FRAME',
+        'STOP',
+        'MARK',
+        'MEMOIZE',
+        'BINGET',
+        'LONG_BINGET',
+        'EMPTY_DICT',
+        'SETITEM',
+        'SETITEMS',
+        'EMPTY_LIST',
+        'APPEND',
+        'APPENDS',
+        'BININT',
+        'BININT1',
+        'BININT2',
+        'LONG1',
+        'SHORT_BINUNICODE',
+        'BINUNICODE',
+    }
+)
 _PARTS = ('train', 'val', 'test', 'umap', 'smap')
 MOST_BYTES = 64 * 2**20  # of one file; the largest released one has 3 MB
 
@@ -57,16 +75,22 @@ def _release(folder, histories_sha256, attributes, attributes_sha256):
 
 RELEASES = {
     'toys': _release(
-        'toys', 'e6e8f7f188326a3370749055e2a736fbd16ac036f42fe051ebd8eb891ff7bd4a',
-        'Toys_and_Games', 'd371acd25101eedac04afc727626464b7acec770c4eda708705d51eb76eb1ad0',
+        'toys',
+        'e6e8f7f188326a3370749055e2a736fbd16ac036f42fe051ebd8eb891ff7bd4a',
+        'Toys_and_Games',
+        'd371acd25101eedac04afc727626464b7acec770c4eda708705d51eb76eb1ad0',
     ),
     'beauty': _release(
-        'beauty', '1d5ba224ff02584bcde37d3dd9fd3191d440829e7fcb7fe42dcfd313dd2144cb',
-        'Beauty', '129e40f67486f6877eff0f5318cfa8530ee8ac23d8b0d1de04e1bb7a2ba0b2d4',
+        'beauty',
+        '1d5ba224ff02584bcde37d3dd9fd3191d440829e7fcb7fe42dcfd313dd2144cb',
+        'Beauty',
+        '129e40f67486f6877eff0f5318cfa8530ee8ac23d8b0d1de04e1bb7a2ba0b2d4',
     ),
     'ml_1m': _release(
-        'ml-1m', 'b3fb3e8b79d5a9d2fc1376dc6bd601a49d39777705370196c9b7f18288621002',
-        'ML-1M', '6444ceaeea65f889dcd7f58eaf471d0c2be411e8dfca54d2cedf23f4e8f1bb42',
+        'ml-1m',
+        'b3fb3e8b79d5a9d2fc1376dc6bd601a49d39777705370196c9b7f18288621002',
+        'ML-1M',
+        '6444ceaeea65f889dcd7f58eaf471d0c2be411e8dfca54d2cedf23f4e8f1bb42',
     ),
 }
 
@@ -99,24 +123,28 @@ def read_histories(path: pathlib.Path) -> Histories:
     parts = _unpickle(content, path)
     _check(
         type(parts) is dict and all(type(parts.get(name)) is dict for name in _PARTS),
-        path, f'it does not hold the dictionaries {", ".join(_PARTS)}',
+        path,
+        f'it does not hold the dictionaries {", ".join(_PARTS)}',
     )
     item_ids = _original_ids(parts['smap'], 1, 'smap', path)
     user_ids = _original_ids(parts['umap'], 0, 'umap', path)
     for name in ('train', 'val', 'test'):
         lists = parts[name]
         _check(
-            set(lists) == set(range(len(user_ids))), path,
+            set(lists) == set(range(len(user_ids))),
+            path,
             f'{name} does not have exactly the users of umap',
         )
         _check(
-            all(type(row) is list and row for row in lists.values()), path,
+            all(type(row) is list and row for row in lists.values()),
+            path,
             f'{name} has a user without a list of items',
         )
         # Also bounds what many references to one list can unfold to.
         most = len(content) if name == 'train' else len(user_ids)
         _check(
-            sum(map(len, lists.values())) <= most, path,
+            sum(map(len, lists.values())) <= most,
+            path,
             f'{name} has more items than {"its file bytes" if name == "train" else "users"}',
         )
     rows = [
@@ -145,12 +173,17 @@ def read_attributes(path: pathlib.Path, num_items: int) -> Int32[np.ndarray, 'ro
     rows = [[] for _ in range(num_items + 1)]
     for key, attributes in lists.items():
         _check(
-            len(key) < 10 and key.isascii() and key.isdigit() and str(int(key)) == key
+            len(key) < 10
+            and key.isascii()
+            and key.isdigit()
+            and str(int(key)) == key
             and int(key) <= num_items,
-            path, f'{_shown(key)} is not an item in 1..{num_items}',
+            path,
+            f'{_shown(key)} is not an item in 1..{num_items}',
         )
         _check(
-            type(attributes) is list and _integers(attributes, 1, 2**31 - 1), path,
+            type(attributes) is list and _integers(attributes, 1, 2**31 - 1),
+            path,
             f'the attributes of item {key} are not a list of numbers from 1',
         )
         rows[int(key)] = list(dict.fromkeys(attributes))
@@ -166,7 +199,7 @@ def _read(path: pathlib.Path) -> bytes:
     try:
         if not path.is_file():  # opening a pipe would wait for ever
             raise UserError(
-                f"There is no file {path}; data.source must be a folder with the layout of the "
+                f'There is no file {path}; data.source must be a folder with the layout of the '
                 "authors' repository."
             )
         with path.open('rb') as file:
@@ -213,10 +246,12 @@ def _original_ids(numbers: dict, first: int, name: str, path) -> Int64[np.ndarra
         len(pairs) > 0
         and _integers([number for number, _ in pairs], first, first + len(pairs) - 1)
         and len({number for number, _ in pairs}) == len(pairs),
-        path, f'{name} does not number its ids from {first} without gaps',
+        path,
+        f'{name} does not number its ids from {first} without gaps',
     )
     _check(
-        _integers([key for _, key in pairs], 0, 2**63 - 1), path,
+        _integers([key for _, key in pairs], 0, 2**63 - 1),
+        path,
         f'{name} has an id that is not a 64-bit number',
     )
     return np.array([key for _, key in sorted(pairs)], np.int64)

@@ -11,8 +11,8 @@ import tensorflow_datasets as tfds
 
 from emkd_jax.data import files
 from emkd_jax.data.builders import BUILDERS, SPLITS
+from emkd_jax.data.dataset import Ragged, SequenceData, attribute_table
 from emkd_jax.data.download import DownloadError, download
-from emkd_jax.data.sequences import Ragged, SequenceData, attribute_table
 from emkd_jax.errors import UserError
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from emkd_jax.data.sequences import Ragged, SequenceData
+from emkd_jax.data.dataset import Ragged, SequenceData
 
 ONLY = 'quickstart'  # the name that has no real data
 
@@ -59,9 +59,9 @@ def make(name: str) -> SequenceData:
     table[0, 0] = 0
     return SequenceData(
         name=f'{name}_stand_in',
-        histories=Ragged.from_rows([
-            number[walk[:length]] for walk, length in zip(walks, lengths, strict=True)
-        ]),
+        histories=Ragged.from_rows(
+            [number[walk[:length]] for walk, length in zip(walks, lengths, strict=True)]
+        ),
         item_attributes=table,
         num_items=character.items,
         num_attributes=int(table.max()),
@@ -92,7 +92,8 @@ class _Catalogue:
         place = _SUCCESSORS * random.random(len(walks)) ** 2  # the first ones more often
         same_kind = self._draw(random, self.kind[last], self.kind)
         chosen = np.where(
-            way < _FOLLOW, self.successors[last, place.astype(int)],
+            way < _FOLLOW,
+            self.successors[last, place.astype(int)],
             np.where(way < _SAME_KIND, same_kind, anything),
         )
         for _ in range(3):

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from emkd_jax.data.sequences import Holdout
-from emkd_jax.ensemble import Ensemble
-from emkd_jax.evaluation.questions import last_values
+from emkd_jax.data.dataset import Holdout
+from emkd_jax.evaluation.batches import last_values
+from emkd_jax.model.ensemble import Ensemble
 
 _TOP = 10
 _USERS = 512

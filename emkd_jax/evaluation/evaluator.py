@@ -13,13 +13,13 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Int32, PyTree
 
-from emkd_jax.data.sequences import Holdout
-from emkd_jax.devices import AXIS, fill
-from emkd_jax.ensemble import Ensemble, Network, take_network
+from emkd_jax.data.dataset import Holdout
 from emkd_jax.errors import RunError
+from emkd_jax.evaluation.batches import question_batches
 from emkd_jax.evaluation.metrics import metrics_by_rule
-from emkd_jax.evaluation.questions import question_batches
 from emkd_jax.evaluation.ranking import RULES, target_ranks
+from emkd_jax.model.ensemble import Ensemble, Network, take_network
+from emkd_jax.training.placement import AXIS, fill
 
 # What a device works on at a time: on a CPU what its caches hold, elsewhere what memory spares.
 _CHUNK_BYTES = {'cpu': 24 << 20}
@@ -66,10 +66,15 @@ class Evaluator:
         self._shape = (ensemble.num_networks + 1, len(RULES), len(holdout.targets))
         self._split, self._score, self._rank = _compiled(ensemble, devices)
         self._unused = fill(0, devices)  # a pmap needs a mapped argument
-        batches = list(question_batches(
-            holdout, network.num_items, network.encoder.max_len, len(devices),
-            _rows_at_a_time(options.batch_size, ensemble, devices[0].platform),
-        ))
+        batches = list(
+            question_batches(
+                holdout,
+                network.num_items,
+                network.encoder.max_len,
+                len(devices),
+                _rows_at_a_time(options.batch_size, ensemble, devices[0].platform),
+            )
+        )
         spread = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
         self._batches = [
             (places, jax.device_put(questions, spread))

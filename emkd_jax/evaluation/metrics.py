@@ -24,9 +24,7 @@ def metric_sums(
     ranks: Int[np.ndarray, '*lead users'], ks: Sequence[int]
 ) -> dict[str, Float[np.ndarray, '*lead']]:
     """Sums over users of each metric at each cut-off k."""
-    return {
-        name: values.sum(-1) for k in ks for name, values in user_metrics(ranks, k).items()
-    }
+    return {name: values.sum(-1) for k in ks for name, values in user_metrics(ranks, k).items()}
 
 
 def metrics_by_rule(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from emkd_jax.precision import wide
+from emkd_jax.model.precision import wide
 
 
 class Contrast(NamedTuple):

@@ -1,0 +1,236 @@
+"""From the rows read to numbered histories: filters and order, in the database.
+
+The order of a user's events is that of their timestamps; events with the same timestamp, and all of
+them where there are none, keep the order of the file. Users and items are numbered in the order of
+their ids (by value if all are whole numbers, by code point otherwise), whatever that of the rows.
+"""
+
+from typing import NamedTuple
+
+import duckdb
+import ml_collections
+import numpy as np
+from jaxtyping import Int8, Shaped
+
+from emkd_jax.data.dataset import Ragged
+from emkd_jax.data.event_log import ids
+from emkd_jax.data.event_log.cuts import Cuts, find_cuts
+from emkd_jax.data.event_log.report import Report
+from emkd_jax.errors import UserError
+
+_ROWS = 500_000  # fetched at a time
+_MANY_TIES = 0.1  # of the events share user and timestamp with the one before: worth a warning
+
+
+class Events(NamedTuple):
+    """The events that are left: of every user, by time.
+
+    `periods` of the events: 0 is training, 1 validation, 2 test; all 0 where `cuts` is None. Users
+    who are not in `trained` (indices, ascending) were filtered out of the training period.
+    """
+
+    histories: Ragged
+    periods: Int8[np.ndarray, ' events']
+    trained: Shaped[np.ndarray, ' trained']
+    user_ids: Shaped[np.ndarray, ' users']
+    item_ids: Shaped[np.ndarray, ' items']
+    cuts: Cuts | None
+
+
+def collect(
+    database: duckdb.DuckDBPyConnection, options: ml_collections.ConfigDict, path, report: Report
+) -> Events:
+    """Filters the table `read`, which came from `path`, and fetches what is left.
+
+    With a split by time the k-core is that of the training period, so that the future decides
+    nothing about training: which items there are, and which users are trained on.
+
+    Raises:
+      UserError: nothing is left, or more items than `data.max_items`.
+    """
+    _number(database)
+    _say_what_was_read(database, path, report)
+    _drop_low_ratings(database, options, report)
+    _drop_repeats(database, report)
+    cuts = find_cuts(database, options.cuts) if options.split == 'time' else None
+    _find_core(database, options, cuts, report)
+    num_items = _count(database, 'known_items')
+    if num_items > options.max_items:
+        raise UserError(
+            f'{path} has {num_items:,} items after filtering, more than data.max_items='
+            f'{options.max_items:,}; raise data.k_core, or data.max_items if the memory is there: '
+            'every item costs each network two rows of model.hidden_dim weights and two Adam '
+            'moments of each.'
+        )
+    _keep_known(database, cuts, report)
+    return _fetch(database, cuts, report)
+
+
+def _count(database, table):
+    return database.execute(f'SELECT count(*) FROM {table}').fetchall()[0][0]
+
+
+def _number(database):
+    """Tables users and items (name, number), and events by number."""
+    for role in ('user', 'item'):
+        database.execute(f"""
+            CREATE TABLE {role}s AS SELECT name, row_number() OVER () AS number
+            FROM (SELECT DISTINCT {role}_name AS name FROM read WHERE complaint IS NULL)
+        """)
+    database.execute("""
+        CREATE TABLE events AS
+        SELECT users.number::INTEGER AS user_number, items.number::INTEGER AS item_number, time,
+            rating, read.rowid AS place
+        FROM read JOIN users ON user_name = users.name JOIN items ON item_name = items.name
+        WHERE complaint IS NULL
+    """)
+    database.execute('DROP TABLE read')
+
+
+def _say_what_was_read(database, path, report):
+    users, items, events = (_count(database, table) for table in ('users', 'items', 'events'))
+    if not events:
+        raise UserError(f'{path} holds no events that can be read; name another data.source.')
+    report.say(f'{path.name}: {events:,} events of {users:,} users on {items:,} items')
+
+
+def _replace(database, table, query):
+    """Puts what `query` selects in the place of `table`; returns how many rows fewer that is."""
+    before = _count(database, table)
+    database.execute(f'CREATE TABLE replacement AS {query}')
+    database.execute(f'DROP TABLE {table}')
+    database.execute(f'ALTER TABLE replacement RENAME TO {table}')
+    return before - _count(database, table)
+
+
+def _drop_low_ratings(database, options, report):
+    if not options.min_rating:
+        return
+    dropped = _replace(
+        database,
+        'events',
+        f"""
+        SELECT * FROM events WHERE rating >= {options.min_rating!r} AND NOT isnan(rating)
+    """,
+    )
+    report.left_out(dropped, f'events rated below {options.min_rating} or not at all')
+
+
+def _drop_repeats(database, report):
+    """The same user, item and timestamp again is the same event."""
+    if not database.execute('SELECT count(time) FROM events').fetchall()[0][0]:
+        return
+    dropped = _replace(
+        database,
+        'events',
+        """
+        SELECT user_number, item_number, time, min(place) AS place FROM events
+        GROUP BY user_number, item_number, time
+    """,
+    )
+    report.left_out(dropped, 'events that repeat one of the same user, item and timestamp')
+
+
+def _find_core(database, options, cuts, report):
+    """Tables known_users and known_items: the largest sets with enough events among one another.
+
+    Such a set is unique (a k-core), so the order of removals makes no difference.
+    """
+    least = {'user': max(options.k_core, options.min_length, 1), 'item': max(options.k_core, 1)}
+    in_training = 'true' if cuts is None else f'time < {cuts.validation}'
+    database.execute(f'CREATE TABLE core AS SELECT * FROM events WHERE {in_training}')
+    before = _count(database, 'core')
+    enough = ' '.join(
+        f'SEMI JOIN (SELECT {role}_number FROM core GROUP BY {role}_number '
+        f'HAVING count(*) >= {count}) USING ({role}_number)'
+        for role, count in least.items()
+    )
+    rounds = 1
+    while _replace(database, 'core', f'SELECT user_number, item_number FROM core {enough}'):
+        rounds += 1
+    left = _count(database, 'core')
+    rule = f'{least["user"]} events and every item {least["item"]}'
+    if not left:
+        period = '' if cuts is None else ' before the validation period'
+        raise UserError(
+            f'None of the {before:,} events{period} is left when every user must have {rule}; '
+            'lower data.k_core or data.min_length.'
+        )
+    report.left_out(
+        before - left, f'events so that every user has {rule} (k-core, {rounds} rounds)'
+    )
+    for role in least:
+        database.execute(f"""
+            CREATE TABLE known_{role}s AS
+            SELECT {role}_number AS number FROM core GROUP BY {role}_number
+        """)
+    database.execute('DROP TABLE core')
+
+
+def _keep_known(database, cuts, report):
+    """Leaves the events on known items; of known users only, where the split is not by time."""
+    users = 'SEMI JOIN known_users ON user_number = known_users.number' if cuts is None else ''
+    dropped = _replace(
+        database,
+        'events',
+        f"""
+        SELECT user_number, item_number, time, place FROM events
+        SEMI JOIN known_items ON item_number = known_items.number {users}
+    """,
+    )
+    if cuts is not None:
+        report.left_out(dropped, 'events in all on items that training does not know')
+
+
+def _rank(database, role, kept):
+    """Table {role}_ranks (number, rank from 0) in the order of the names of `kept`; these names."""
+    numeric = database.execute(f"""
+        SELECT bool_and({ids.IS_NUMBER}) FROM {role}s SEMI JOIN {kept} USING (number)
+    """).fetchall()[0][0]
+    database.execute(f"""
+        CREATE TABLE {role}_ranks AS
+        SELECT number, name, row_number() OVER (
+            ORDER BY {'name::BIGINT' if numeric else 'name'}
+        )::INTEGER - 1 AS rank
+        FROM {role}s SEMI JOIN {kept} USING (number)
+    """)
+    names = database.execute(f'SELECT name FROM {role}_ranks ORDER BY rank').fetchnumpy()['name']
+    return ids.as_array(names.tolist())
+
+
+def _fetch(database, cuts, report):
+    database.execute('CREATE TABLE left_users AS SELECT DISTINCT user_number AS number FROM events')
+    user_ids = _rank(database, 'user', 'left_users')
+    item_ids = _rank(database, 'item', 'known_items')
+    trained = database.execute(
+        'SELECT rank FROM user_ranks SEMI JOIN known_users USING (number) ORDER BY rank'
+    ).fetchnumpy()['rank']
+    count = _count(database, 'events')
+    values, periods = np.empty(count, np.int32), np.zeros(count, np.int8)
+    lengths = np.zeros(len(user_ids), np.int64)
+    start, ties, last = 0, 0, None
+    rows = database.sql("""
+        SELECT user_ranks.rank, item_ranks.rank, time
+        FROM events JOIN user_ranks ON user_number = user_ranks.number
+            JOIN item_ranks ON item_number = item_ranks.number
+        ORDER BY user_ranks.rank, time, place
+    """).to_arrow_reader(_ROWS)
+    for batch in rows:
+        user, item = (batch.column(column).to_numpy() for column in range(2))
+        values[start : start + len(user)] = item + 1
+        lengths += np.bincount(user, minlength=len(lengths))
+        if batch.column(2).null_count == 0:
+            time = batch.column(2).to_numpy()
+            same = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
+            ties += int(same.sum()) + ((user[0], time[0]) == last)
+            last = user[-1], time[-1]
+            if cuts is not None:
+                periods[start : start + len(user)] = cuts.periods(time)
+        start += len(user)
+    if ties > _MANY_TIES * count:
+        report.warn(
+            f'{ties:,} of {count:,} events share their timestamp with the one before of the same '
+            'user; they keep the order of the file, and another order would change the results'
+        )
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    return Events(Ragged(values, offsets), periods, trained, user_ids, item_ids, cuts)

@@ -1,0 +1,81 @@
+"""The formats that a user's files come in, and which of them a file is."""
+
+import pathlib
+from types import ModuleType
+
+from emkd_jax.data import source
+from emkd_jax.data.event_log import amazon, movielens, recbole, s3rec, tables
+from emkd_jax.data.source import Source
+from emkd_jax.errors import UserError
+
+# In the order they are tried. Each module recognises and reads events, and items likewise.
+_FORMATS = {
+    'amazon': amazon,
+    'movielens': movielens,
+    'recbole': recbole,
+    'table': tables,
+    's3rec': s3rec,
+}
+_ITEM_FORMATS = (amazon, movielens, s3rec, recbole, tables)
+_ITEMS_BESIDE = {module: module.items_beside for module in (movielens, recbole, s3rec)}
+_FOLDERS = (movielens, recbole)  # distributed as a folder of files with known names
+
+
+def events(path: str, name: str) -> tuple[Source, ModuleType]:
+    """The event file at `path` and the format `name`; 'auto' tells it by the file's content.
+
+    Where a format has its files in a folder of their own, `path` may be that folder.
+
+    Raises:
+      UserError: there is no such file or format, or none fits.
+    """
+    if name not in ('auto', *_FORMATS):
+        raise UserError(f"data.format is '{name}'; use auto, {', '.join(_FORMATS)}.")
+    folder = pathlib.Path(path).expanduser()
+    if folder.is_dir():
+        inside = [file for module in _FOLDERS for file in module.events_in(folder)]
+        if len(inside) == 1:
+            path = inside[0]
+    found = source.find(path, '--config.data.source')
+    if name != 'auto':
+        return found, _FORMATS[name]
+    lines = _first_lines(found)
+    for module in _FORMATS.values():
+        if module.recognises(found, lines):
+            return found, module
+    raise UserError(
+        f"{found.path} is in no known format (it begins with '{lines[0][:60]}'); say which with "
+        f'--config.data.format={"|".join(_FORMATS)}.'
+    )
+
+
+def items(path: str, events: Source, module: ModuleType) -> tuple[Source, ModuleType] | None:
+    """The item file at `path`, told by its content; '' = the one that stands beside the events.
+
+    Raises:
+      UserError: there is no such file, or none of the formats fits.
+    """
+    if not path:
+        if module not in _ITEMS_BESIDE:
+            return None
+        path = _ITEMS_BESIDE[module](events)
+        if not path.exists():
+            return None
+    found = source.find(path, '--config.data.attributes')
+    lines = _first_lines(found)
+    for item_module in _ITEM_FORMATS:
+        if item_module.recognises_items(found, lines):
+            return found, item_module
+    raise UserError(
+        f"{found.path} is in no known form of item table (it begins with '{lines[0][:60]}'); give "
+        'data.attributes a CSV, TSV or Parquet table, or one of the formats that the README lists.'
+    )
+
+
+def _first_lines(found):
+    if found.parquet:
+        return ['']
+    lines = [line for line in found.first_lines() if line.strip()]
+    if not lines:
+        raise UserError(f'{found.path} begins with empty lines only; mend it.')
+    return lines

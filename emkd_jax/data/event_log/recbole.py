@@ -1,0 +1,91 @@
+"""RecBole's atomic files: tab-separated tables whose header names types, `user_id:token`.
+
+https://recbole.io/docs/user_guide/data/atomic_files.html. The items are in NAME.item beside
+NAME.inter; tokens are attributes, `token_seq` columns hold several between blanks.
+"""
+
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+
+import duckdb
+import ml_collections
+
+from emkd_jax.data.event_log import columns, text_tables
+from emkd_jax.data.event_log.items import Item, name_attributes
+from emkd_jax.data.event_log.report import Report
+from emkd_jax.data.source import Source
+from emkd_jax.errors import UserError
+
+_FIELD = re.compile(r'(.+):(token|token_seq|float|float_seq)')
+
+
+def recognises(source: Source, lines: Sequence[str]) -> bool:
+    """A header of names with types."""
+    return all(_FIELD.fullmatch(field) for field in lines[0].split('\t'))
+
+
+recognises_items = recognises
+
+
+def events_in(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The event files of a folder."""
+    return sorted(folder.glob('*.inter'))
+
+
+def items_beside(source: Source) -> pathlib.Path:
+    """The item file that goes with the event file."""
+    return source.path.with_suffix('.item')
+
+
+def read_events(
+    database: duckdb.DuckDBPyConnection,
+    source: Source,
+    options: ml_collections.ConfigDict,
+    report: Report,
+) -> None:
+    """Fills the table `read`."""
+    text_tables.read_events(database, source, _table(source)[0], options, report)
+
+
+def read_items(
+    source: Source, options: ml_collections.ConfigDict, report: Report
+) -> Iterator[Item]:
+    """The items of a `.item` file."""
+    table, types = _table(source)
+    item = columns.find_column(table.names, 'item', options.item_column, source.path)
+    if item is None:
+        raise columns.missing(table.names, 'item', source.path)
+    title = columns.find_column(table.names, 'title', options.title_column, source.path)
+    wanted = [name.strip() for name in options.attribute_columns.split(',') if name]
+    attributes = [
+        place
+        for place, name in enumerate(table.names)
+        if (name in wanted if wanted else types[place].startswith('token'))
+        and place not in (item, title)
+    ]
+    for place, row in text_tables.whole_rows(source, table, report):
+        values = [
+            (table.names[column], part)
+            for column in attributes
+            for part in (row[column].split(' ') if types[column] == 'token_seq' else [row[column]])
+            if part
+        ]
+        yield Item(
+            place,
+            row[item],
+            name_attributes(values, len(attributes)),
+            row[title] if title is not None else '',
+        )
+
+
+def _table(source):
+    """The table and the types of its columns."""
+    fields = [_FIELD.fullmatch(field) for field in source.first_lines()[0].split('\t')]
+    if not all(fields):
+        raise UserError(
+            f'{source.path} does not begin with a header like user_id:token, as an atomic file '
+            'does; mend it, or leave data.format=auto.'
+        )
+    names = tuple(field[1] for field in fields)
+    return text_tables.TextTable(names, '\t', quote=''), [field[2] for field in fields]

@@ -1,0 +1,74 @@
+"""GRU4Rec: a recurrent network over item sequences (Hidasi et al., ICLR 2016)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from emkd_jax.model import hash_rng as counted
+from emkd_jax.model.encoders.layers import ItemEmbedding, Linear, linear, linear_params, shift_right
+
+
+class GRULayer(nn.Module):
+    """Gated recurrent units (Cho et al., EMNLP 2014, with the reset gate after the product).
+
+    What does not depend on the state is computed for all slots at once; only the state's product
+    with its matrix is left to the scan.
+    """
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, 'rows slots dim'], real: Bool[Array, 'rows slots']
+    ) -> Float[Array, 'rows slots dim']:
+        dim = x.shape[-1]
+        from_input = Linear(3 * dim, self.dtype, name='input')(x)
+        kernel, bias = linear_params(self, 'state_', 3 * dim, dim)
+
+        def step(state, at_slot):
+            from_input, real = at_slot
+            from_state = jnp.split(linear(state, kernel, bias), 3, axis=-1)
+            update, reset, new = jnp.split(from_input, 3, axis=-1)
+            update = jax.nn.sigmoid(update + from_state[0])
+            reset = jax.nn.sigmoid(reset + from_state[1])
+            new = jnp.tanh(new + reset * from_state[2])
+            state = jnp.where(real[:, None], (1 - update) * new + update * state, state)
+            return state, state
+
+        slots_first = jnp.moveaxis(from_input, 1, 0), real.T
+        _, states = jax.lax.scan(step, jnp.zeros_like(x[:, 0]), slots_first)
+        return jnp.moveaxis(states, 0, 1)
+
+
+class GRU4Rec(nn.Module):
+    """Causal encoder: `num_blocks` GRU layers and a linear map; else as `BERT4Rec`.
+
+    The state is zero until the first real item, so padding leaves no trace.
+    """
+
+    num_items: int
+    max_len: int
+    dim: int
+    num_blocks: int
+    dropout: counted.Rate
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        items: Int[Array, 'rows slots'],
+        keys: UInt32[Array, 'rows slots'] | None = None,
+        last_only: bool = False,
+    ) -> Float[Array, 'rows slots_out dim']:
+        """Hidden states; slot t sees the items before it."""
+        items = shift_right(items)
+        x = ItemEmbedding(
+            self.num_items, self.max_len, self.dim, self.dtype, with_slots=False, name='embedding'
+        )(items)
+        x = counted.dropout(x, keys, 0, self.dropout)
+        for layer in range(self.num_blocks):
+            x = GRULayer(self.dtype, name=f'gru_{layer}')(x, items > 0)
+            x = counted.dropout(x, keys, layer + 1, self.dropout)
+        x = x[:, -1:] if last_only else x
+        return Linear(self.dim, self.dtype, name='out')(x)

@@ -1,0 +1,164 @@
+"""N networks as one: parameters stacked on a leading axis, init and apply vectorised over it."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jaxtyping import Array, Float, Int, PyTree, UInt32
+
+from emkd_jax.model import hash_rng as counted
+from emkd_jax.model.encoders import make_encoder
+from emkd_jax.model.encoders.layers import linear_params
+from emkd_jax.model.precision import activation_dtype, wide
+
+
+class Network(nn.Module):
+    """One member: an encoder with an item head and an attribute head, not tied to the embedding."""
+
+    encoder: nn.Module
+    num_items: int
+    num_attributes: int
+
+    def setup(self):
+        dim = self.encoder.dim
+        # Class 0 is the padding item (or its attribute): in the softmax, never a label.
+        self.item_head = linear_params(self, 'item_head_', self.num_items + 1, dim)
+        self.attribute_head = linear_params(self, 'attribute_head_', self.num_attributes + 1, dim)
+
+    def __call__(self, items, keys=None, last_only=False):
+        """Hidden states, as the encoder's."""
+        return self.encoder(items, keys, last_only)
+
+    def item_logits(self, hidden: Float[Array, '*lead dim']) -> Float[Array, '*lead classes']:
+        """Logits over classes 0..num_items, accumulated and returned in float32 or wider."""
+        return _wide_linear(hidden, *self.item_head)
+
+    def attribute_logits(self, hidden: Float[Array, '*lead dim']) -> Float[Array, '*lead classes']:
+        """Logits over attributes 0..num_attributes."""
+        return _wide_linear(hidden, *self.attribute_head)
+
+
+def _wide_linear(hidden, kernel, bias):
+    y = jax.lax.dot_general(
+        hidden,
+        kernel.astype(hidden.dtype),
+        (((hidden.ndim - 1,), (1,)), ((), ())),
+        preferred_element_type=wide(hidden.dtype),
+    )
+    return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+@dataclasses.dataclass(frozen=True)
+class Ensemble:
+    """`num_networks` independent copies of `network`. Functions are pure; parameters go in."""
+
+    network: Network
+    num_networks: int
+    shared_init: bool = False
+
+    def with_dropout(self, rate: counted.Rate) -> 'Ensemble':
+        """The same ensemble with another dropout rate, traced maybe."""
+        encoder = self.network.encoder.clone(dropout=rate)
+        return dataclasses.replace(self, network=self.network.clone(encoder=encoder))
+
+    def init(self, key: jax.Array) -> PyTree[Float[Array, 'networks ...']]:
+        """Parameters of all networks, each equal to its own stand-alone init to the bit.
+
+        With `shared_init` only embeddings and heads differ and the rest of the encoders starts from
+        the first one's weights: the released code reseeds before every encoder.
+        """
+        items = jnp.ones((1, self.network.encoder.max_len), jnp.int32)
+        params = jax.vmap(self.network.init, in_axes=(0, None))(self.keys(key), items)['params']
+        if self.shared_init:
+            for name, part in params['encoder'].items():
+                if name != 'embedding':
+                    params['encoder'][name] = jax.tree.map(
+                        lambda x: jnp.broadcast_to(x[:1], x.shape), part
+                    )
+        return params
+
+    def keys(self, key: jax.Array) -> jax.Array:
+        """The key each network is initialised from."""
+        return jax.random.split(key, self.num_networks)
+
+    def hidden(
+        self,
+        params: PyTree,
+        items: Int[Array, 'rows slots'],
+        row_keys: UInt32[Array, ' rows'] | None = None,
+    ) -> Float[Array, 'networks rows slots dim']:
+        """Hidden states of every network.
+
+        Dropout is on when `row_keys` is given; it is a function of (row key, network, slot, site).
+        """
+        token_keys = None
+        if row_keys is not None:
+            token_keys = counted.fold(
+                row_keys[None, :, None],
+                jnp.arange(self.num_networks)[:, None, None],
+                jnp.arange(items.shape[1])[None, None, :],
+            )
+
+        def apply(params, items, token_keys):
+            return self.network.apply({'params': params}, items, token_keys)
+
+        # Items of each network's own: a lookup batched on both sides keeps the networks apart.
+        items = jnp.broadcast_to(items, (self.num_networks, *items.shape))
+        axes = (0, 0, None if row_keys is None else 0)
+        return jax.vmap(apply, in_axes=axes)(params, items, token_keys)
+
+    def last_hidden(
+        self, params: PyTree, items: Int[Array, 'rows slots']
+    ) -> Float[Array, 'networks rows dim']:
+        """Hidden states of the last slot; the last block works at that slot alone."""
+
+        def apply(params):
+            return self.network.apply({'params': params}, items, last_only=True)[:, -1]
+
+        return jax.vmap(apply)(params)
+
+    def item_logits(
+        self, params: PyTree, hidden: Float[Array, 'networks *lead dim']
+    ) -> Float[Array, 'networks *lead classes']:
+        """Each network's item logits of its own hidden states."""
+        return jax.vmap(
+            lambda p, h: self.network.apply({'params': p}, h, method=Network.item_logits)
+        )(params, hidden)
+
+    def attribute_logits(
+        self, params: PyTree, hidden: Float[Array, 'networks *lead dim']
+    ) -> Float[Array, 'networks *lead classes']:
+        """Each network's attribute logits of its own hidden states."""
+        return jax.vmap(
+            lambda p, h: self.network.apply({'params': p}, h, method=Network.attribute_logits)
+        )(params, hidden)
+
+
+def take_network(params: PyTree, index: int) -> PyTree:
+    """The parameters of one network, for `ensemble.network.apply({'params': ...}, items)`."""
+    return jax.tree.map(lambda x: x[index], params)
+
+
+def make_ensemble(
+    config: ml_collections.ConfigDict,
+    num_items: int,
+    num_attributes: int,
+    platform: str | None = None,
+) -> Ensemble:
+    """The ensemble that `config.model` and `config.ensemble` describe.
+
+    Args:
+      config: the run's configuration.
+      num_items: V, items are 1..V.
+      num_attributes: A, attributes are 1..A.
+      platform: what it will run on ('cpu', 'gpu', 'tpu'); default: this process's backend.
+
+    Raises:
+      UserError: an option's value makes no sense.
+    """
+    dtype = activation_dtype(config.model.dtype, platform or jax.default_backend())
+    encoder = make_encoder(config.model, num_items, dtype)
+    network = Network(encoder, num_items, num_attributes)
+    return Ensemble(network, config.ensemble.num_networks, config.ensemble.shared_init)

@@ -1,0 +1,183 @@
+"""Masked-item prediction and distillation in one pass over blocks of the catalogue.
+
+No (positions x catalogue) array is ever stored, forward or backward. With z_n the logits of
+network n at one position, q_n = softmax(z_n / t) and S = sum_b z_b, the log-normalisers of each
+pair cancel:
+
+    sum_{a > b} ( KL(q_b || q_a) + KL(q_a || q_b) ) / 2 = sum_a E_{q_a}[N z_a - S] / (2 t),
+
+so running maxima, sums of exponentials at temperatures 1 and t and one moment a network give both
+losses. The backward pass computes each block of logits again; with g and k the cotangents of the
+two sums, its gradient is
+
+    w_p ( g (softmax(z_n) - onehot) + k / (2 t) (N q_n - sum_b q_b) ).
+
+Classes come before positions in a block's arrays: reductions over a major axis vectorise.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from emkd_jax.model.precision import wide
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
+def streamed_loss(
+    hidden: Float[Array, 'networks positions dim'],
+    kernel: Float[Array, 'networks classes dim'],
+    bias: Float[Array, 'networks classes'],
+    labels: Int[Array, ' positions'],
+    weights: Float[Array, ' positions'],
+    temperature: float | Float[Array, ''] | None,
+    block: int,
+) -> tuple[Float[Array, ''], Float[Array, '']]:
+    """(cross_entropy, distillation) of `masked_items`, of the logits hidden x kernel + bias.
+
+    Args:
+      hidden: hidden states at the masked positions.
+      kernel, bias: of the item heads; class 0 is the padding item.
+      labels: the true items.
+      weights: of the positions; 0 for unused places of the buffer. Not differentiated.
+      temperature: of the distillation, which is not computed (0) if this is None. Not
+        differentiated.
+      block: classes a pass holds at a time; temporary memory grows with positions x block.
+    """
+    return _forward(hidden, kernel, bias, labels, weights, temperature, block)[0]
+
+
+def _forward(hidden, kernel, bias, labels, weights, temperature, block):
+    networks, positions, _ = hidden.shape
+
+    def visit(first, size, carry):
+        hits = _hits(labels, first, size)
+        logits, _ = _logits(hidden, kernel, bias, first, size)
+        total = sum(logits)
+        return [
+            _accumulate(sums, own, networks * own - total, hits, temperature)
+            for sums, own in zip(carry, logits, strict=True)
+        ]
+
+    zeros = jnp.zeros(positions, wide(hidden.dtype))
+    of_distillation = () if temperature is None else (zeros, zeros)
+    start = [(jnp.full_like(zeros, -jnp.inf), zeros, zeros, *of_distillation)] * networks
+    sums = _over_blocks(visit, start, kernel.shape[1], block)
+    top, sum_one, picked, *of_distillation = map(jnp.stack, zip(*sums, strict=True))
+    lse_one = top + jnp.log(sum_one)
+    cross_entropy = ((lse_one - picked).sum(0) * weights).sum()
+    if not of_distillation:
+        return (cross_entropy, jnp.zeros_like(cross_entropy)), (lse_one, None)
+    sum_soft, moment = of_distillation
+    lse_soft = top / temperature + jnp.log(sum_soft)
+    distillation = ((moment / sum_soft).sum(0) * weights).sum() / (2 * temperature)
+    return (cross_entropy, distillation), (lse_one, lse_soft)
+
+
+def _accumulate(sums, logits, lead, hits, temperature):
+    """One network's sums, a block further; `lead` is N z_n - S."""
+    top, sum_one, picked, *of_distillation = sums
+    new_top = jnp.maximum(top, logits.max(0))
+    shifted = logits - new_top[None]
+    new_sums = (
+        new_top,
+        sum_one * jnp.exp(top - new_top) + jnp.exp(shifted).sum(0),
+        picked + jnp.where(hits, logits, 0).sum(0),
+    )
+    if not of_distillation:
+        return new_sums
+    sum_soft, moment = of_distillation
+    soft = jnp.exp(shifted / temperature)
+    old_soft = jnp.exp((top - new_top) / temperature)
+    return (*new_sums, sum_soft * old_soft + soft.sum(0), moment * old_soft + (soft * lead).sum(0))
+
+
+def _over_blocks(visit, carry, classes, block):
+    """Runs visit(first class, classes, carry) over the catalogue; the last may be smaller."""
+    full, rest = divmod(classes, block)
+    if full:
+        carry = jax.lax.fori_loop(
+            np.int32(0), np.int32(full), lambda i, carry: visit(i * block, block, carry), carry
+        )
+    return visit(np.int32(full * block), rest, carry) if rest else carry
+
+
+def _logits(hidden, kernel, bias, first, size):
+    """Each network's logits (classes, positions) of `size` classes from `first`; their kernels.
+
+    A network at a time: plain products run faster than batched ones, and what follows them fuses.
+    """
+    kernel = jax.lax.dynamic_slice_in_dim(kernel, first, size, axis=1)
+    # Rounded before it is converted: XLA would convert the whole kernel ahead of the loop.
+    precision = jnp.finfo(hidden.dtype)
+    kernel = jax.lax.reduce_precision(kernel, precision.nexp, precision.nmant).astype(hidden.dtype)
+    bias = jax.lax.dynamic_slice_in_dim(bias, first, size, axis=1).astype(wide(hidden.dtype))
+    logits = [
+        jnp.einsum('cd,pd->cp', k, h, preferred_element_type=b.dtype) + b[:, None]
+        for k, h, b in zip(kernel, hidden, bias, strict=True)
+    ]
+    return logits, kernel
+
+
+def _hits(labels, first, size):
+    return (first + jnp.arange(size, dtype=labels.dtype))[:, None] == labels[None]
+
+
+def _forward_rule(hidden, kernel, bias, labels, weights, temperature, block):
+    losses, lses = _forward(hidden, kernel, bias, labels, weights, temperature, block)
+    return losses, (hidden, kernel, bias, labels, weights, temperature, *lses)
+
+
+def _backward_rule(block, residuals, cotangents):
+    hidden, kernel, bias, labels, weights, temperature, lse_one, lse_soft = residuals
+    toward_ce, toward_kd = cotangents
+    networks = len(hidden)
+    scale_ce = toward_ce * weights[None]
+
+    def visit(first, size, carry):
+        d_hidden, d_kernel, d_bias = carry
+        hits = _hits(labels, first, size).astype(lse_one.dtype)
+        logits, weight = _logits(hidden, kernel, bias, first, size)
+        d_logits = [
+            scale_ce * (jnp.exp(z - lse[None]) - hits)
+            for z, lse in zip(logits, lse_one, strict=True)
+        ]
+        if temperature is not None:
+            scale_kd = toward_kd / (2 * temperature) * weights[None]
+            soft = [
+                jnp.exp(z / temperature - lse[None])
+                for z, lse in zip(logits, lse_soft, strict=True)
+            ]
+            total = sum(soft)
+            d_logits = [
+                d + scale_kd * (networks * q - total) for d, q in zip(d_logits, soft, strict=True)
+            ]
+        narrow = [d.astype(hidden.dtype) for d in d_logits]
+        of_kernel = [
+            jnp.einsum('cp,pd->cd', d, h, preferred_element_type=kernel.dtype)
+            for d, h in zip(narrow, hidden, strict=True)
+        ]
+        of_bias = [d.sum(1) for d in d_logits]
+        return (
+            [
+                so_far + jnp.einsum('cp,cd->pd', d, w, preferred_element_type=so_far.dtype)
+                for so_far, d, w in zip(d_hidden, narrow, weight, strict=True)
+            ],
+            jax.lax.dynamic_update_slice_in_dim(d_kernel, jnp.stack(of_kernel), first, axis=1),
+            jax.lax.dynamic_update_slice_in_dim(d_bias, jnp.stack(of_bias), first, axis=1),
+        )
+
+    start = (
+        [jnp.zeros(hidden.shape[1:], wide(hidden.dtype))] * networks,
+        jnp.zeros_like(kernel),
+        jnp.zeros_like(bias),
+    )
+    d_hidden, d_kernel, d_bias = _over_blocks(visit, start, kernel.shape[1], block)
+    no_label_gradient = np.zeros(labels.shape, jax.dtypes.float0)
+    d_hidden = jnp.stack(d_hidden).astype(hidden.dtype)
+    return d_hidden, d_kernel, d_bias, no_label_gradient, None, None
+
+
+streamed_loss.defvjp(_forward_rule, _backward_rule)

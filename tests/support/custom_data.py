@@ -1,0 +1,46 @@
+"""Event logs as files, and what the custom data room makes of them."""
+
+import os
+import pathlib
+from unittest import mock
+
+import ml_collections
+
+from configs import custom as custom_config
+from emkd_jax.data import event_log as custom
+from emkd_jax.data.dataset import SequenceData
+
+
+def options(source, **changes) -> ml_collections.ConfigDict:
+    """config.data for `source`, without filters unless `changes` say so."""
+    data = custom_config.get_config().data
+    with data.unlocked():
+        data.update({'source': str(source), 'k_core': 0, 'min_length': 1} | changes)
+    return data
+
+
+def load(source, folder=None, **changes) -> SequenceData:
+    """The data of `source`, prepared in `folder` (default: beside the source)."""
+    with prepared_in(folder or pathlib.Path(source).parent / 'prepared'):
+        return custom.load(options(source, **changes))
+
+
+def prepared_in(folder):
+    """Makes `folder` the one that prepared data is kept in."""
+    return mock.patch.dict(os.environ, TFDS_DATA_DIR=str(folder))
+
+
+def histories(data: SequenceData) -> dict:
+    """{user: [items]}, by original ids."""
+    return {
+        user: [data.item_ids[item - 1].item() for item in data.histories[row]]
+        for row, user in enumerate(data.user_ids.tolist())
+    }
+
+
+def attributes(data: SequenceData) -> dict:
+    """{item: {attributes}}, numbers as the data has them."""
+    return {
+        item: set(data.item_attributes[row][data.item_attributes[row] >= 0].tolist())
+        for row, item in enumerate(data.item_ids.tolist(), 1)
+    }

@@ -1,0 +1,155 @@
+"""The reference cases: numbers the authors' code printed, and our model with their weights."""
+
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from emkd_jax.model.encoders.bert4rec import BERT4Rec
+from emkd_jax.model.ensemble import Ensemble, Network
+from emkd_jax.objective.emkd import Batch, Capacity, objective
+from emkd_jax.objective.masking import Views
+from emkd_jax.serving.pytorch import params_from_state_dict
+
+FOLDER = pathlib.Path(
+    os.environ.get('EMKD_GOLDEN_DIR') or pathlib.Path(__file__).parents[1] / 'golden'
+)
+FILES = sorted(FOLDER.glob('*.npz'))
+
+
+class Case:
+    """One `.npz`: its arrays, and everything of ours built from its sizes and weights."""
+
+    def __init__(self, path, dtype=np.float32):
+        self.arrays = dict(np.load(path))
+        sizes = {
+            str(k): int(v)
+            for k, v in zip(self.arrays['config_names'], self.arrays['config'], strict=True)
+        }
+        self.num_items, self.max_len, self.views = sizes['V'], sizes['L'], sizes['M']
+        encoder = BERT4Rec(
+            num_items=sizes['V'],
+            max_len=sizes['L'],
+            dim=sizes['d'],
+            num_blocks=sizes['blocks'],
+            num_heads=sizes['H'],
+            dropout=0.0,
+            dtype=jnp.dtype(dtype),
+        )
+        self.ensemble = Ensemble(Network(encoder, sizes['V'], sizes['A']), sizes['N'])
+        self.params = self.tree('param', dtype)
+        self.options = ml_collections.ConfigDict(
+            {
+                'num_views': sizes['M'],
+                'mask_prob': 0.15,
+                'temperature': float(self.arrays['tau']),
+                'kd_weight': float(self.arrays['mu']),
+                'contrast_weight': float(self.arrays['lambda_']),
+                'icl_weight': 1.0,
+                'ccl_weight': 1.0,
+                'attribute_weight': 1.0,
+                'self_contrast': 'zero',
+            }
+        )
+        self.sequences = jnp.asarray(self.arrays['sequences'], jnp.int32)
+        rows = len(self.sequences)
+        self.batch = Batch(
+            sequences=self.sequences,
+            views=Views(
+                jnp.asarray(self.arrays['masked'], jnp.int32),
+                jnp.asarray(self.arrays['labels'], jnp.int32),
+            ),
+            valid=jnp.ones(rows, bool),
+            row_ids=jnp.arange(rows),
+        )
+        multi_hot = self.arrays['attributes']
+        most = int(multi_hot.sum(1).max())
+        self.item_attributes = jnp.asarray(
+            [
+                np.pad(np.flatnonzero(row), (0, most - int(row.sum())), constant_values=-1)
+                for row in multi_hot
+            ],
+            jnp.int32,
+        )
+        labels = self.arrays['labels']
+        self.capacity = Capacity(int((labels > 0).sum()), int((labels[-1] > 0).sum()))
+
+    def tree(self, prefix, dtype):
+        """Our parameter tree of the arrays under `prefix/`."""
+        return params_from_state_dict(
+            {
+                name.removeprefix(f'{prefix}/'): array.astype(dtype)
+                for name, array in self.arrays.items()
+                if name.startswith(f'{prefix}/')
+            }
+        )
+
+    def objective(self, params):
+        """(total, parts) of the case's batch."""
+        return objective(
+            params, self.ensemble, self.options, self.batch, self.item_attributes, self.capacity
+        )
+
+    def activations(self, params):
+        """Hidden states and attribute logits of the originals, item logits of the first view."""
+        hidden = self.ensemble.hidden(params, self.sequences)
+        of_view = self.ensemble.hidden(params, self.batch.views.items[0])
+        return {
+            'hidden': hidden,
+            'logits': self.ensemble.item_logits(params, of_view),
+            'attribute_logits': self.ensemble.attribute_logits(params, hidden),
+        }
+
+    def gradients(self):
+        """((total, parts), gradients)."""
+        return jax.jit(jax.value_and_grad(self.objective, has_aux=True))(self.params)
+
+
+SCALARS = {
+    'masked_items': 'ce',
+    'kd': 'kl',
+    'attributes': 'bce',
+    'icl': 'icl',
+    'ccl': 'ccl',
+    'total': 'total',
+}  # our names and the cases'
+
+
+def errors(case):
+    """Each quantity's relative error: scalars by our names, then arrays.
+
+    Gradients and weights after an Adam step are the worst over the parameters; weights are compared
+    where the gradient exceeds 1e-6, for below that rounding decides the sign Adam lives on.
+    """
+    with jax.default_matmul_precision('highest'):
+        (total, parts), gradients = case.gradients()
+        optimizer = optax.adam(float(case.arrays['lr']))
+        with jax.numpy_dtype_promotion('standard'):  # optax raises floats to integer powers
+            updates, _ = optimizer.update(gradients, optimizer.init(case.params), case.params)
+        stepped = optax.apply_updates(case.params, updates)
+        ours = parts | {'total': total} | jax.jit(case.activations)(case.params)
+    theirs = {name: case.arrays[key] for name, key in SCALARS.items()} | {
+        'hidden': case.arrays['anchors'],
+        'logits': case.arrays['logits_first'],
+        'attribute_logits': case.arrays['attr_logits'],
+    }
+    found = {name: relative_error(ours[name], value) for name, value in theirs.items()}
+    their_gradients = case.tree('grad', np.float64)
+    where = jax.tree.map(lambda g: np.abs(g) > 1e-6, their_gradients)
+    worst = {
+        'gradients': jax.tree.map(relative_error, gradients, their_gradients),
+        'adam_step': jax.tree.map(relative_error, stepped, case.tree('adam1', np.float64), where),
+    }
+    return found | {name: max(jax.tree.leaves(tree)) for name, tree in worst.items()}
+
+
+def relative_error(ours, theirs, where=True):
+    """Largest difference over the largest entry of `theirs`; the difference itself if all are 0."""
+    theirs = np.asarray(theirs, np.float64)
+    difference = np.abs(np.asarray(ours, np.float64) - theirs).max(initial=0, where=where)
+    largest = np.abs(theirs).max()
+    return float(difference / largest if largest else difference)

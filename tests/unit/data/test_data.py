@@ -1,0 +1,409 @@
+"""Data on its way into memory: prepared by TFDS, split, cut into windows, or made up."""
+
+import http.client
+import io
+import os
+import pickle
+import subprocess
+import sys
+import urllib.error
+
+import ml_collections
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from emkd_jax import data
+from emkd_jax.data import files, prepared, stand_in
+from emkd_jax.data.dataset import Holdout, Ragged, SequenceData, Split, leave_one_out, windows
+from emkd_jax.errors import UserError
+from tests.support import ROOT
+from tests.support.released_files import make_attributes, make_parts, write, write_miniature
+
+# Per set: users, items, interactions, attributes, windows; and window length and step.
+RELEASED = {
+    'toys': ((19_412, 11_924, 167_597, 1_027, 31_506), 20, 1),
+    'beauty': ((22_363, 12_101, 198_502, 637, 43_793), 15, 1),
+    'ml_1m': ((6_040, 3_706, 1_000_209, 18, 84_548), 40, 10),
+}
+
+
+def make_options(name='toys', source='', stand_in=False):
+    return ml_collections.ConfigDict(
+        {
+            'name': name,
+            'source': str(source),
+            'stand_in': stand_in,
+            'window_step': 1,
+        }
+    )
+
+
+@pytest.fixture(autouse=True)
+def tfds_folder(tmp_path, monkeypatch):
+    """A TFDS data folder of the test's own, and no network."""
+    folder = tmp_path / 'tfds'
+    monkeypatch.setenv('TFDS_DATA_DIR', str(folder))
+
+    def no_network(url, timeout):
+        raise urllib.error.URLError('no network')
+
+    monkeypatch.setattr('urllib.request.urlopen', no_network)
+    return folder
+
+
+@pytest.fixture(params=sorted(RELEASED))
+def miniature(request, tmp_path, monkeypatch):
+    """(name, source folder) of a miniature that passes for the released set."""
+    name, source = request.param, tmp_path / 'source'
+    monkeypatch.setattr(prepared.BUILDERS[name], 'release', write_miniature(source, name))
+    return name, source
+
+
+@pytest.fixture
+def toys(tmp_path, monkeypatch):
+    """The source folder of a miniature that passes for toys."""
+    source = tmp_path / 'source'
+    monkeypatch.setattr(prepared.BUILDERS['toys'], 'release', write_miniature(source, 'toys'))
+    return source
+
+
+def check_miniature(loaded, name):
+    parts = make_parts(listed=name == 'ml_1m')
+    assert (loaded.name, loaded.stand_in) == (name, False)
+    assert loaded.counts()['users'] == len(loaded.user_ids) == 12
+    assert loaded.num_items == len(loaded.item_ids) == 30
+    assert loaded.num_attributes == 9
+    for user in range(12):
+        whole = parts['train'][user] + parts['val'][user] + parts['test'][user]
+        assert loaded.histories[user].tolist() == whole
+        assert parts['umap'][loaded.user_ids[user]] == user
+    for item in range(1, 31):
+        assert parts['smap'][loaded.item_ids[item - 1]] in (item, [item])
+        listed = loaded.item_attributes[item]
+        assert sorted(listed[listed >= 0]) == sorted(set(make_attributes()[str(item)]))
+    assert loaded.item_attributes[0].tolist() == [0, -1]
+
+
+def test_files_become_data(miniature):
+    name, source = miniature
+    loaded = data.load(make_options(name, source))
+    check_miniature(loaded, name)
+    again = data.load(make_options(name))  # prepared by now; there is no network
+    assert again.fingerprint() == loaded.fingerprint()
+
+
+def test_prepared_data_is_there_for_tfds_too(toys, tfds_folder):
+    data.prepare(make_options(source=toys))
+    items = tfds.data_source('emkd_toys/items', split='items', data_dir=tfds_folder)
+    assert [item['attributes'].tolist() for item in items][2:5] == [[9, 4], [5, 7], [2]]
+    users = tfds.data_source('emkd_toys/histories', split='users', data_dir=tfds_folder)
+    assert [user['user_id'] for user in users] == list(range(100, 112))
+
+
+@pytest.mark.parametrize('name', sorted(RELEASED))
+def test_released_counts(real_data, name):
+    expected, max_len, step = RELEASED[name]
+    loaded = data.load(make_options(name, real_data))
+    split = leave_one_out(loaded)
+    cut = windows(split.train, max_len, step)
+    assert (*loaded.counts().values(), len(cut)) == expected
+    with (real_data / files.RELEASES[name].histories.path).open('rb') as file:
+        parts = pickle.load(file)
+    for user in range(len(split.train)):
+        assert split.train[user].tolist() == parts['train'][user]
+    assert split.validation.targets.tolist() == [row[0] for row in parts['val'].values()]
+    assert split.test.targets.tolist() == [row[0] for row in parts['test'].values()]
+
+
+def test_the_network_is_asked_for_the_released_files(toys, tfds_folder, monkeypatch):
+    def urlopen(url, timeout):
+        path = url.removeprefix(
+            'https://raw.githubusercontent.com/hw-du/EMKD/984d46cffe8298dc9f55e808ee949f371229ecfe/'
+        )
+        return io.BytesIO((toys / path).read_bytes())
+
+    monkeypatch.setattr('urllib.request.urlopen', urlopen)
+    folder = data.prepare(make_options())
+    assert folder == tfds_folder / 'emkd_toys'
+    check_miniature(data.load(make_options()), 'toys')
+
+
+@pytest.mark.parametrize(
+    'answer',
+    [
+        urllib.error.URLError('timed out'),
+        http.client.IncompleteRead(b''),
+        b'<html>Log in</html>',
+    ],
+)
+def test_no_data_names_the_three_ways_out(toys, tfds_folder, monkeypatch, answer):
+    def urlopen(url, timeout):
+        if isinstance(answer, bytes):
+            return io.BytesIO(answer)
+        raise answer
+
+    monkeypatch.setattr('urllib.request.urlopen', urlopen)
+    with pytest.raises(UserError) as caught:
+        data.load(make_options())
+    for way in ('--config.data.source=', '--mode=prepare', 'TFDS_DATA_DIR', 'data.stand_in=True'):
+        assert way in str(caught.value)
+    assert not tfds_folder.exists()
+
+
+def test_a_source_is_never_ignored(toys):
+    loaded = data.load(make_options(source=toys))
+    path = toys / prepared.BUILDERS['toys'].release.attributes.path
+    path.write_bytes(path.read_bytes() + b' ')
+    for made_up in (False, True):
+        with pytest.raises(UserError, match='not the file that the authors released'):
+            data.load(make_options(source=toys, stand_in=made_up))
+        with pytest.raises(UserError, match='There is no file'):
+            data.load(make_options(source=toys / 'nowhere', stand_in=made_up))
+    assert data.load(make_options()).fingerprint() == loaded.fingerprint()
+
+
+def test_a_malformed_file_is_named_and_nothing_is_prepared(tmp_path, tfds_folder, monkeypatch):
+    release = write(tmp_path, 'toys', pickle.dumps(make_parts()), b'{"1": [2]}')
+    monkeypatch.setattr(prepared.BUILDERS['toys'], 'release', release)
+    with pytest.raises(UserError, match=r'item2attributes.json is damaged: its attributes'):
+        data.load(make_options(source=tmp_path))
+    assert not prepared.is_prepared('toys')
+
+
+def test_a_folder_that_cannot_be_written_is_named(toys, tfds_folder):
+    tfds_folder.write_text('not a folder')
+    with pytest.raises(UserError, match=r'cannot be written to .*; set TFDS_DATA_DIR'):
+        data.load(make_options(source=toys))
+
+
+def test_a_remote_tfds_folder_is_refused(toys, monkeypatch):
+    monkeypatch.setenv('TFDS_DATA_DIR', 'gs://bucket/tfds')
+    with pytest.raises(UserError, match='TFDS_DATA_DIR is gs://bucket/tfds'):
+        data.load(make_options(source=toys))
+
+
+def test_damaged_prepared_data_is_named(toys, tfds_folder):
+    data.load(make_options(source=toys))
+    (records,) = tfds_folder.glob('emkd_toys/histories/1.0.0/*.array_record*')
+    whole = records.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b'', bytes(byte ^ 1 for byte in whole)):
+        records.write_bytes(damaged)
+        with pytest.raises(UserError, match='emkd_toys cannot be read; delete that folder'):
+            data.load(make_options())
+    records.write_bytes(whole)
+    data.load(make_options())
+    info = records.parent / 'dataset_info.json'
+    info.write_bytes(info.read_bytes()[:50])
+    with pytest.raises(UserError, match='emkd_toys cannot be read; delete that folder'):
+        data.load(make_options())
+
+
+def test_another_process_may_prepare_at_the_same_time(toys, monkeypatch):
+    builder = prepared.BUILDERS['toys']
+    generate = builder._generate_examples
+    inner = []
+
+    def race(self, folder):
+        if self.builder_config.name not in inner:
+            inner.append(self.builder_config.name)
+            data.prepare(make_options(source=toys))
+        yield from generate(self, folder)
+
+    monkeypatch.setattr(builder, '_generate_examples', race)
+    check_miniature(data.load(make_options(source=toys)), 'toys')
+    assert inner == ['histories', 'items']
+
+
+# Makes the miniature pass for toys, and dies after some examples of a config if told to.
+_CHILD = """
+import os, pathlib, sys
+import ml_collections
+from tests.support.released_files import write_miniature
+from emkd_jax import data
+from emkd_jax.data import prepared, stand_in
+
+source, die_in = sys.argv[1:]
+builder = prepared.BUILDERS['toys']
+builder.release = write_miniature(pathlib.Path(source), 'toys')
+generate = builder._generate_examples
+def mortal(self, folder):
+    for count, example in enumerate(generate(self, folder)):
+        if self.builder_config.name == die_in and count == 5:
+            os._exit(9)
+        yield example
+builder._generate_examples = mortal
+options = ml_collections.ConfigDict({'name': 'toys', 'source': source, 'stand_in': False})
+print(data.load(options).fingerprint(), stand_in.make('quickstart').fingerprint())
+"""
+
+
+def run_child(source, die_in, *path):
+    path = os.pathsep.join(map(str, [*path, ROOT]))
+    return subprocess.run(
+        [sys.executable, '-c', _CHILD, str(source), die_in],
+        capture_output=True,
+        text=True,
+        env=os.environ | {'PYTHONPATH': path, 'PYTHONHASHSEED': '7'},
+        check=False,
+    )
+
+
+def test_a_killed_prepare_leaves_nothing_that_looks_prepared(toys):
+    for die_in in ('histories', 'items'):
+        assert run_child(toys, die_in).returncode == 9
+        assert not prepared.is_prepared('toys')
+    check_miniature(data.load(make_options(source=toys)), 'toys')
+
+
+def test_tensorflow_stays_out_and_fingerprints_are_the_same_in_every_process(toys, tmp_path):
+    (tmp_path / 'tensorflow.py').write_text('raise SystemExit("TensorFlow was imported")')
+    child = run_child(toys, '', tmp_path)
+    assert child.returncode == 0, child.stderr
+    assert child.stdout.split() == [
+        data.load(make_options()).fingerprint(),
+        stand_in.make('quickstart').fingerprint(),
+    ]
+
+
+def test_the_fingerprint_tells_contents_apart():
+    def make(**changes):
+        return SequenceData(
+            **{
+                'name': 'x',
+                'histories': Ragged.from_rows([[1, 2], [2]]),
+                'item_attributes': np.array([[0], [1], [-1]], np.int32),
+                'num_items': 2,
+                'num_attributes': 1,
+                'user_ids': np.array([5, 6]),
+                'item_ids': np.array(['a', 'b']),
+            }
+            | changes
+        )
+
+    # Runs compare it with the one that they started from: no version of the code may change it.
+    assert make().fingerprint() == (
+        'e4a87a3859635c01b498a0c0b4526c3d695ef64fe6c88ed18cc540771d213328'
+    )
+    rows, one = Ragged.from_rows([[1, 2], [2]]), np.zeros(1, np.int64)
+    none = Holdout(Ragged.from_rows([[1]]), np.ones(1, np.int32), one + 1)
+    others = (
+        make(histories=Ragged.from_rows([[1], [2, 2]])),
+        make(histories=Ragged.from_rows([[1, 2], [1]])),
+        make(item_attributes=np.array([[0], [-1], [1]], np.int32)),
+        make(user_ids=np.array([6, 5])),
+        make(item_ids=np.array(['b', 'a'])),
+        *(
+            make(holdout=Split(train, held_out, held_out))
+            for train, held_out in (
+                (rows, none),
+                (rows.take(np.arange(2), 1), none),
+                (rows, none._replace(users=one)),
+            )
+        ),
+    )
+    assert len({make().fingerprint(), *(other.fingerprint() for other in others)}) == 9
+
+
+def test_leave_one_out():
+    rows = [[1, 2, 3], [4], [5, 6, 7, 8, 8], [9, 1], [2, 3, 4, 5]]
+    split = leave_one_out(stand_in_with(rows))
+    assert [row.tolist() for row in split.train] == [[1], [4], [5, 6, 7], [9, 1], [2, 3]]
+    for part, left in ((split.validation, 2), (split.test, 1)):
+        assert part.users.tolist() == [0, 2, 4]
+        for place, user in enumerate(part.users):
+            assert part.histories[place].tolist() == rows[user][:-left]
+            assert part.targets[place] == rows[user][-left]
+
+
+def stand_in_with(rows):
+    return SequenceData(
+        name='x',
+        histories=Ragged.from_rows(rows),
+        item_attributes=np.zeros((10, 1), np.int32),
+        num_items=9,
+        num_attributes=0,
+        user_ids=np.arange(len(rows)),
+        item_ids=np.arange(9),
+    )
+
+
+@pytest.mark.parametrize('max_len', [1, 4, 7])
+@pytest.mark.parametrize('step', [1, 3, 10])
+def test_windows(max_len, step):
+    random = np.random.default_rng(max_len)
+    rows = [random.integers(1, 9, length).tolist() for length in (0, 1, 4, 3, 7, 8, 0, 20, 31, 0)]
+    expected = []
+    for row in rows:
+        for start in [*range(len(row) - max_len, 0, -step), *([0] if row else [])]:
+            window = row[start : start + max_len]
+            expected.append([0] * (max_len - len(window)) + window)
+    cut = windows(Ragged.from_rows(rows), max_len, step)
+    assert cut.dtype == np.int32
+    assert cut.tolist() == expected
+
+
+def test_a_stand_in_comes_only_where_there_is_no_real_data(toys, tfds_folder):
+    made_up = data.load(make_options(stand_in=True))
+    assert (made_up.name, made_up.stand_in) == ('toys_stand_in', True)
+    assert not tfds_folder.exists()
+    real = data.load(make_options(source=toys, stand_in=True))
+    assert (real.name, real.stand_in) == ('toys', False)
+    assert not data.load(make_options(stand_in=True)).stand_in  # prepared by now
+
+
+def test_quickstart_is_made_up_and_nothing_else(tmp_path):
+    assert data.load(make_options('quickstart', stand_in=True)).name == 'quickstart_stand_in'
+    for options in (
+        make_options('quickstart', stand_in=False),
+        make_options('quickstart', stand_in=True, source=tmp_path),
+    ):
+        with pytest.raises(UserError, match=r'data.name=quickstart has made-up data only'):
+            data.load(options)
+    with pytest.raises(UserError, match='nothing to prepare'):
+        data.prepare(make_options('quickstart', stand_in=True))
+
+
+def test_an_unknown_set_is_refused():
+    for action in (data.load, data.prepare):
+        with pytest.raises(UserError, match=r"data.name is 'toy'; use one of toys, beauty, ml_1m"):
+            action(make_options('toy'))
+
+
+@pytest.mark.parametrize('name', [*sorted(RELEASED), 'quickstart'])
+def test_a_stand_in_has_the_character_of_real_data(name):
+    made_up = stand_in.make(name)
+    assert made_up.fingerprint() == stand_in.make(name).fingerprint()
+    assert len(made_up.item_attributes) == made_up.num_items + 1
+    used = np.unique(made_up.item_attributes[made_up.item_attributes >= 0])
+    assert used.tolist() == list(range(made_up.num_attributes + 1))
+    values = made_up.histories.values
+    assert values.min() >= 1
+    assert values.max() <= made_up.num_items
+    assert made_up.histories.lengths.min() >= 5
+
+    # Popularity is skewed: a tenth of the items has far more than a tenth of the events.
+    popularity = np.sort(np.bincount(values, minlength=made_up.num_items + 1))[::-1]
+    assert popularity[: made_up.num_items // 10].sum() > 0.2 * len(values)
+
+    # Attributes follow transitions: neighbours share them far more often than chance.
+    groups = made_up.item_attributes[values, 1]
+    shared = (groups[1:] == groups[:-1]).mean()
+    assert shared > 3 * (np.bincount(groups) ** 2).sum() / len(values) ** 2
+
+    # Transitions repeat: their counts predict held-out items far better than popularity does.
+    split = leave_one_out(made_up)
+    hits = {'popularity': 0, 'markov': 0}
+    counts = np.zeros((made_up.num_items + 1,) * 2)
+    for row in split.train:
+        np.add.at(counts, (row[:-1], row[1:]), 1)
+    popular = np.bincount(split.train.values, minlength=made_up.num_items + 1) / 1e6
+    for history, target in zip(split.test.histories, split.test.targets, strict=True):
+        for scorer, scores in (
+            ('popularity', popular.copy()),
+            ('markov', counts[history[-1]] + popular),
+        ):
+            own = scores[target]
+            scores[history] = -1
+            hits[scorer] += (scores >= own).sum() < 10
+    assert hits['markov'] > 1.5 * hits['popularity']

@@ -1,0 +1,89 @@
+"""Popularity and first-order Markov, counted by hand and on the real data."""
+
+import numpy as np
+import pytest
+
+from emkd_jax.data import files
+from emkd_jax.data.dataset import Holdout, Ragged, SequenceData, leave_one_out
+from emkd_jax.evaluation import RULES
+from emkd_jax.evaluation import baselines as floors
+from emkd_jax.evaluation.baselines import transitions
+
+KS = (1, 2, 3, 4, 5)
+
+
+def found_at(metrics, rule):
+    """The rank of the only held-out item."""
+    return next((k for k in KS if metrics[rule][f'HR@{k}'] == 1), None)
+
+
+def floors_of(train, history, target):
+    holdout = Holdout(
+        Ragged.from_rows([np.array(history)]), np.array([target], np.int32), np.arange(1)
+    )
+    rows = Ragged.from_rows([np.array(row) for row in train])
+    return floors(rows, holdout, num_items=5, max_len=3, ks=KS)
+
+
+def test_transitions_stay_within_a_history():
+    followers, counts = transitions(Ragged.from_rows([np.array([1, 2, 1, 2]), np.array([3])]), 4)
+    assert [followers[i].tolist() for i in range(5)] == [[], [2], [1], [], []]
+    assert [counts[i].tolist() for i in range(5)] == [[], [2], [1], [], []]
+
+
+# Events: item 1 four times, 2 three, 3 two, 4 one, 5 never. After 2 came 4 once and 1 twice.
+TRAIN = [[1, 2, 1, 2, 1], [2, 4], [3], [3, 1]]
+
+
+@pytest.mark.parametrize(
+    ('target', 'popularity', 'markov'),
+    [
+        (1, 1, 1),
+        (2, 2, 3),
+        (3, 3, 4),
+        (4, 4, 2),
+        (5, 5, 5),
+    ],
+)
+def test_ranks_counted_by_hand(target, popularity, markov):
+    found = floors_of(TRAIN, [2], target)
+    assert found_at(found['popularity'], 'none') == popularity
+    assert found_at(found['markov'], 'none') == markov
+
+
+def test_without_a_transition_markov_is_popularity():
+    found = floors_of(TRAIN, [5], 3)
+    assert found['markov'] == found['popularity']
+
+
+def test_floors_follow_the_rules():
+    # The history holds 1 outside the window of two, and 2 within it.
+    found = floors_of(TRAIN, [1, 3, 2], 4)
+    assert [found_at(found['popularity'], rule) for rule in RULES] == [2, 1, 4]
+
+
+def test_items_that_tie_follow_their_ids():
+    found = [floors_of([[4], [2], [5]], [1], target)['popularity'] for target in (2, 4, 5)]
+    assert [found_at(f, 'none') for f in found] == [1, 2, 3]
+
+
+def test_floors_on_the_real_toys(real_data):
+    histories = files.read_histories(real_data / files.RELEASES['toys'].histories.path).histories
+    num_items = int(histories.values.max())
+    split = leave_one_out(
+        SequenceData(
+            'toys',
+            histories,
+            np.zeros((num_items + 1, 1), np.int32),
+            num_items,
+            0,
+            np.arange(len(histories)),
+            np.arange(num_items),
+        )
+    )
+    found = floors(split.train, split.test, num_items, max_len=20, ks=(10,))
+    figures = {
+        name: [round(found[name]['window'][metric], 4) for metric in ('HR@10', 'NDCG@10')]
+        for name in found
+    }
+    assert figures == {'popularity': [0.0090, 0.0049], 'markov': [0.0706, 0.0479]}

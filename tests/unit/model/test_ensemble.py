@@ -1,0 +1,102 @@
+"""N networks as one: each is, to the bit, what it would be alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from emkd_jax.errors import UserError
+from emkd_jax.model.ensemble import make_ensemble, take_network
+from emkd_jax.model.precision import activation_dtype
+from tests.support import small
+from tests.support.tiny import tiny_config
+
+
+@pytest.fixture(scope='module')
+def ensemble():
+    return small.ensemble()
+
+
+@pytest.fixture(scope='module')
+def params(ensemble):
+    return small.params(ensemble)
+
+
+def assert_equal(ours, expected):
+    jax.tree.map(np.testing.assert_array_equal, ours, expected)
+
+
+def test_init_is_each_networks_own_init(ensemble, params):
+    items = jnp.ones((1, small.MAX_LEN), jnp.int32)
+    init = jax.jit(ensemble.network.init)
+    for n, key in enumerate(ensemble.keys(small.KEY)):
+        assert_equal(take_network(params, n), init(key, items)['params'])
+
+
+def test_networks_start_differently(params):
+    for leaf in jax.tree.leaves(params):
+        if np.ptp(leaf):  # gains and biases of norms are constant
+            assert len(np.unique(leaf.reshape(len(leaf), -1)[:, -1])) == len(leaf)
+
+
+def test_shared_init_starts_all_blocks_from_the_same_weights(params):
+    shared = small.params(small.ensemble(ensemble__shared_init=True))
+    for name, part in shared['encoder'].items():
+        for leaf in jax.tree.leaves(part):
+            same = all(np.array_equal(leaf[0], other) for other in leaf[1:])
+            assert same == name.startswith('block_')
+    assert not np.array_equal(shared['item_head_kernel'][0], shared['item_head_kernel'][1])
+    assert_equal(shared['encoder']['embedding'], params['encoder']['embedding'])
+
+
+def test_a_network_taken_out_is_itself_alone(ensemble, params):
+    items = small.sequences(6)
+    hidden = jax.jit(ensemble.hidden)(params, items)
+    alone = jax.jit(lambda p: ensemble.network.apply({'params': p}, items))
+    for n in range(ensemble.num_networks):
+        assert_equal(hidden[n], alone(take_network(params, n)))
+
+
+def test_networks_do_not_touch_each_other(ensemble, params):
+    """The gradient of one network's output is zero in the others."""
+    gradients = jax.jit(
+        jax.grad(lambda p: ensemble.item_logits(p, ensemble.hidden(p, small.sequences(2)))[1].sum())
+    )(params)
+    used = gradients['encoder']
+    for leaf in jax.tree.leaves(used):
+        assert not leaf[0].any()
+        assert not leaf[2].any()
+    assert used['block_0']['attention']['qkv_kernel'][1].any()
+
+
+def test_dropout_depends_on_row_key_network_and_slot(ensemble, params):
+    items = jnp.broadcast_to(small.sequences(1), (4, small.MAX_LEN))
+    keys = jnp.array([3, 3, 4, 5], jnp.uint32)
+    same = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), params)
+    apply = jax.jit(ensemble.hidden)
+    hidden = apply(same, items, keys)
+    assert_equal(hidden[:, 0], hidden[:, 1])
+    assert not np.array_equal(hidden[:, 1], hidden[:, 2])
+    assert not np.array_equal(hidden[0], hidden[1])
+    np.testing.assert_allclose(
+        apply(same, items[2:], keys[2:]), hidden[:, 2:], rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    'changes, sentence',
+    [
+        ({'model__encoder': 'rnn'}, "model.encoder is 'rnn'"),
+        ({'model__num_heads': 3}, 'not divisible by model.num_heads=3'),
+        ({'model__dtype': 'float8'}, "model.dtype is 'float8'"),
+    ],
+)
+def test_senseless_options_are_refused(changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        make_ensemble(tiny_config(**changes), 10, 3)
+
+
+def test_auto_dtype_is_what_the_device_likes():
+    assert activation_dtype('auto', 'cpu') == jnp.float32
+    assert activation_dtype('auto', 'tpu') == activation_dtype('auto', 'gpu') == jnp.bfloat16
+    assert activation_dtype('float32', 'tpu') == jnp.float32

@@ -1,0 +1,95 @@
+"""The streamed masked-item losses against their direct form: values, gradients, all pairs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from emkd_jax.objective.catalogue_loss import streamed_loss
+from tests.reference.direct_losses import cross_entropy, distillation
+from tests.support.golden_cases import relative_error
+
+POSITIONS, DIM, CLASSES = 13, 6, 37
+
+
+def inputs(networks, dtype):
+    rng = np.random.default_rng(networks)
+    hidden = jnp.asarray(rng.normal(size=(networks, POSITIONS, DIM)), dtype)
+    kernel = jnp.asarray(rng.normal(size=(networks, CLASSES, DIM)) * 2, dtype)
+    bias = jnp.asarray(rng.normal(size=(networks, CLASSES)), dtype)
+    labels = jnp.asarray(rng.integers(1, CLASSES, POSITIONS), jnp.int32).at[-2:].set(0)
+    weights = jnp.asarray(rng.random(POSITIONS), dtype).at[-2:].set(0)
+    return (hidden, kernel, bias), labels, weights
+
+
+def direct(arguments, labels, weights, temperature):
+    hidden, kernel, bias = (x.astype(weights.dtype) for x in arguments)
+    logits = jnp.einsum('npd,ncd->npc', hidden, kernel) + bias[:, None]
+    kd = 0.0 if temperature is None else distillation(logits, weights, temperature)
+    return cross_entropy(logits, labels, weights), jnp.asarray(kd, logits.dtype)
+
+
+def value_and_gradients(form, arguments):
+    """(both losses, gradients of a sum that tells their cotangents apart)."""
+
+    def mixed(*arguments):
+        losses = form(*arguments)
+        return losses[0] + 0.7 * losses[1], losses
+
+    return jax.jit(jax.grad(mixed, argnums=(0, 1, 2), has_aux=True))(*arguments)[::-1]
+
+
+@pytest.mark.parametrize('temperature', [0.3, 1.0, None])
+@pytest.mark.parametrize('networks', [1, 3])
+@pytest.mark.parametrize('block', [8, CLASSES, 64])  # a ragged last block, exactly one, and more
+def test_equals_the_direct_form_in_float64(networks, temperature, block):
+    with jax.enable_x64(True):
+        arguments, labels, weights = inputs(networks, np.float64)
+
+        def streamed(*arguments):
+            return streamed_loss(*arguments, labels, weights, temperature, block)
+
+        def expected(*arguments):
+            return direct(arguments, labels, weights, temperature)
+
+        ours, theirs = (value_and_gradients(form, arguments) for form in (streamed, expected))
+        errors = jax.tree.map(relative_error, ours, theirs)
+        assert max(jax.tree.leaves(errors)) < 1e-12, errors
+
+
+def test_large_logits_do_not_overflow():
+    """Maxima that rise from block to block, and a network far surer than the other."""
+    arguments, labels, weights = inputs(2, np.float32)
+    hidden, kernel, bias = arguments
+    bias = bias + jnp.linspace(0, 300, CLASSES)[None]
+    losses = streamed_loss(hidden, kernel, bias, labels, weights, 0.3, 8)
+    expected = direct((hidden, kernel, bias), labels, weights, 0.3)
+    for ours, theirs in zip(losses, expected, strict=True):
+        assert relative_error(ours, theirs) < 1e-5
+
+
+def test_bfloat16_hidden_states_lose_no_more_than_their_rounding():
+    """Against the direct form on the same rounded inputs; sums and logits stay float32."""
+    (hidden, kernel, bias), labels, weights = inputs(3, np.float32)
+    narrow = hidden.astype(jnp.bfloat16)
+    rounded = narrow.astype(np.float32), kernel.astype(jnp.bfloat16).astype(np.float32), bias
+    losses, gradients = value_and_gradients(
+        lambda *arguments: streamed_loss(*arguments, labels, weights, 0.3, 8),
+        (narrow, kernel, bias),
+    )
+    expected, expected_gradients = value_and_gradients(
+        lambda *arguments: direct(arguments, labels, weights, 0.3), rounded
+    )
+    assert max(map(relative_error, losses, expected)) < 1e-5
+    assert [g.dtype for g in gradients] == [jnp.bfloat16, np.float32, np.float32]
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        assert relative_error(ours.astype(np.float32), theirs) < 1e-2
+
+
+def test_places_without_weight_get_no_gradient():
+    arguments, labels, weights = inputs(3, np.float32)
+    _, (toward_hidden, _, _) = value_and_gradients(
+        lambda *arguments: streamed_loss(*arguments, labels, weights, 0.5, 8), arguments
+    )
+    np.testing.assert_array_equal(toward_hidden[:, -2:], 0)
+    assert toward_hidden[:, :-2].all()

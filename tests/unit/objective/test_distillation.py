@@ -1,0 +1,49 @@
+"""What a student learns from, against plain softmaxes over the catalogue."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from emkd_jax.objective.distillation import imitation
+from emkd_jax.objective.masking import masked_positions
+from tests.support import small
+from tests.support.golden_cases import relative_error
+
+OPTIONS = ml_collections.ConfigDict({'temperature': 0.7, 'weight': 0.4})
+
+
+@pytest.mark.parametrize('student_dim', [16, 24])
+def test_the_gradient_is_that_of_labels_and_teacher(student_dim):
+    teacher = small.ensemble(ensemble__num_networks=2)
+    student = small.ensemble(ensemble__num_networks=1, model__hidden_dim=student_dim)
+    teacher_params = jax.jit(teacher.init)(jax.random.key(1))
+    params = jax.jit(student.init)(jax.random.key(2))
+    batch = small.batch(small.sequences(6), small.options())
+
+    def ours(params, teacher_params):
+        return imitation(params, student, OPTIONS, batch, small.CAPACITY, teacher_params, teacher)[
+            0
+        ]
+
+    def plain(params):
+        masked = masked_positions(batch.views.labels, small.CAPACITY.all_views)
+        items = batch.views.items.reshape(-1, small.MAX_LEN)
+
+        def logits(ensemble, params):
+            hidden = ensemble.hidden(params, items)
+            return ensemble.item_logits(params, hidden[:, masked.row, masked.slot])
+
+        [z] = logits(student, params)
+        of_teacher = jax.lax.stop_gradient(logits(teacher, teacher_params).mean(0))
+        log_p = jax.nn.log_softmax(of_teacher / OPTIONS.temperature)
+        log_q = jax.nn.log_softmax(z / OPTIONS.temperature)
+        label = jnp.take_along_axis(jax.nn.log_softmax(z), masked.label[:, None], 1)[:, 0]
+        divergence = (jnp.exp(log_p) * (log_p - log_q)).sum(1)
+        return ((OPTIONS.weight * divergence - label) * masked.weight).sum()
+
+    found, of_teacher = jax.jit(jax.grad(ours, argnums=(0, 1)))(params, teacher_params)
+    errors = jax.tree.map(relative_error, found, jax.jit(jax.grad(plain))(params))
+    assert max(jax.tree.leaves(errors)) < 1e-4, errors
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(of_teacher))

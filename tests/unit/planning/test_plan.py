@@ -1,0 +1,197 @@
+"""What a step costs, as XLA counts it: a ceiling that no change may break through unnoticed."""
+
+import importlib.util
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from configs import toys
+from emkd_jax.errors import UserError
+from emkd_jax.model.ensemble import make_ensemble
+from emkd_jax.objective.emkd import BLOCK
+from emkd_jax.planning.chips import CHIPS, Chip, chip_of, memory_of, roofline
+from emkd_jax.planning.cost import Cost, compile_loss, step_cost
+from emkd_jax.planning.plan import _largest_batch, plan
+from emkd_jax.planning.topology import devices_of
+from emkd_jax.training.step import make_capacity, make_optimizer
+from tests.support import tiny
+
+CPU_BYTES, CPU_FLOPS, CPU_TEMPORARY = 13e9, 0.225e12, 1.1e9  # 12.4, 0.219 and 1.02
+ITEMS, ATTRIBUTES, WINDOWS = 11_924, 1_027, 31_506  # of Toys
+
+
+def cost_of_toys(devices, batch_size, platform):
+    config = toys.get_config()
+    config.train.batch_size = batch_size
+    lengths = np.minimum(np.random.default_rng(0).geometric(1 / 8, WINDOWS) + 2, 20)
+    return step_cost(
+        config,
+        make_ensemble(config, ITEMS, ATTRIBUTES, platform),
+        make_optimizer(config.optimizer),
+        lengths,
+        8,
+        devices,
+    )
+
+
+def test_a_step_on_the_cpu_moves_no_more_than_it_did():
+    cost = cost_of_toys(jax.devices()[:1], 32, 'cpu')
+    assert cost.bytes_accessed < CPU_BYTES
+    assert cost.flops < CPU_FLOPS
+    assert cost.temporary < CPU_TEMPORARY
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec('libtpu') is None, reason='needs requirements-plan.txt'
+)
+def test_a_step_on_a_tpu_moves_no_more_than_it_did():
+    cost = cost_of_toys(devices_of('v5e:2x2'), 1024, 'tpu')
+    assert cost.bytes_accessed < 30e9
+    assert cost.memory < 3e9
+
+
+def test_every_block_of_the_catalogue_counts():
+    """XLA counts a loop's body once; the step's cost must grow with the catalogue all the same."""
+    config, device = tiny.tiny_config(model__num_blocks=1), jax.devices()[0]
+
+    def flops_of(blocks, kd_weight):
+        config.objective.kd_weight = kd_weight
+        ensemble = make_ensemble(config, BLOCK * blocks - 1, 1, 'cpu')
+        optimizer = make_optimizer(config.optimizer)
+        return step_cost(config, ensemble, optimizer, np.full(100, 8), 1, [device]).flops
+
+    of_eight = flops_of(12, 0.1) - flops_of(4, 0.1)
+    products = 4 * 2 * 3 * BLOCK * config.model.hidden_dim  # forward once, backward thrice
+    positions = make_capacity(config.objective, np.full(100, 8), 8).all_views
+    assert of_eight > 8 * positions * products
+    assert flops_of(12, 0.0) - flops_of(4, 0.0) < 0.95 * of_eight
+
+
+def test_memory_of_the_loss_does_not_grow_with_the_catalogue():
+    ensemble = make_ensemble(tiny.tiny_config(), 10, 1, 'cpu')
+    small, large = (
+        compile_loss(ensemble, 64, BLOCK * blocks, jax.devices()[0]).memory_analysis()
+        for blocks in (4, 64)
+    )
+    assert large.temp_size_in_bytes < 1.1 * small.temp_size_in_bytes
+
+
+def test_the_roofline_is_the_slower_side():
+    chip = CHIPS['TPU v5 lite']
+    memory_bound = roofline(chip, chip.flops / 100, chip.bandwidth / 10, 50)
+    assert memory_bound == {'roofline_ms': 100.0, 'binds': 'memory', 'sequences_per_second': 500}
+    assert roofline(chip, chip.flops, chip.bandwidth / 10, 50)['binds'] == 'compute'
+    assert roofline(None, 1.0, 1.0, 1) == {}
+
+
+@pytest.fixture
+def tiny_plan(monkeypatch):
+    monkeypatch.setattr('emkd_jax.planning.plan.make_experiment', tiny.tiny_experiment)
+    return plan
+
+
+def test_a_chip_of_two_devices_is_shared():
+    class Core:
+        device_kind = 'TPU v4'
+
+        def __init__(self, *coords):
+            self.coords = coords
+
+    cores = [Core(chip, 0, 0) for chip in (0, 0, 1, 1)]
+    assert chip_of.__wrapped__(cores).memory == CHIPS['TPU v4'].memory / 2
+
+
+def test_the_report_of_the_devices_at_hand(tiny_plan, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(CHIPS, jax.devices()[0].device_kind, Chip(1e12, 1e11, 2.0**34))
+    config = tiny.tiny_config()
+    report = tiny_plan(config, str(tmp_path / 'run'), '')
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last == report == json.loads((tmp_path / 'run/plan.json').read_text())
+    assert report['fits']
+    assert report['devices'] == len(jax.devices())
+    assert report['hbm_bytes'] > report['temporary_bytes'] > 0
+    assert report['largest_batch'] > config.train.batch_size
+    assert report['largest_batch'] % len(jax.devices()) == 0
+    assert report['roofline_ms'] > 0
+
+
+def test_runs_that_train_together_are_counted_together(tiny_plan, capsys, monkeypatch):
+    monkeypatch.setitem(CHIPS, jax.devices()[0].device_kind, Chip(1e12, 1e11, 2.0**34))
+    alone = tiny_plan(tiny.tiny_config(), '', '')
+    three = tiny_plan(
+        tiny.tiny_config(train__num_seeds=3, sweep__dropout=(0.1, 0.2), train__max_together=3),
+        '',
+        '',
+    )
+    assert three['runs'] == 3
+    assert 2.9 < three['flops'] / alone['flops'] < 3.1
+    assert three['temporary_bytes'] > 2 * alone['temporary_bytes']
+    assert three['largest_batch'] < 0.7 * alone['largest_batch']
+    same_speed = three['sequences_per_second'] / alone['sequences_per_second']
+    assert 0.5 < same_speed < 2
+    assert '3, each with this batch' in capsys.readouterr().out
+
+
+def test_a_student_is_not_planned(tiny_plan):
+    config = tiny.tiny_config(ensemble__num_networks=1, distill__teacher='somewhere')
+    with pytest.raises(UserError, match='distill.teacher'):
+        tiny_plan(config, '', '')
+
+
+def test_what_does_not_fit_is_said(tiny_plan, capsys, monkeypatch):
+    monkeypatch.setitem(CHIPS, jax.devices()[0].device_kind, Chip(1e12, 1e11, 1000.0))
+    report = tiny_plan(tiny.tiny_config(), '', '')
+    assert report['fits'] is False
+    assert report['largest_batch'] == 0
+    assert 'does not fit' in capsys.readouterr().out
+
+
+def test_the_largest_batch_is_compiled_and_fits():
+    """Memory that grows faster than the batch, as that of the contrast does."""
+    asked = []
+
+    def cost_of(batch_size):
+        asked.append(batch_size)
+        temporary = 10 * batch_size + batch_size**2 // 500
+        return Cost(0.0, 0.0, 100 + temporary, temporary, 0.0)
+
+    most = _largest_batch(cost_of, 8, 4, cost_of(8), 20_000.0)
+    assert most in asked
+    assert most % 4 == 0
+    assert cost_of(most).memory <= 20_000 < cost_of(int(1.06 * most)).memory
+    assert _largest_batch(cost_of, 8, 4, cost_of(8), 50.0) == 0
+    assert _largest_batch(cost_of, 8, 4, cost_of(8), math.inf) is None
+
+
+def test_the_largest_batch_where_a_part_does_not_grow():
+    def cost_of(batch_size):
+        temporary = 1000 + 10 * batch_size
+        return Cost(0.0, 0.0, temporary, temporary, 0.0)
+
+    assert 1800 < _largest_batch(cost_of, 8, 4, cost_of(8), 20_000.0) <= 1900
+
+
+def test_the_largest_batch_where_the_compiler_gives_up():
+    def cost_of(batch_size):
+        return Cost(0.0, 0.0, batch_size, batch_size, 0.0) if batch_size <= 42 else None
+
+    assert _largest_batch(cost_of, 64, 8, None, 42.0) == 40
+
+
+def test_memory_of_a_cpu_is_the_machines():
+    assert memory_of(jax.devices()) * len(jax.devices()) > 2**28
+
+
+@pytest.mark.parametrize('topology', ['v9:2x2', 'v5e:two'])
+def test_a_topology_that_is_none(topology):
+    with pytest.raises(UserError, match='topology'):
+        devices_of(topology)
+
+
+def test_without_the_compiler_the_package_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(UserError, match=r'requirements-plan\.txt'):
+        devices_of('v5e:2x2')

@@ -1,0 +1,190 @@
+"""A run from configuration to results.json: resumed, refused, stopped and broken."""
+
+import json
+import signal
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from emkd_jax.errors import PreemptedError, RunError, UserError
+from emkd_jax.runs import loop as train_room
+from emkd_jax.runs.checkpoints import Checkpoints
+from emkd_jax.runs.evaluate import evaluate
+from emkd_jax.runs.experiment import make_experiment
+from emkd_jax.runs.loop import train
+from tests.support.runs import TIMES, lines, small_config, stop_at
+
+
+def last_params(folder):
+    experiment = make_experiment(small_config())
+    checkpoints = Checkpoints(folder, read_only=True)
+    return checkpoints.restore(checkpoints.latest, experiment.state_shapes())[0].params
+
+
+def assert_same_run(folder, finished):
+    results, whole = finished
+    again = json.loads((folder / 'results.json').read_text())
+    assert {k: again[k] for k in again if k not in TIMES} == json.loads(
+        json.dumps({k: results[k] for k in results if k not in TIMES})
+    )
+    assert lines(folder) == lines(whole)
+    jax.tree.map(np.testing.assert_array_equal, last_params(folder), last_params(whole))
+
+
+def test_results_hold_what_scripts_rely_on(finished):
+    results, folder = finished
+    assert json.loads((folder / 'results.json').read_text()) == json.loads(json.dumps(results))
+    assert set(results) == {
+        'config',
+        'data',
+        'test',
+        'networks',
+        'floors',
+        'best_epoch',
+        'best_validation',
+        'steps',
+        'seconds',
+        'sequences_per_second',
+        'device',
+        'versions',
+    }
+    assert results['data']['stand_in'] is True
+    assert results['data']['windows'] == 560
+    assert set(results['test']) == {'window', 'history', 'none'}
+    assert {f'{m}@{k}' for m in ('HR', 'NDCG', 'MRR') for k in (1, 5, 10, 20)} == set(
+        results['test']['window']
+    )
+    assert len(results['networks']) == 2
+    assert set(results['floors']) == {'popularity', 'markov'}
+    assert results['steps'] == 15
+    assert json.loads((folder / 'config.json').read_text())['name'] == 'quickstart'
+
+
+def test_every_epoch_is_logged_and_the_best_one_tested(finished):
+    results, folder = finished
+    assert [line['step'] for line in lines(folder, 'train')] == [5, 10, 15]
+    assert all(line['overflow'] == 0 for line in lines(folder, 'train'))
+    for line in lines(folder, 'train'):
+        parts = line['masked_items'] + 0.001 * line['kd'] + line['attributes']
+        assert line['total'] == pytest.approx(parts + 0.01 * (line['icl'] + line['ccl']), rel=1e-4)
+    ndcg = [line['ensemble']['window']['NDCG@10'] for line in lines(folder, 'validation')]
+    assert results['best_epoch'] == 1 + int(np.argmax(ndcg))
+    assert list((folder / 'tensorboard').glob('events.*'))
+
+
+def test_a_finished_run_prints_its_results_again(finished, capsys, monkeypatch):
+    results, folder = finished
+    monkeypatch.setattr(train_room, '_run', None)
+    again = train(small_config(), str(folder))
+    assert again == json.loads(json.dumps(results))
+    out = capsys.readouterr().out
+    assert 'STAND-IN' in out
+    assert f'{results["test"]["window"]["NDCG@10"]:.4f}' in out
+
+
+@pytest.mark.parametrize('content', ['', '[]', '{"test": ', None])
+def test_damaged_results_are_told(tmp_path, content):
+    file = tmp_path / 'results.json'
+    file.write_text(content) if content is not None else file.mkdir()
+    with pytest.raises(UserError, match=r'results\.json is damaged; delete it'):
+        train(small_config(), str(tmp_path))
+
+
+def test_evaluate_gives_the_same_test(finished):
+    results, folder = finished
+    assert evaluate(small_config(), str(folder))['test'] == results['test']
+
+
+def test_another_configuration_is_refused_with_the_options_that_differ(finished):
+    _, folder = finished
+    before = (folder / 'config.json').read_text()
+    with pytest.raises(UserError, match=r'train\.num_epochs: 3 -> 4\).* --workdir'):
+        train(small_config(train__num_epochs=4), str(folder))
+    assert (folder / 'config.json').read_text() == before
+
+
+@pytest.mark.parametrize('step, number', [(1, signal.SIGTERM), (7, signal.SIGINT)])
+def test_a_run_that_was_stopped_ends_as_if_it_was_not(
+    finished, tmp_path, monkeypatch, step, number
+):
+    with monkeypatch.context() as patch:
+        stop_at(patch, step, number)
+        with pytest.raises(PreemptedError, match=str(tmp_path)):
+            train(small_config(), str(tmp_path / 'run'))
+    with (tmp_path / 'run' / 'metrics.jsonl').open('a') as log:
+        log.write('{"kind": "train", "step": 9, "epo')  # as a killed process may leave it
+    train(small_config(), str(tmp_path / 'run'))
+    assert_same_run(tmp_path / 'run', finished)
+
+
+def test_other_data_is_refused(finished, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6)
+        with pytest.raises(PreemptedError):
+            train(small_config(), str(tmp_path))
+    monkeypatch.setattr('emkd_jax.data.dataset.SequenceData.fingerprint', lambda _: 'f' * 64)
+    with pytest.raises(UserError, match='other data .*ffffffffffff'):
+        train(small_config(), str(tmp_path))
+
+
+def test_a_finished_run_on_other_data_is_not_shown(finished, monkeypatch):
+    _, folder = finished
+    monkeypatch.setattr('emkd_jax.data.dataset.SequenceData.fingerprint', lambda _: 'f' * 64)
+    with pytest.raises(UserError, match='other data .*ffffffffffff'):
+        train(small_config(), str(folder))
+
+
+def test_numbers_that_are_not_finite_stop_the_run_before_a_checkpoint(tmp_path):
+    config = small_config(optimizer__learning_rate=1e30)
+    with pytest.raises(RunError, match=r'Step \d: .*gradients not finite'):
+        train(config, str(tmp_path))
+    assert Checkpoints(tmp_path, read_only=True).latest is None
+
+
+def test_a_workdir_that_cannot_be_is_refused(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match=r'file/run cannot be used .*--workdir'):
+        train(small_config(), str(tmp_path / 'file' / 'run'))
+
+
+@pytest.mark.parametrize(
+    ('workdir', 'reason'),
+    [
+        ('gs://bucket/run', 'needs `pip install gcsfs google-cloud-storage`'),
+        ('odd://bucket/run', 'no such kind of store is known'),
+    ],
+)
+@pytest.mark.parametrize('mode', [train, evaluate])
+def test_a_store_that_cannot_be_reached_is_refused(monkeypatch, workdir, reason, mode):
+    monkeypatch.setitem(sys.modules, 'gcsfs', None)  # not installed
+    with pytest.raises(UserError, match=f'{workdir} cannot be used .*{reason}.*--workdir'):
+        mode(small_config(), workdir)
+
+
+def test_evaluate_without_a_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match='holds no run'):
+        evaluate(small_config(), str(tmp_path / 'nothing'))
+    assert not (tmp_path / 'nothing').exists()
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'train__batch_size': 63},
+        {'sweep__dropout': (0.1, 1.5)},
+        {'distill__teacher': 'x', 'ensemble__num_networks': 1, 'sweep__temperature': (0.1,)},
+    ],
+)
+def test_what_is_refused_leaves_no_workdir_behind(tmp_path, changes):
+    with pytest.raises(UserError):
+        train(small_config(**changes), str(tmp_path / 'run'))
+    assert not (tmp_path / 'run').exists()
+
+
+def test_what_changes_no_result_may_change(finished):
+    results, folder = finished
+    changes = {'eval__batch_size': 7, 'checkpoint__every_minutes': 0.0}
+    again = train(small_config(**changes), str(folder))
+    assert again['test'] == json.loads(json.dumps(results['test']))

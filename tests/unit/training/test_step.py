@@ -1,0 +1,172 @@
+"""The train step: one global batch whatever the devices, and a function of the state alone."""
+
+import copy
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from emkd_jax.errors import UserError
+from emkd_jax.training import placement
+from emkd_jax.training.step import (
+    CHECKED,
+    TrainingData,
+    epoch_order,
+    make_train_steps,
+    steps_per_epoch,
+)
+from tests.support.golden_cases import relative_error
+from tests.support.tiny import tiny_experiment
+
+
+@functools.cache
+def compiled(num_devices):
+    """The tiny experiment's step on so many devices; compiled once for all tests."""
+    experiment = tiny_experiment()
+    on = jax.devices()[:num_devices]
+    windows = experiment.windows
+    function = make_train_steps(
+        experiment.config, experiment.ensemble, experiment.optimizer, (windows > 0).sum(1), on
+    )
+    data = placement.replicate(TrainingData(windows, experiment.data.item_attributes), on)
+    return function, data, on, jax.device_get(experiment.initial_state())
+
+
+PER_EPOCH = steps_per_epoch(
+    len(tiny_experiment().windows), tiny_experiment().config.train.batch_size
+)
+
+
+class Steps:
+    """A run of the tiny experiment from its initial state."""
+
+    def __init__(self, num_devices):
+        self.function, self.data, self.devices, self.state = compiled(num_devices)
+
+    def __call__(self, count, state=None):
+        """Takes `count` steps from `self.state`; leaves the new one there as host arrays."""
+        state, progress = self.function(
+            placement.replicate(state or self.state, self.devices),
+            self.data,
+            placement.replicate(np.int32(count), self.devices),
+            placement.fill(0, self.devices),
+        )
+        self.state = jax.device_get(state)
+        return jax.device_get(progress)
+
+
+@pytest.fixture(scope='module')
+def trajectories():
+    """By number of devices: what each of 20 steps reported, the states after 1 and after 20."""
+    runs = {}
+    for num_devices in (1, 2, 4):
+        steps = Steps(num_devices)
+        sums = [steps(1).sums]
+        first = steps.state
+        sums += [steps(1).sums for _ in range(19)]
+        runs[num_devices] = sums, first, steps.state
+    return runs
+
+
+def without_key_bias(params):
+    """Softmax does not see a bias of the keys: its gradient is rounding, which Adam blows up."""
+    for name, block in params['encoder'].items():
+        if name.startswith('block_'):
+            bias = block['attention']['qkv_bias']
+            block['attention']['qkv_bias'] = np.delete(
+                bias, np.arange(bias.shape[1] // 3, 2 * bias.shape[1] // 3), axis=1
+            )
+    return params
+
+
+@pytest.mark.parametrize('num_devices', [2, 4])
+def test_number_of_devices_changes_nothing(trajectories, num_devices):
+    sums_one, first_one, last_one = trajectories[1]
+    sums_many, first_many, last_many = trajectories[num_devices]
+    for one, many in zip(sums_one, sums_many, strict=True):
+        for name in one:
+            assert many[name] == pytest.approx(one[name], rel=1e-5, abs=1e-6), name
+    # After one step Adam's first moment is a tenth of the gradient.
+    gradients = first_many.opt_state[0].mu, first_one.opt_state[0].mu
+    for many, one in (gradients, (last_many.params, last_one.params)):
+        errors = jax.tree.map(
+            relative_error, *(without_key_bias(copy.deepcopy(tree)) for tree in (many, one))
+        )
+        assert max(jax.tree.leaves(errors)) < 1e-5, errors
+
+
+def test_one_dispatch_of_many_steps_equals_many_of_one(trajectories):
+    _, _, expected = trajectories[1]
+    steps = Steps(1)
+    done = 0
+    while done < 20:
+        count = min(7, 20 - done, PER_EPOCH - done % PER_EPOCH)
+        steps(count)
+        done += count
+    jax.tree.map(np.testing.assert_array_equal, steps.state, expected)
+
+
+def test_it_learns():
+    steps = Steps(1)
+    first = steps(PER_EPOCH).sums['masked_items']
+    for _ in range(25):
+        last = steps(PER_EPOCH).sums['masked_items']
+    assert last < 0.85 * first
+
+
+def test_nothing_is_compiled_again(trajectories):
+    compilations = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, _, **__: compilations.append(event) if 'backend_compile' in event else None
+    )
+    steps = Steps(2)
+    for count in (1, 3, 2):
+        steps(count)
+    assert not compilations
+
+
+def test_an_epoch_visits_every_window_once_in_its_own_order():
+    orders = [np.asarray(epoch_order(jnp.uint32(5), jnp.int32(e), 100)) for e in range(3)]
+    for order in orders:
+        np.testing.assert_array_equal(np.sort(order), np.arange(100))
+    assert not np.array_equal(orders[0], orders[1])
+    assert abs(np.corrcoef(orders[1], orders[2])[0, 1]) < 0.3
+
+
+def test_sums_start_anew_each_epoch(trajectories):
+    sums, _, _ = trajectories[1]
+    masked = [float(s['masked']) for s in sums]
+    assert masked[PER_EPOCH - 1] > masked[PER_EPOCH - 2]
+    assert masked[PER_EPOCH] < masked[PER_EPOCH - 1]
+
+
+def test_a_step_that_is_not_finite_leaves_the_state_before_it():
+    steps = Steps(2)
+    steps(2)
+    good = steps.state
+    poisoned = good.replace(params=jax.tree.map(np.copy, good.params))
+    poisoned.params['item_head_bias'][0, 3] = np.inf
+    progress = steps(3, state=poisoned)
+    names = {name for name, broken in zip(CHECKED, progress.broken, strict=True) if broken}
+    assert {'masked_items', 'gradients'} <= names
+    assert 'icl' not in names
+    assert progress.step == 2
+    jax.tree.map(np.testing.assert_array_equal, steps.state.opt_state, good.opt_state)
+
+
+def test_the_strongest_request_reaches_all():
+    steps = Steps(4)
+    state = placement.replicate(steps.state, steps.devices)
+    sharding = placement.fill(0, steps.devices).sharding
+    requests = jax.device_put(np.array([0, 0, 2, 1], np.int32), sharding)
+    _, progress = steps.function(
+        state, steps.data, placement.replicate(np.int32(1), steps.devices), requests
+    )
+    assert int(progress.request) == 2
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(UserError, match=r'train\.batch_size=6 .* 4 device'):
+        placement.rows_per_device(6, 4)
