@@ -1,24 +1,26 @@
-"""Draws docs/architecture.svg: what one train step computes, and how items are ranked.
+"""Draws docs/assets/architecture.svg: what one train step computes, and how items are ranked.
 
-    python3 docs/architecture.py > docs/architecture.svg
+    python docs/architecture.py > docs/assets/architecture.svg
 
-Colour stands for a network and for nothing else.
+A colour always stands for a network. The monospaced names are the files that do the work.
 """
 
 import sys
 
-WIDTH, HEIGHT = 1200, 914
+WIDTH, HEIGHT = 1200, 938
 FONT = "Inter, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
+MONOSPACED = "ui-monospace, 'SF Mono', Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 PAGE, PANEL, ITEM, LINE = '#eef1f6', '#ffffff', '#e6e9f0', '#b9c1cf'
 INK, MUTED = '#1b2333', '#5a6477'
 NETWORKS = ('#2f66d8', '#0f9d8a', '#e0633a')
 NAMES = '12N'
 TINTS = ('#e4ecfb', '#dcf2ef', '#fbe6dd')
 
-TILE, GAP = 30, 4  # of a slot of a sequence
+TILE, GAP = 30, 4  # size of a sequence's slot, and the space between two slots
 PANEL_X, PANEL_WIDTH, PAD = 28, 1128, 32
 LOSS_TOP, LOSS_HEIGHT, LOSS_GAP = 164, 74, 10
-NETWORK_X, NETWORK_WIDTH, SHIFT = 374, 172, 14  # of the front card; of those behind it
+NETWORK_X, NETWORK_WIDTH, SHIFT = 374, 172, 14  # the front card; the cards behind are shifted
+FILES_Y = 600  # the line with the names of files under the first four columns
 HEAD_X, HEAD_WIDTH, LOSS_X, LOSS_WIDTH = 628, 172, 836, 288
 
 HISTORY = (None, None, 12, 7, 93, 40, 5)
@@ -29,6 +31,14 @@ def text(x, y, content, size=14, weight=400, fill=INK, anchor='start'):
     return (
         f'<text x="{x}" y="{y}" font-size="{size}" font-weight="{weight}" fill="{fill}" '
         f'text-anchor="{anchor}">{content}</text>'
+    )
+
+
+def file_name(x, y, content):
+    """The name of a file of the package."""
+    return (
+        f'<text x="{x}" y="{y}" font-size="12" font-family="{MONOSPACED}" fill="{MUTED}">'
+        f'{content}</text>'
     )
 
 
@@ -57,7 +67,7 @@ def dot(x, y, radius, fill, stroke='none'):
 
 
 def bars(x, base, heights, fill, width=6, gap=3):
-    """A small distribution; `fill` is one colour, or one for each bar."""
+    """A small bar chart; `fill` is one colour, or a list with a colour for each bar."""
     fills = [fill] * len(heights) if isinstance(fill, str) else fill
     return ''.join(
         f'<rect x="{x + i * (width + gap)}" y="{base - height}" width="{width}" '
@@ -67,7 +77,7 @@ def bars(x, base, heights, fill, width=6, gap=3):
 
 
 def tile(x, y, item):
-    """A slot: padding (None), a masked item, a made-up replacement ('~12') or an item."""
+    """One slot: padding (None), a masked item, a random replacement ('~12') or an item."""
     if item is None:
         return box(x, y, TILE, TILE, 'none', LINE, 7, ' stroke-dasharray="3 3"')
     if item == MASK:
@@ -98,7 +108,7 @@ def heading(x, number, content, y=140):
 
 
 def sequences():
-    """The sequence, its views, and how they are drawn."""
+    """Column 1: a sequence, its masked views, and the rates of masking."""
     x, top, step = PANEL_X + PAD, 164, 67
     width = len(HISTORY) * (TILE + GAP) - GAP
     views = {
@@ -119,14 +129,15 @@ def sequences():
     y = places[2] + 84
     out.append(text(x, y, '15% of the real positions are chosen:', 13, fill=MUTED))
     for i, (shown, share) in enumerate(((MASK, '80%'), ('~68', '10%'), (5, '10%'))):
-        out += [tile(x + i * 80, y + 12, shown), text(x + i * 80 + 37, y + 32, share, 14)]
-    for i, meaning in enumerate(('mask', 'any item', 'kept')):
-        out.append(text(x + i * 80, y + 60, meaning, 13, fill=MUTED))
+        left = x + (0, 80, 170)[i]
+        out += [tile(left, y + 12, shown), text(left + 37, y + 32, share, 14)]
+    for i, meaning in enumerate(('mask', 'random item', 'kept')):
+        out.append(text(x + (0, 80, 170)[i], y + 60, meaning, 13, fill=MUTED))
     return out
 
 
 def networks():
-    """The stack of encoders; the first one's inside is shown."""
+    """Column 2: the stack of networks; the front card shows the inside of one."""
     x, y, width, height = NETWORK_X, 216, NETWORK_WIDTH, 308
     out = [heading(x, 2, 'N networks, one stack')]
     for n in (2, 1, 0):
@@ -166,7 +177,7 @@ def networks():
 
 
 def heads():
-    """What is made of the hidden states, and the way to the losses."""
+    """Column 3: the heads that use the hidden states, and arrows to the losses."""
     centres = [LOSS_TOP + LOSS_HEIGHT / 2 + i * (LOSS_HEIGHT + LOSS_GAP) for i in range(5)]
     groups = {
         (centres[0] + centres[1]) / 2: ('item head', 'd → V + 1 logits', 'masked positions only'),
@@ -236,25 +247,25 @@ def contrast_picture(x, y, anchor, views):
 
 
 def losses():
-    """The five parts of the objective, each with its weight."""
+    """Column 4: the five parts of the objective, each with its weight."""
     cards = (
         ('Masked items', ('cross-entropy over', 'the whole catalogue'), '', masked_items_picture),
         (
             'Distillation (KD)',
-            ('from each network', 'to each other one'),
+            ('from each network', 'to every other'),
             'μ',
             distillation_picture,
         ),
         ('Attributes', ('which ones does', 'the item have?'), '', attributes_picture),
         (
             'Contrast within (ICL)',
-            ('own views close,', 'the batch apart'),
+            ('own views close,', 'other sequences apart'),
             'λ',
             lambda x, y: contrast_picture(x, y, NETWORKS[0], NETWORKS[0]),
         ),
         (
             'Contrast across (CCL)',
-            ('the same, between', 'two networks'),
+            ('the same, between', 'different networks'),
             'λ',
             lambda x, y: contrast_picture(x, y, NETWORKS[0], NETWORKS[1]),
         ),
@@ -286,20 +297,26 @@ def losses():
 
 
 def train_panel():
-    """A device's share of the step, with the other devices behind it."""
-    top, height = 92, 582
+    """The share of one device in the step; cards behind it stand for other devices."""
+    top, height = 92, 606
     out = [box(PANEL_X + 8 * i, top + 8 * i, PANEL_WIDTH, height, PANEL, LINE, 16) for i in (2, 1)]
     out += [panel(top, height), *sequences(), *networks(), *heads(), *losses()]
-    return out + devices(592)
+    out += [
+        file_name(PANEL_X + PAD, FILES_Y, 'objective/masking.py'),
+        file_name(NETWORK_X, FILES_Y, 'model/encoders/'),
+        file_name(HEAD_X, FILES_Y, 'model/ensemble.py'),
+        file_name(LOSS_X, FILES_Y, 'objective/'),
+    ]
+    return out + devices(616)
 
 
 def devices(top):
-    """How the devices make one step of it."""
+    """Row 5: how all devices together take one step."""
     x, middle = PANEL_X + PAD, top + 42
     out = [
         line(f'M{x} {top} H{PANEL_X + PANEL_WIDTH - PAD}', LINE, arrow=False),
         heading(x, 5, 'One pmapped step', middle - 5),
-        text(x + 29, middle + 20, 'many of them a dispatch', 13, fill=MUTED),
+        file_name(x + 29, middle + 20, 'training/step.py'),
     ]
     left = NETWORK_X - 76
     for name, wide in (('device 0', 84), ('device 1', 84), ('…', 26), ('device D &#8722; 1', 104)):
@@ -308,24 +325,31 @@ def devices(top):
         out.append(text(left + wide / 2, middle - 6.5, name, 13, 600, anchor='middle'))
         left += wide + 6
     out += [
-        text(NETWORK_X - 76, middle + 20, 'each its rows of one global batch', 13, fill=MUTED),
+        text(
+            NETWORK_X - 76,
+            middle + 20,
+            'rows of one global batch; many steps per dispatch',
+            13,
+            fill=MUTED,
+        ),
         line(f'M{left + 4} {middle - 10} H{HEAD_X + 22}'),
         text(HEAD_X + 34, middle - 5, 'all_gather, psum', 14, 650),
         text(HEAD_X + 34, middle + 20, 'negatives, sums, gradients', 13, fill=MUTED),
         line(f'M{LOSS_X + 30} {middle - 10} H{LOSS_X + 82}'),
         text(LOSS_X + 102, middle - 5, 'Adam', 14, 650),
-        text(LOSS_X + 102, middle + 20, 'a network at a time', 13, fill=MUTED),
+        text(LOSS_X + 102, middle + 20, 'each network on its own', 13, fill=MUTED),
     ]
     return out
 
 
 def ranking_panel():
-    """The same networks at the last slot; their logits are summed."""
-    top, height = 718, 166
+    """The same networks rank items: their logits at the last slot are summed."""
+    top, height = 742, 166
     x, middle, base = PANEL_X + PAD, top + 100, top + 124
     out = [
         panel(top, height),
         text(x, top + 38, 'Ranking by the sum of the logits', 16, 650),
+        file_name(x, top + 58, 'evaluation/ranking.py'),
         row(x, middle - 15, (None, 12, 7, 93, 40, 5, MASK)),
         text(x, middle + 40, 'history, then the mask token', 13, fill=MUTED),
         line(f'M{x + 246} {middle} H{NETWORK_X - 5}'),
@@ -367,7 +391,7 @@ def ranking_panel():
         line(f'M{left + wide + 14} {middle} h28'),
     ]
     left += wide + 52
-    out.append(text(left, middle + 40, 'minus the excluded items', 13, fill=MUTED))
+    out.append(text(left, middle + 40, 'without excluded items', 13, fill=MUTED))
     for i, item in enumerate((68, 22, 31)):
         out += [
             text(left + i * 65, middle + 5, f'{i + 1}.', 14, 600, MUTED),

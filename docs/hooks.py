@@ -1,0 +1,40 @@
+"""Hooks of mkdocs: equations as MathML, and the records in results/ as part of the site.
+
+The pages can also be read where they are stored, on a code host. They link to `../results/` and
+write equations as hosts render them: in fences named `math`, and as $`...`$ within a line.
+"""
+
+import pathlib
+import re
+
+from latex2mathml.converter import convert
+from mkdocs.structure.files import File
+
+RESULTS = pathlib.Path(__file__).parent.parent / 'results'
+
+
+def on_config(config):
+    """Renders fences named `math`."""
+    fences = config['mdx_configs'].setdefault('pymdownx.superfences', {})
+    fences['custom_fences'] = [{'name': 'math', 'class': 'math', 'format': _equation}]
+    return config
+
+
+def on_files(files, config):
+    """Adds results/ to the site."""
+    for path in sorted(RESULTS.iterdir()):
+        if path.suffix in ('.json', '.png'):
+            files.append(File.generated(config, f'results/{path.name}', abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Renders $`...`$, and points links to records at the copies in the site."""
+    del page, config, files
+    markdown = re.sub(r'\$`(.+?)`\$', lambda found: convert(found[1]), markdown)
+    return re.sub(r'\]\(((?:\.\./)*)\.\./results/', r'](\1results/', markdown)
+
+
+def _equation(source, language, css_class, options, md, **kwargs):
+    del language, options, md, kwargs
+    return f'<div class="{css_class}">{convert(source, display="block")}</div>'
