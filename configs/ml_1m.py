@@ -1,11 +1,11 @@
 """MovieLens-1M: 6,040 users, 3,706 items, 1,000,209 interactions.
 
-    python launch.py --config=configs/ml_1m.py            EMKD as published
-    python launch.py --config=configs/ml_1m.py:released   and as released: float32, every quirk
+    python launch.py --config=configs/ml_1m.py            EMKD with the published values
+    python launch.py --config=configs/ml_1m.py:released   as the released code: float32 and all its quirks
     python launch.py --config=configs/ml_1m.py:quick      a small model
 
-Needs: network at the first start, or the authors' files in --config.data.source=FOLDER; quick
-    trains on a made-up stand-in where there is neither prepared data nor a source.
+Needs: a connection to GitHub at the first start, or the files of the authors in
+    --config.data.source=FOLDER. --config.data.stand_in=True trains on made-up data instead.
 Takes: published and released on one GPU: not measured yet; quick on two CPU cores, with other work
     beside it: 13 minutes.
 Expect (HR@10 / NDCG@10, test, window rule): quick .182 / .092; the others: not measured yet.

@@ -1,11 +1,11 @@
 """Amazon Toys and Games (5-core): 19,412 users, 11,924 items, 167,597 interactions.
 
-    python launch.py --config=configs/toys.py            EMKD as published
-    python launch.py --config=configs/toys.py:released   and as released: float32, every quirk
+    python launch.py --config=configs/toys.py            EMKD with the published values
+    python launch.py --config=configs/toys.py:released   as the released code: float32 and all its quirks
     python launch.py --config=configs/toys.py:quick      a small model
 
-Needs: network at the first start, or the authors' files in --config.data.source=FOLDER; quick
-    trains on a made-up stand-in where there is neither prepared data nor a source.
+Needs: a connection to GitHub at the first start, or the files of the authors in
+    --config.data.source=FOLDER. --config.data.stand_in=True trains on made-up data instead.
 Takes: published and released on one GPU: not measured yet; quick on two CPU cores: 4 minutes.
 Expect (HR@10 / NDCG@10, test, window rule): quick .022 / .012; the others: not measured yet.
 """

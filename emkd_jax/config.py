@@ -1,118 +1,278 @@
-"""Every option once, with its meaning and unit. The other files set only what differs.
+"""Every option once: its default, meaning, unit and allowed values.
 
-Values here are EMKD's published hyper-parameters where all data sets share them.
+The files in `configs/` set only what differs from these defaults, which are EMKD's published
+hyper-parameters wherever all its data sets share them.
 """
+
+import difflib
+import importlib.util
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import ml_collections
 
 from emkd_jax.errors import UserError
 
+_LARGEST = 2**31 - 1  # steps, rows and seeds are 32-bit integers on the devices
 
-def base_config() -> ml_collections.ConfigDict:
-    """The options all configs start from; `name` and `data.name` are still to be set."""
-    config = ml_collections.ConfigDict()
-    config.name = ''  # of the run; names the default workdir, runs/<name>
-    config.seed = 0  # of everything random: weights, order, masks, dropout
 
-    config.data = ml_collections.ConfigDict()
-    config.data.name = ''  # toys, beauty, ml_1m, or of one's own log
-    config.data.source = ''  # folder with the authors' data files; '' = prepared before or download
-    config.data.stand_in = False  # where no real data is at hand, train on a made-up stand-in
-    config.data.window_step = 1  # items between the starts of a long history's training windows
+class Option(NamedTuple):
+    """One option.
 
-    config.model = ml_collections.ConfigDict()
-    config.model.encoder = 'bert4rec'  # of every network; or sasrec, gru4rec, caser, hstu
-    config.model.max_len = 20  # items a network sees, L
-    config.model.hidden_dim = 256  # d
-    config.model.num_blocks = 2  # blocks of an encoder, GRU layers; caser has none
-    config.model.num_heads = 2  # attention heads of bert4rec, sasrec, hstu
-    config.model.dropout = 0.3  # probability that an activation is dropped
-    config.model.dtype = 'auto'  # of activations: float32, bfloat16 or auto (float32 on CPUs)
+    Attributes:
+      default: value where nothing else is said; its type is the option's type.
+      meaning: what it does, with its unit.
+      least: smallest allowed value.
+      above: the value must be larger than this.
+      below: the value must be smaller than this.
+      choices: the allowed values, if only some are.
+      changes_results: whether runs that differ in this option alone may have different results.
+        Options that do not (file locations, which are fingerprinted by content; post-training
+        options; speed) may differ when a run is resumed or used.
+    """
 
-    config.ensemble = ml_collections.ConfigDict()
-    config.ensemble.num_networks = 3  # N
-    config.ensemble.shared_init = False  # start the encoders from the same weights
+    default: Any
+    meaning: str
+    least: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[Any, ...] = ()
+    changes_results: bool = True
 
-    config.objective = ml_collections.ConfigDict()
-    config.objective.num_views = 8  # masked views of a sequence, M
-    config.objective.mask_prob = 0.15  # probability that a real position is masked
-    config.objective.temperature = 0.3  # of contrast and distillation, tau
-    config.objective.kd_weight = 0.001  # of distillation, mu
-    config.objective.contrast_weight = 0.01  # of ICL + CCL, lambda
-    config.objective.icl_weight = 1.0  # share of ICL in the contrast
-    config.objective.ccl_weight = 1.0  # share of CCL in the contrast
-    config.objective.attribute_weight = 1.0  # of attribute prediction
-    config.objective.self_contrast = 'zero'  # a sequence among its negatives: zero or excluded
 
-    config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.learning_rate = 1e-3  # of Adam, constant
+OPTIONS: dict[str, Option] = {
+    'name': Option('', 'Name of the run; the default workdir is runs/<name>.'),
+    'seed': Option(0, 'Seed of everything random: weights, order, masks and dropout.', least=0),
+    'data.name': Option(
+        '', 'Data set: toys, beauty, ml_1m, quickstart, or custom for an event log.'
+    ),
+    'data.source': Option(
+        '',
+        'Folder with the files of the authors, or the event log. Empty: data that was prepared '
+        'before, or a download.',
+        changes_results=False,
+    ),
+    'data.stand_in': Option(
+        False, 'Train on a made-up stand-in of about the same size instead of the real data.'
+    ),
+    'data.window_step': Option(
+        1, 'Items between the starts of the training windows cut from a long history.', least=1
+    ),
+    'model.encoder': Option(
+        'bert4rec',
+        'Encoder of every network: bert4rec, sasrec, gru4rec, caser, hstu, or package.module:Class '
+        'for one of your own.',
+    ),
+    'model.max_len': Option(20, 'Length of the input window in items (L).', least=1),
+    'model.hidden_dim': Option(256, 'Width of the hidden states (d).', least=1),
+    'model.num_blocks': Option(2, 'Blocks of an encoder, or GRU layers; caser has none.', least=1),
+    'model.num_heads': Option(2, 'Attention heads of bert4rec, sasrec and hstu.', least=1),
+    'model.dropout': Option(0.3, 'Probability that an activation is dropped.', least=0, below=1),
+    'model.dtype': Option(
+        'auto',
+        'Type of the activations; auto is float32 on CPUs and bfloat16 on accelerators.',
+        choices=('auto', 'float32', 'bfloat16'),
+    ),
+    'ensemble.num_networks': Option(3, 'Networks in the ensemble (N).', least=1),
+    'ensemble.shared_init': Option(
+        False, 'Start all encoders from the same weights, as the released code does.'
+    ),
+    'objective.num_views': Option(8, 'Masked views of every sequence (M).', least=1),
+    'objective.mask_prob': Option(
+        0.15, 'Probability that an item of a view is masked.', above=0, below=1
+    ),
+    'objective.temperature': Option(
+        0.3, 'Temperature of contrast and distillation (tau).', above=0
+    ),
+    'objective.kd_weight': Option(0.001, 'Weight of knowledge distillation (mu).', least=0),
+    'objective.contrast_weight': Option(0.01, 'Weight of ICL and CCL together (lambda).', least=0),
+    'objective.icl_weight': Option(1.0, 'Weight of ICL within the contrast.', least=0),
+    'objective.ccl_weight': Option(1.0, 'Weight of CCL within the contrast.', least=0),
+    'objective.attribute_weight': Option(1.0, 'Weight of attribute prediction.', least=0),
+    'objective.self_contrast': Option(
+        'zero',
+        "How the similarity of a sequence to itself enters the contrast's denominator: zero "
+        'counts it as exp(0), as released; excluded leaves it out.',
+        choices=('zero', 'excluded'),
+    ),
+    'optimizer.learning_rate': Option(1e-3, 'Learning rate of Adam, constant.', least=0),
+    'train.batch_size': Option(256, 'Sequences per step, over all devices together.', least=1),
+    'train.num_epochs': Option(250, 'Passes over the training windows.', least=1),
+    'train.num_steps': Option(0, 'Optimizer steps; 0 lets num_epochs decide.', least=0),
+    'train.num_seeds': Option(
+        1, 'Runs that train together, with the seeds seed, seed + 1, and so on.', least=1
+    ),
+    'train.max_together': Option(
+        16, 'Largest number of runs that train at the same time; lower it to save memory.', least=1
+    ),
+    'train.steps_per_dispatch': Option(
+        0,
+        'Steps sent to the devices at a time; 0 means 16 on accelerators and 4 on CPUs.',
+        least=0,
+        changes_results=False,
+    ),
+    'sweep.learning_rate': Option((), 'Learning rates to try, for example (3e-4,1e-3).'),
+    'sweep.temperature': Option((), 'Temperatures to try.'),
+    'sweep.kd_weight': Option((), 'Weights of distillation to try.'),
+    'sweep.contrast_weight': Option((), 'Weights of the contrast to try.'),
+    'sweep.dropout': Option((), 'Dropout probabilities to try.'),
+    'distill.teacher': Option(
+        '', 'Workdir of the ensemble that teaches this network; empty: no teacher.'
+    ),
+    'distill.temperature': Option(
+        1.0, 'Temperature of the softmax of teacher and student.', above=0
+    ),
+    'distill.weight': Option(1.0, "Weight of the teacher's part of the loss.", least=0),
+    'checkpoint.every_steps': Option(
+        0, 'Save after this many steps; 0 switches it off.', least=0, changes_results=False
+    ),
+    'checkpoint.every_minutes': Option(
+        10.0, 'Save after this many minutes; 0 switches it off.', least=0, changes_results=False
+    ),
+    'eval.rule': Option(
+        'window',
+        'Items that are left out of the ranking: those in the input window (as released), those '
+        'in the whole history, or none.',
+        choices=('window', 'history', 'none'),
+    ),
+    'eval.ks': Option(
+        (1, 5, 10, 20),
+        'Cut-offs of HR, NDCG and MRR; 10 must be among them, since validation '
+        'NDCG@10 selects the checkpoint.',
+    ),
+    'eval.first_epoch': Option(5, 'Epoch after which validation starts.', least=1),
+    'eval.every_epochs': Option(5, 'Epochs between validations.', least=1),
+    'eval.batch_size': Option(
+        256, 'Users ranked at a time on each device.', least=1, changes_results=False
+    ),
+    'recommend.k': Option(10, 'Items recommended to each user.', least=1, changes_results=False),
+    'recommend.network': Option(
+        -1,
+        'Number of the one network that recommends; -1 is the ensemble.',
+        least=-1,
+        changes_results=False,
+    ),
+    'recommend.exclude_seen': Option(
+        True, "Leave out the items of the user's history.", changes_results=False
+    ),
+    'recommend.exclude': Option(
+        '', 'File of item ids, one a line, that are never recommended.', changes_results=False
+    ),
+    'recommend.only': Option(
+        '', 'File of item ids, one a line; nothing else is recommended.', changes_results=False
+    ),
+    'recommend.titles': Option(
+        False, 'Show the titles of the items, where the data has some.', changes_results=False
+    ),
+    'export.weights': Option(
+        'safetensors',
+        'Format in which the weights are exported beside the model; empty: not at all.',
+        choices=('', 'safetensors', 'npz', 'pth'),
+        changes_results=False,
+    ),
+}
 
-    config.train = ml_collections.ConfigDict()
-    config.train.batch_size = 256  # sequences a step, over all devices
-    config.train.num_epochs = 250
-    config.train.num_steps = 0  # optimizer steps; 0 = num_epochs decides
-    config.train.num_seeds = 1  # ensembles that train together, of the seeds from `seed` on
-    config.train.max_together = 16  # at most so many at a time, for the memory
-    config.train.steps_per_dispatch = 16  # steps sent to the devices at a time
+# These exist only for `data.name=custom`.
+EVENT_LOG_OPTIONS: dict[str, Option] = {
+    'data.attributes': Option(
+        '',
+        "File of the items' attributes and titles. Empty: the one that lies beside the events.",
+        changes_results=False,
+    ),
+    'data.format': Option(
+        'auto',
+        'Format of the events.',
+        choices=('auto', 'table', 's3rec', 'recbole', 'amazon', 'movielens'),
+    ),
+    'data.user_column': Option('', 'Column of the users. Empty: a column with a usual name.'),
+    'data.item_column': Option('', 'Column of the items. Empty: a column with a usual name.'),
+    'data.time_column': Option(
+        '',
+        'Column of the times: numbers since 1970 or ISO dates. Empty: a column with a usual name; '
+        'none: the events are in order.',
+    ),
+    'data.rating_column': Option('', 'Column of the ratings. Empty: a column with a usual name.'),
+    'data.title_column': Option('', 'Column of the item table with the titles.'),
+    'data.attribute_columns': Option(
+        '', 'Columns of the item table with the attributes, separated by commas.'
+    ),
+    'data.attribute_delimiter': Option('|', 'Mark between the attributes in one cell.'),
+    'data.min_rating': Option(
+        0.0, 'Leave out events that are rated lower, or not rated; 0 keeps all.'
+    ),
+    'data.k_core': Option(
+        5, 'Events that every user and every item must have; 0 or 1 keeps all.', least=0
+    ),
+    'data.min_length': Option(3, 'Events that every user must have.', least=1),
+    'data.max_bad_lines': Option(
+        0, 'Lines that may be left out because they cannot be read.', least=0
+    ),
+    'data.max_items': Option(
+        1_000_000, 'Largest catalogue; every item costs memory in every network.', least=1
+    ),
+    'data.split': Option(
+        'leave_one_out',
+        "Held-out events: each user's last two, or those after the times in data.cuts.",
+        choices=('leave_one_out', 'time'),
+    ),
+    'data.cuts': Option(
+        '80%,90%',
+        'Where validation and test begin with data.split=time: shares of the events, or ISO dates.',
+    ),
+}
 
-    # Values to try, all together, as --config.sweep.dropout='(0.1,0.3)'; () = the option's own.
-    config.sweep = ml_collections.ConfigDict()
-    config.sweep.learning_rate = ()
-    config.sweep.temperature = ()
-    config.sweep.kd_weight = ()
-    config.sweep.contrast_weight = ()
-    config.sweep.dropout = ()
 
-    config.distill = ml_collections.ConfigDict()
-    config.distill.teacher = ''  # workdir of the ensemble that teaches this network; '' = none
-    config.distill.temperature = 1.0  # of the teacher's softmax and the student's
-    config.distill.weight = 1.0  # of the teacher's part of the loss, beside the labels'
+def base_config(event_log: bool = False) -> ml_collections.ConfigDict:
+    """All options with their defaults.
 
-    config.checkpoint = ml_collections.ConfigDict()
-    config.checkpoint.every_steps = 0  # save after so many steps; 0 = not by steps
-    config.checkpoint.every_minutes = 10.0  # save after so long; 0 = not by time
-
-    config.eval = ml_collections.ConfigDict()
-    config.eval.rule = 'window'  # items left out of the ranking: window, history or none
-    config.eval.ks = (1, 5, 10, 20)  # cut-offs of HR, NDCG and MRR
-    config.eval.first_epoch = 5  # validation starts after this epoch
-    config.eval.every_epochs = 5  # and comes again after so many
-    config.eval.batch_size = 256  # users ranked at a time, on each device
-
-    config.recommend = ml_collections.ConfigDict()
-    config.recommend.k = 10  # items for each user
-    config.recommend.network = -1  # number of the network that recommends; -1 = the ensemble
-    config.recommend.exclude_seen = True  # leave out what is in the user's history
-    config.recommend.exclude = ''  # file of item ids, one a line, that are never recommended
-    config.recommend.only = ''  # file of item ids, one a line: nothing else is recommended
-    config.recommend.titles = False  # show items' titles, where the data has some
-
-    config.export = ml_collections.ConfigDict()
-    config.export.weights = 'safetensors'  # also by name: safetensors, npz, pth; '' = not
-    return config
+    Args:
+      event_log: whether the options of event logs are among them.
+    """
+    options = OPTIONS | (EVENT_LOG_OPTIONS if event_log else {})
+    tree: dict[str, Any] = {}
+    for name, option in options.items():
+        *groups, leaf = name.split('.')
+        branch = tree
+        for group in groups:
+            branch = branch.setdefault(group, {})
+        branch[leaf] = option.default
+    return ml_collections.ConfigDict(tree)
 
 
 def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collections.ConfigDict:
-    """What the variants of all data sets share: '', `released` and `quick`."""
-    if variant == 'released':  # every quirk of the released code
-        config.model.dtype = 'float32'
-        config.ensemble.shared_init = True
-        config.eval.first_epoch = 102
-        config.eval.every_epochs = 1
+    """Applies one of the variants that all data sets share: '', `released` or `quick`.
+
+    Raises:
+      UserError: there is no such variant.
+    """
+    if variant == 'released':  # all quirks of the released code
+        config.update_from_flattened_dict(
+            {
+                'model.dtype': 'float32',
+                'ensemble.shared_init': True,
+                'eval.first_epoch': 102,
+                'eval.every_epochs': 1,
+            }
+        )
     elif variant == 'quick':  # a small model, for a machine without an accelerator
-        config.data.stand_in = True
-        config.data.window_step = max(20, 4 * config.data.window_step)
-        config.model.hidden_dim = 64
-        config.model.num_blocks = 1
-        config.model.dropout = 0.1
-        config.ensemble.num_networks = 2
-        config.objective.num_views = 1
-        config.objective.mask_prob = 0.3
-        config.optimizer.learning_rate = 0.01
-        config.train.batch_size = 128
-        config.train.num_epochs = 7
-        config.eval.first_epoch = 1
-        config.eval.every_epochs = 1
+        config.update_from_flattened_dict(
+            {
+                'data.window_step': max(20, 4 * config.data.window_step),
+                'model.hidden_dim': 64,
+                'model.num_blocks': 1,
+                'model.dropout': 0.1,
+                'ensemble.num_networks': 2,
+                'objective.num_views': 1,
+                'objective.mask_prob': 0.3,
+                'optimizer.learning_rate': 0.01,
+                'train.batch_size': 128,
+                'train.num_epochs': 7,
+                'eval.first_epoch': 1,
+                'eval.every_epochs': 1,
+            }
+        )
     elif variant:
         raise UserError(
             f"configs/{config.data.name}.py has no variant '{variant}'; use :released, :quick or "
@@ -120,3 +280,183 @@ def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collect
         )
     config.name = f'{config.data.name}_{variant}' if variant else config.data.name
     return config
+
+
+def get_config(name: str, **options: Any) -> ml_collections.ConfigDict:
+    """A configuration by name, with some options changed.
+
+    Args:
+      name: 'toys', 'custom:quick' and so on: a file of `configs/` and its variant; or the path of
+        a file of your own with a function `get_config(variant)`.
+      **options: values by dotted name, as in `get_config('toys', **{'train.batch_size': 64})`.
+
+    Raises:
+      UserError: there is no such configuration or option, or a value is not allowed.
+    """
+    path, _, variant = name.rpartition(':') if ':' in name else (name, '', '')
+    file = _config_file(path)
+    spec = importlib.util.spec_from_file_location(f'emkd_jax_config_{file.stem}', file)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(variant) if variant else module.get_config()
+    except UserError:
+        raise
+    except Exception as error:  # whatever the user's file does wrong
+        raise UserError(f'{file} cannot be used ({type(error).__name__}: {error}).') from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(f'{file} cannot be used: its get_config returns no configuration.')
+    set_options(config, options)
+    return config
+
+
+def set_options(config: ml_collections.ConfigDict, options: Mapping[str, Any]) -> None:
+    """Changes options by dotted name, in place.
+
+    Raises:
+      UserError: there is no such option, or the value has another type.
+    """
+    check_names(options, config)
+    for name, value in options.items():
+        try:
+            config.update_from_flattened_dict({name: value})
+        except (TypeError, ValueError) as error:
+            current = flatten(config.to_dict())[name]
+            raise UserError(
+                f'{name} is {value!r}; it must be of the type {type(current).__name__}, such as '
+                f'{current!r}.'
+            ) from error
+
+
+def check_names(names: Iterable[str], config: ml_collections.ConfigDict) -> None:
+    """Raises UserError for a dotted name that is no option of `config`."""
+    known = flatten(config.to_dict())
+    for name in names:
+        if name in known:
+            continue
+        leaves = {option.rpartition('.')[2]: option for option in known}
+        near = difflib.get_close_matches(name, known, 1) or [
+            leaves[leaf] for leaf in difflib.get_close_matches(name.rpartition('.')[2], leaves, 1)
+        ]
+        hint = f'; did you mean {near[0]}?' if near else '; docs/configuration.md lists all.'
+        raise UserError(f'There is no option {name[:100]}{hint}')
+
+
+def check_config(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError for the first option whose value is not allowed."""
+    for name, value in flatten(config.to_dict()).items():
+        option = OPTIONS.get(name) or EVENT_LOG_OPTIONS.get(name)
+        if option is None:
+            check_names([name], base_config(event_log=True))
+        if fault := _fault(option, value):
+            raise UserError(f'{name} is {value!r}; it must be {fault}.')
+    ks = config.eval.ks
+    if 10 not in ks or not all(type(k) is int and k >= 1 for k in ks):
+        raise UserError(
+            f'eval.ks is {tuple(ks)}; it must hold cut-offs of at least 1, and 10 among them, '
+            'since validation NDCG@10 selects the checkpoint.'
+        )
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """{dotted name: value} of a nested dictionary."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f'{prefix}{key}.')
+        else:
+            flat[f'{prefix}{key}'] = value
+    return flat
+
+
+def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The configuration as JSON holds it: nested dictionaries, and lists for tuples."""
+    return json.loads(config.to_json_best_effort())
+
+
+def from_json(tree: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The configuration that `to_json` wrote.
+
+    Options that did not exist then have their defaults.
+
+    Raises:
+      UserError: an option is not known, or its value has another type.
+    """
+    flat = flatten(tree)
+    config = base_config(event_log=flat.get('data.name') == 'custom')
+    set_options(config, {name: tuple(v) if isinstance(v, list) else v for name, v in flat.items()})
+    return config
+
+
+def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
+    """'option: stored value -> requested value' for options that change results and differ.
+
+    Args:
+      stored: a configuration, as `to_json` gives it.
+      requested: another one.
+    """
+    before, after = flatten(stored), flatten(requested)
+    options = OPTIONS | EVENT_LOG_OPTIONS
+    found = []
+    for name in sorted(before.keys() | after.keys()):
+        option = options.get(name)
+        if option and not option.changes_results:
+            continue
+        default = option.default if option else 'not there'
+        values = [_plain(values.get(name, default)) for values in (before, after)]
+        if values[0] != values[1]:
+            found.append(f'{name}: {values[0]} -> {values[1]}')
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _config_file(path: str) -> pathlib.Path:
+    if path.endswith('.py'):
+        file = pathlib.Path(path)
+        if not file.is_file() and (named := _named_config(file.stem)):
+            file = named  # configs/toys.py from anywhere, also where only the package is installed
+        if file.is_file():
+            return file
+        raise UserError(f'--config={path}: there is no such file; look into configs/.')
+    if file := _named_config(path):
+        return file
+    names = ', '.join(sorted(file.stem for file in _config_folder().glob('[a-z]*.py')))
+    raise UserError(f"There is no configuration '{path[:100]}'; use one of {names}, or a file.")
+
+
+def _named_config(name: str) -> pathlib.Path | None:
+    file = _config_folder() / f'{name}.py'
+    return file if file.is_file() and name != '__init__' else None
+
+
+def _config_folder() -> pathlib.Path:
+    """`configs/` of the repository, or its copy in an installed package."""
+    package = pathlib.Path(__file__).resolve().parent
+    installed = package / 'configs'
+    return installed if installed.is_dir() else package.parent / 'configs'
+
+
+def _fault(option: Option, value: Any) -> str:
+    """What the value must be, if it is not allowed."""
+    if option.choices:
+        if value in option.choices:
+            return ''
+        return 'one of ' + ', '.join(str(choice) or "''" for choice in option.choices)
+    if isinstance(option.default, tuple):
+        numbers = isinstance(value, tuple | list) and all(
+            isinstance(v, int | float) and not isinstance(v, bool) for v in value
+        )
+        return '' if numbers else 'a list of numbers, such as (1e-3,3e-3)'
+    if option.least is not None and not value >= option.least:
+        return f'at least {option.least}'
+    if option.above is not None and not value > option.above:
+        return f'more than {option.above}'
+    if option.below is not None and not value < option.below:
+        return f'less than {option.below}'
+    if isinstance(value, int) and value > _LARGEST:
+        return f'at most {_LARGEST}'
+    return ''

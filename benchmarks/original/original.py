@@ -108,11 +108,7 @@ class Original:
         self._trainer.train_loader = batches()
         self._seen = self._trainer.train_one_epoch(0, self._seen)
         self._synchronize()
-        return {
-            'steps': steps,
-            'sequences': sequences,
-            'seconds': time.perf_counter() - start,
-        }
+        return {'steps': steps, 'sequences': sequences, 'seconds': time.perf_counter() - start}
 
     def evaluate(self, max_batches: int | None = None) -> dict[str, Any]:
         """The original's validation pass, less the checkpoints that it saves at the end of one."""

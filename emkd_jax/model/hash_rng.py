@@ -50,10 +50,7 @@ def bernoulli(random: UInt32[Array, '*shape'], probability: Rate) -> Bool[Array,
 
 
 def dropout(
-    x: Shaped[Array, '*lead features'],
-    keys: UInt32[Array, '*lead'] | None,
-    site: int,
-    rate: Rate,
+    x: Shaped[Array, '*lead features'], keys: UInt32[Array, '*lead'] | None, site: int, rate: Rate
 ) -> Shaped[Array, '*lead features']:
     """Inverted dropout along the last axis.
 

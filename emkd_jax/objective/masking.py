@@ -44,10 +44,7 @@ def draw_views(
     replaced = counted.bernoulli(random[..., _KIND], 0.9) & ~hidden
     random_item = 1 + (random[..., _ITEM] % jnp.uint32(num_items)).astype(sequences.dtype)
     shown = jnp.where(hidden, num_items + 1, jnp.where(replaced, random_item, sequences))
-    return Views(
-        items=jnp.where(chosen, shown, sequences),
-        labels=jnp.where(chosen, sequences, 0),
-    )
+    return Views(items=jnp.where(chosen, shown, sequences), labels=jnp.where(chosen, sequences, 0))
 
 
 class Masked(NamedTuple):

@@ -61,9 +61,7 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # about packages that other kinds of clusters need
             jax.distributed.initialize(
-                *said.values(),
-                initialization_timeout=2 * JOIN,
-                heartbeat_timeout_seconds=HEARTBEAT,
+                *said.values(), initialization_timeout=2 * JOIN, heartbeat_timeout_seconds=HEARTBEAT
             )
     except ValueError as error:  # not told, and not inferred
         if not given:

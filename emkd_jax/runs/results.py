@@ -57,11 +57,7 @@ def test(experiment: Experiment, params: PyTree) -> dict[str, Any]:
         'test': result.ensemble,
         'networks': result.networks,
         'floors': floors(
-            split.train,
-            split.test,
-            experiment.data.num_items,
-            config.model.max_len,
-            config.eval.ks,
+            split.train, split.test, experiment.data.num_items, config.model.max_len, config.eval.ks
         ),
         'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
         'versions': {name: importlib.metadata.version(name) for name in _PACKAGES}

@@ -63,10 +63,7 @@ _LINEAR = {
     'feed_forward.w_1': ('feed_forward', 'up'),
     'feed_forward.w_2': ('feed_forward', 'down'),
 }
-_NORM = {
-    'input_sublayer.norm': 'attention_norm',
-    'output_sublayer.norm': 'feed_forward_norm',
-}
+_NORM = {'input_sublayer.norm': 'attention_norm', 'output_sublayer.norm': 'feed_forward_norm'}
 _HEADS = {'item_head': 'item_classfiers', 'attribute_head': 'attr_classifiers'}
 
 

@@ -145,11 +145,7 @@ def test_others_that_never_come_are_not_waited_for(tmp_path):
         f'd.join("localhost:{free_port()}", 2, 0); print("joined")'
     )
     done = subprocess.run(
-        [sys.executable, '-c', script],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
+        [sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stdout) == (1, '')
     assert 'did not find one another within 2 s' in said(done.stderr)
@@ -215,11 +211,7 @@ def test_nothing_is_said_after_the_sentence():
         'atexit.register(print, "late"); d.leave(RunError("the sentence"))'
     )
     done = subprocess.run(
-        [sys.executable, '-c', script],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
+        [sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stdout, done.stderr) == (1, '', '')
 

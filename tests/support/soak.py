@@ -42,10 +42,6 @@ def record(name, **figures):
 def _commit():
     """Of the code that was tested; None outside a clone."""
     said = subprocess.run(
-        ['git', 'rev-parse', 'HEAD'],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+        ['git', 'rev-parse', 'HEAD'], cwd=ROOT, capture_output=True, text=True, check=False
     )
     return said.stdout.strip() or None

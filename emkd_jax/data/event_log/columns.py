@@ -50,16 +50,7 @@ _USUAL = {
     'rating': ('rating', 'overall', 'score', 'stars'),
     'title': ('title', 'movie_title', 'name', 'product_name', 'item_name'),
 }
-ATTRIBUTES = (
-    'attributes',
-    'categories',
-    'category',
-    'genres',
-    'genre',
-    'brand',
-    'class',
-    'tags',
-)
+ATTRIBUTES = ('attributes', 'categories', 'category', 'genres', 'genre', 'brand', 'class', 'tags')
 
 LAST_TIME = int(datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC).timestamp()) * 10**6
 # Units of a second, told by size: seconds until the year 2286, then milliseconds, and so on.

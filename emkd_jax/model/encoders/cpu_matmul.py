@@ -13,10 +13,7 @@ from jaxtyping import Array, Float
 
 
 def product(
-    spec: str,
-    x: Float[Array, '...'],
-    kernel: Float[Array, '...'],
-    bias: Float[Array, '...'],
+    spec: str, x: Float[Array, '...'], kernel: Float[Array, '...'], bias: Float[Array, '...']
 ) -> Float[Array, '...']:
     """einsum(spec, x, kernel) + bias in the dtype of x.
 

@@ -30,12 +30,7 @@ RELEASED = {
 
 def make_options(name='toys', source='', stand_in=False):
     return ml_collections.ConfigDict(
-        {
-            'name': name,
-            'source': str(source),
-            'stand_in': stand_in,
-            'window_step': 1,
-        }
+        {'name': name, 'source': str(source), 'stand_in': stand_in, 'window_step': 1}
     )
 
 
@@ -131,11 +126,7 @@ def test_the_network_is_asked_for_the_released_files(toys, tfds_folder, monkeypa
 
 @pytest.mark.parametrize(
     'answer',
-    [
-        urllib.error.URLError('timed out'),
-        http.client.IncompleteRead(b''),
-        b'<html>Log in</html>',
-    ],
+    [urllib.error.URLError('timed out'), http.client.IncompleteRead(b''), b'<html>Log in</html>'],
 )
 def test_no_data_names_the_three_ways_out(toys, tfds_folder, monkeypatch, answer):
     def urlopen(url, timeout):

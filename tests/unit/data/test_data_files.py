@@ -90,18 +90,7 @@ def test_a_pickle_cannot_run_code(pickle_file, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'thing',
-    [
-        np.arange(3),
-        {1, 2},
-        1.5,
-        b'x',
-        (1,),
-        print,
-        frozenset(),
-        None,
-        True,
-    ],
+    'thing', [np.arange(3), {1, 2}, 1.5, b'x', (1,), print, frozenset(), None, True]
 )
 def test_other_things_in_a_pickle_are_refused(pickle_file, thing):
     check_refused(pickle_file, make_parts() | {'more': thing}, 'do not need')

@@ -221,13 +221,7 @@ def test_movielens_100k(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'cell',
-    [
-        'red|blue',
-        ' red | blue |',
-        "['red', 'blue']",
-        '["red", "blue", "red"]',
-    ],
+    'cell', ['red|blue', ' red | blue |', "['red', 'blue']", '["red", "blue", "red"]']
 )
 def test_item_table_with_several_attributes_in_a_cell(tmp_path, cell):
     source = write(tmp_path / 'log.csv', 'user,item\na,x\na,y\n')
@@ -239,11 +233,7 @@ def test_item_table_with_several_attributes_in_a_cell(tmp_path, cell):
 def test_item_table_with_another_mark_and_title(tmp_path):
     source = write(tmp_path / 'log.csv', 'user,item\na,x\na,y\n')
     items = write(tmp_path / 'items.csv', 'item;title;tags;label\nx;T;a|b/c;An X\ny;T;c;\n')
-    named = {
-        'attributes': str(items),
-        'attribute_delimiter': '/',
-        'title_column': 'label',
-    }
+    named = {'attributes': str(items), 'attribute_delimiter': '/', 'title_column': 'label'}
     assert attributes(load(source, **named)) == {'x': {1, 2}, 'y': {2}}
     with prepared_in(tmp_path / 'prepared'):
         assert custom.titles(options(source, **named)) == ['An X', '']

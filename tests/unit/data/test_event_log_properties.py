@@ -81,11 +81,7 @@ def test_parquet(rows):
         source = f'{folder}/log.parquet'
         pyarrow.parquet.write_table(
             pyarrow.table(
-                {
-                    'user': users,
-                    'item': items,
-                    'time': pyarrow.array(times, pyarrow.timestamp('s')),
-                }
+                {'user': users, 'item': items, 'time': pyarrow.array(times, pyarrow.timestamp('s'))}
             ),
             source,
         )

@@ -36,14 +36,7 @@ TRAIN = [[1, 2, 1, 2, 1], [2, 4], [3], [3, 1]]
 
 
 @pytest.mark.parametrize(
-    ('target', 'popularity', 'markov'),
-    [
-        (1, 1, 1),
-        (2, 2, 3),
-        (3, 3, 4),
-        (4, 4, 2),
-        (5, 5, 5),
-    ],
+    ('target', 'popularity', 'markov'), [(1, 1, 1), (2, 2, 3), (3, 3, 4), (4, 4, 2), (5, 5, 5)]
 )
 def test_ranks_counted_by_hand(target, popularity, markov):
     found = floors_of(TRAIN, [2], target)

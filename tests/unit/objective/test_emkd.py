@@ -268,12 +268,7 @@ def test_rows_that_pad_a_short_batch_change_nothing():
 
 @pytest.mark.parametrize(
     'option, value',
-    [
-        ('self_contrast', 'none'),
-        ('temperature', 0.0),
-        ('mask_prob', 1.0),
-        ('num_views', 0),
-    ],
+    [('self_contrast', 'none'), ('temperature', 0.0), ('mask_prob', 1.0), ('num_views', 0)],
 )
 def test_senseless_options_are_refused(option, value):
     with pytest.raises(UserError, match=f'objective.{option}'):

@@ -103,14 +103,7 @@ def test_a_view_without_masks_has_no_weight():
 
 @pytest.mark.parametrize(
     'rows, num_views, mask_prob',
-    [
-        (256, 8, 0.15),
-        (64, 8, 0.15),
-        (8, 1, 0.15),
-        (4, 3, 0.5),
-        (1, 1, 0.15),
-        (256, 1, 0.15),
-    ],
+    [(256, 8, 0.15), (64, 8, 0.15), (8, 1, 0.15), (4, 3, 0.5), (1, 1, 0.15), (256, 1, 0.15)],
 )
 def test_the_default_buffer_holds_every_draw(sequences, rows, num_views, mask_prob):
     lengths = np.asarray((sequences > 0).sum(1))
