@@ -79,7 +79,7 @@ def study(
         )
         announce(experiment, folder)
         check_same(
-            'configuration, data or workdir', f'{config} {experiment.data.fingerprint()} {question}'
+            'configuration, data or workdir', f'{config} {experiment.data.fingerprint} {question}'
         )
         found = finished(folder, experiment, 'study.json')
         if found is not None and found['study'] != question:

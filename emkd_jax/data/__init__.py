@@ -5,13 +5,13 @@ import pathlib
 import ml_collections
 
 from emkd_jax.data import prepared, stand_in
-from emkd_jax.data.dataset import SequenceData
+from emkd_jax.data.dataset import Dataset
 from emkd_jax.errors import UserError
 
 _CUSTOM = 'custom'  # the name of anybody's own data
 
 
-def load(options: ml_collections.ConfigDict) -> SequenceData:
+def load(options: ml_collections.ConfigDict) -> Dataset:
     """The data set that `config.data` asks for, decoded; prepared first where need be.
 
     With `stand_in`, where real data is neither prepared nor in `source`, made-up data.

@@ -1,8 +1,10 @@
-"""Histories in memory, their split into training and held-out items, and the training windows."""
+"""A data set in memory: the histories of all users, the items' attributes, and the split."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,14 +13,17 @@ from jaxtyping import Int32, Int64, Shaped
 
 @dataclasses.dataclass(frozen=True)
 class Ragged:
-    """Rows of different length, end to end: row i is `values[offsets[i]:offsets[i + 1]]`."""
+    """Rows of different lengths, stored end to end.
+
+    Row i is `values[offsets[i]:offsets[i + 1]]`.
+    """
 
     values: Int32[np.ndarray, ' values']
     offsets: Int64[np.ndarray, ' rows_and_one']
 
     @classmethod
-    def from_rows(cls, rows) -> 'Ragged':
-        """Packs a list of rows of integers."""
+    def from_rows(cls, rows: Sequence) -> 'Ragged':
+        """Packs a sequence of rows of integers."""
         offsets = _offsets([len(row) for row in rows])
         values = np.fromiter(itertools.chain.from_iterable(rows), np.int32, offsets[-1])
         return cls(values, offsets)
@@ -31,37 +36,23 @@ class Ragged:
 
     @property
     def lengths(self) -> Int64[np.ndarray, ' rows']:
+        """The number of values in each row."""
         return np.diff(self.offsets)
 
     def take(
         self, rows: Int64[np.ndarray, ' taken'], drop_last: int | Int64[np.ndarray, ' taken'] = 0
     ) -> 'Ragged':
-        """The given rows, each without its last `drop_last` values (of which it has so many)."""
+        """Selects rows and cuts `drop_last` values off the end of each; no row may be shorter."""
         lengths = self.lengths[rows] - drop_last
         offsets = _offsets(lengths)
         shift = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
         return Ragged(self.values[np.arange(offsets[-1]) + shift], offsets)
 
 
-def _arrays(tree):
-    """The arrays in nested tuples of arrays and `Ragged`, in order."""
-    for branch in tree:
-        if isinstance(branch, Ragged):
-            yield from (branch.values, branch.offsets)
-        elif isinstance(branch, tuple):
-            yield from _arrays(branch)
-        else:
-            yield branch
-
-
-def _offsets(lengths):
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
-
-
 class Holdout(NamedTuple):
-    """Items to predict: `targets[i]` follows `histories[i]`, all of it that a model may see.
+    """Items to predict: `targets[i]` follows `histories[i]`, which is all that a model may see.
 
-    `users` are indices into `SequenceData.user_ids`.
+    `users` are indices into `Dataset.user_ids`.
     """
 
     histories: Ragged
@@ -70,7 +61,7 @@ class Holdout(NamedTuple):
 
 
 class Split(NamedTuple):
-    """`train` has a row for every user; a held-out part has one for each user it tests."""
+    """`train` has a row for each user; `validation` and `test` have one for each tested user."""
 
     train: Ragged
     validation: Holdout
@@ -78,20 +69,23 @@ class Split(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class SequenceData:
-    """A data set, decoded.
+class Dataset:
+    """Users' histories of items, and the items' attributes.
 
     Attributes:
-      name: of the set; a stand-in's ends in `_stand_in`.
-      histories: every user's items, oldest first, numbered from 1.
-      item_attributes: attribute ids (from 1) of every item, padded with -1; row 0 is the padding
-        item's own attribute 0.
-      num_items: V.
-      num_attributes: A, without the padding item's.
-      user_ids: original ids, in the order of `histories`.
-      item_ids: original ids; `item_ids[i - 1]` is item i's.
-      stand_in: made up, so that no figure from it may pass for a real one.
-      holdout: a split that came with the data; None: leave one out.
+      name: name of the data set; made-up data has the suffix `_stand_in`.
+      histories: the items of each user, oldest first. Items are numbered from 1.
+      item_attributes: attribute numbers (from 1) of each item, padded with -1. Row 0 belongs to the
+        padding item, which has attribute 0.
+      num_items: number of items, V.
+      num_attributes: number of attributes, A, without the padding item's attribute 0.
+      user_ids: original user ids, in the order of `histories`.
+      item_ids: original item ids; `item_ids[i - 1]` is the id of item i.
+      stand_in: True for made-up data, so that its results are not mistaken for real ones.
+      split: the split that came with the data; None: hold out each user's last two items.
+      titles: titles of the items, item i's at i - 1; empty if the data has none.
+      notes: what was read, left out and assumed when the data was prepared, for people to read.
+      times: when each event of `histories.values` happened, in seconds since 1970; None if unknown.
     """
 
     name: str
@@ -102,9 +96,13 @@ class SequenceData:
     user_ids: Shaped[np.ndarray, ' users']
     item_ids: Shaped[np.ndarray, ' items']
     stand_in: bool = False
-    holdout: Split | None = None
+    split: Split | None = None
+    titles: tuple[str, ...] = ()
+    notes: str = ''
+    times: Int64[np.ndarray, ' events'] | None = None
 
     def counts(self) -> dict[str, int]:
+        """The numbers of users, items, interactions and attributes."""
         return {
             'users': len(self.histories),
             'items': self.num_items,
@@ -112,9 +110,13 @@ class SequenceData:
             'attributes': self.num_attributes,
         }
 
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the content: equal exactly where histories, attributes, ids and a split
-        of the data's own are."""
+        """SHA-256 (hex) of the content that a model is trained and tested on.
+
+        It covers histories, attributes, ids and the split, but not the name, titles, notes and
+        times. Runs store it, so its value for the same content must never change.
+        """
         digest = hashlib.sha256()
         for array in (
             self.histories.values,
@@ -122,7 +124,7 @@ class SequenceData:
             self.item_attributes,
             self.user_ids,
             self.item_ids,
-            *_arrays(self.holdout or ()),
+            *_arrays(self.split or ()),
         ):
             array = np.ascontiguousarray(array, array.dtype.newbyteorder('<'))
             digest.update(f'{array.dtype.str}{array.shape}'.encode())
@@ -130,44 +132,24 @@ class SequenceData:
         return digest.hexdigest()
 
 
-def attribute_table(rows) -> Int32[np.ndarray, 'rows most']:
-    """Pads lists of attribute ids with -1."""
+def attribute_table(rows: Sequence) -> Int32[np.ndarray, 'rows most']:
+    """Packs lists of attribute numbers into a table, padded with -1."""
     table = np.full((len(rows), max(map(len, rows))), -1, np.int32)
     for padded, row in zip(table, rows, strict=True):
         padded[: len(row)] = row
     return table
 
 
-def leave_one_out(data: SequenceData) -> Split:
-    """Every user's last item is the test's, the one before the validation's, the rest training.
-
-    Users with fewer than three items are trained on whole and not tested.
-    """
-    histories = data.histories
-    tested = histories.lengths >= 3
-    users = np.flatnonzero(tested)
-    ends = histories.offsets[users + 1]
-    everyone = np.arange(len(histories))
-    return Split(
-        train=histories.take(everyone, drop_last=2 * tested.astype(np.int64)),
-        validation=Holdout(histories.take(users, drop_last=2), histories.values[ends - 2], users),
-        test=Holdout(histories.take(users, drop_last=1), histories.values[ends - 1], users),
-    )
+def _offsets(lengths) -> Int64[np.ndarray, ' rows_and_one']:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
-def windows(train: Ragged, max_len: int, step: int) -> Int32[np.ndarray, 'windows slots']:
-    """Cuts training histories into left-padded windows of `max_len` items.
-
-    A history of n items gives the windows that start at n - max_len, n - max_len - step, ... while
-    above 0, and the one that starts at 0; users follow one another in order.
-    """
-    lengths = train.lengths
-    last_start = np.maximum(lengths - max_len, 0)
-    per_row = -(-last_start // step) + (lengths > 0)
-    row = np.repeat(np.arange(len(train)), per_row)
-    place = np.arange(len(row)) - np.repeat(np.cumsum(per_row) - per_row, per_row)
-    start = np.maximum(last_start[row] - place * step, 0)
-    end = np.minimum(start + max_len, lengths[row])
-    item = end[:, None] - max_len + np.arange(max_len)[None, :]
-    values = np.append(train.values, np.int32(0))
-    return values[np.where(item >= start[:, None], train.offsets[row][:, None] + item, -1)]
+def _arrays(tree: Iterable) -> Iterator[np.ndarray]:
+    """The arrays in nested tuples of arrays and `Ragged`, in order."""
+    for branch in tree:
+        if isinstance(branch, Ragged):
+            yield from (branch.values, branch.offsets)
+        elif isinstance(branch, tuple):
+            yield from _arrays(branch)
+        else:
+            yield branch

@@ -163,7 +163,7 @@ def read_attributes(path: pathlib.Path, num_items: int) -> Int32[np.ndarray, 'ro
     UserError where the file is anything else.
 
     Returns:
-      `SequenceData.item_attributes`.
+      `Dataset.item_attributes`.
     """
     try:
         lists = json.loads(_read(path))

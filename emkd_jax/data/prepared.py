@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from emkd_jax.data import files
 from emkd_jax.data.builders import BUILDERS, SPLITS
-from emkd_jax.data.dataset import Ragged, SequenceData, attribute_table
+from emkd_jax.data.dataset import Dataset, Ragged, attribute_table
 from emkd_jax.data.download import DownloadError, download
 from emkd_jax.errors import UserError
 
@@ -64,7 +64,7 @@ def prepare(name: str, source: str) -> pathlib.Path:
     return folder
 
 
-def read(name: str) -> SequenceData:
+def read(name: str) -> Dataset:
     """Decodes the prepared copy."""
     try:
         users, items = (
@@ -75,7 +75,7 @@ def read(name: str) -> SequenceData:
             )
         )
         attributes = attribute_table([[0], *(item['attributes'] for item in items)])
-        return SequenceData(
+        return Dataset(
             name=name,
             histories=Ragged.from_rows([user['history'] for user in users]),
             item_attributes=attributes,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from emkd_jax.data.dataset import Ragged, SequenceData
+from emkd_jax.data.dataset import Dataset, Ragged
 
 ONLY = 'quickstart'  # the name that has no real data
 
@@ -34,7 +34,7 @@ _CHARACTERS = {
 }
 
 
-def make(name: str) -> SequenceData:
+def make(name: str) -> Dataset:
     """The stand-in for a set, the same at every call.
 
     It draws uniform numbers only, so that it depends on no library's way to shape them.
@@ -57,7 +57,7 @@ def make(name: str) -> SequenceData:
     table[number, 0] = 1 + kind
     table[number, 1] = 1 + kind.max() + 1 + group
     table[0, 0] = 0
-    return SequenceData(
+    return Dataset(
         name=f'{name}_stand_in',
         histories=Ragged.from_rows(
             [number[walk[:length]] for walk, length in zip(walks, lengths, strict=True)]

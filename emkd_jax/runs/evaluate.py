@@ -53,6 +53,6 @@ def best_params(experiment: Experiment, workdir: str) -> tuple[PyTree, dict[str,
         raise UserError(
             f'The run in {workdir} has no validated checkpoint yet; let --mode=train go on.'
         )
-    check_data(folder, record['data'], experiment.data.fingerprint())
+    check_data(folder, record['data'], experiment.data.fingerprint)
     state, record = checkpoints.restore(record['best']['step'], experiment.state_shapes())
     return state.params, record

@@ -54,7 +54,7 @@ def train(config: ml_collections.ConfigDict, workdir: str = '') -> dict[str, Any
         announce(experiment, folder)
         results = finished(folder, experiment)
         check_same(
-            'configuration, data or workdir', f'{config} {experiment.data.fingerprint()} {results}'
+            'configuration, data or workdir', f'{config} {experiment.data.fingerprint} {results}'
         )
         if results is None:
             teacher = teacher or load_teacher(experiment)

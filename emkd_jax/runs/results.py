@@ -52,7 +52,7 @@ def test(experiment: Experiment, params: PyTree) -> dict[str, Any]:
         | {
             'name': experiment.data.name,
             'stand_in': experiment.data.stand_in,
-            'fingerprint': experiment.data.fingerprint(),
+            'fingerprint': experiment.data.fingerprint,
         },
         'test': result.ensemble,
         'networks': result.networks,
@@ -97,7 +97,7 @@ def finished(
     Raises:
       UserError: the file is damaged, or of other data.
     """
-    found, ours = read_results(folder, name), experiment.data.fingerprint()
+    found, ours = read_results(folder, name), experiment.data.fingerprint
     if found is not None:
         check_data(folder, found.get('data', {}).get('fingerprint', ours), ours)
     return found

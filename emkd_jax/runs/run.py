@@ -34,7 +34,7 @@ class Run:
         self.experiment, self.name = experiment, name
         self.checkpoints = Checkpoints(folder)
         self.record = {
-            'data': experiment.data.fingerprint(),
+            'data': experiment.data.fingerprint,
             'best': None,
             'seconds': 0.0,
             'timed': {'steps': 0, 'seconds': 0.0},

@@ -44,7 +44,7 @@ def import_weights(config: ml_collections.ConfigDict, workdir: str = '', path: s
         checkpoints.save(
             experiment.initial_state().replace(params=params),
             {
-                'data': experiment.data.fingerprint(),
+                'data': experiment.data.fingerprint,
                 'best': {'step': 0, 'epoch': 0, 'value': value},
                 'seconds': 0.0,
                 'timed': {'steps': 0, 'seconds': 0.0},

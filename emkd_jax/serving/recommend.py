@@ -16,7 +16,7 @@ import tqdm
 from jaxtyping import Bool
 
 from emkd_jax import data as data_room
-from emkd_jax.data.dataset import Ragged, SequenceData
+from emkd_jax.data.dataset import Dataset, Ragged
 from emkd_jax.errors import UserError
 from emkd_jax.runs.evaluate import best_params
 from emkd_jax.runs.experiment import make_experiment
@@ -90,7 +90,7 @@ def recommend(
 
 
 def _allowed(
-    options: ml_collections.ConfigDict, data: SequenceData, unknown: Unknown
+    options: ml_collections.ConfigDict, data: Dataset, unknown: Unknown
 ) -> Bool[np.ndarray, ' classes']:
     """Which classes may be recommended: never 0, the padding item."""
     allowed = np.full(data.num_items + 1, not options.only)

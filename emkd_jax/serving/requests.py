@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Int
 
 from emkd_jax.data import source
-from emkd_jax.data.dataset import SequenceData
+from emkd_jax.data.dataset import Dataset
 from emkd_jax.errors import UserError
 
 _COLUMNS = ('user', 'item', 'timestamp')
@@ -61,7 +61,7 @@ class Unknown:
             )
 
 
-def read_requests(path: str, data: SequenceData, unknown: Unknown) -> Iterator[Request]:
+def read_requests(path: str, data: Dataset, unknown: Unknown) -> Iterator[Request]:
     """Reads the file at `path` ('-': standard input; '': all users of the data) as it is asked.
 
     Raises:
@@ -82,7 +82,7 @@ def read_requests(path: str, data: SequenceData, unknown: Unknown) -> Iterator[R
 
 
 def read_ids(
-    path: str, option: str, data: SequenceData, unknown: Unknown
+    path: str, option: str, data: Dataset, unknown: Unknown
 ) -> Int[np.ndarray, ' items']:
     """Numbers of the items whose ids stand in the file at `path`, one a line."""
     numbers = _numbers(data.item_ids, 1)

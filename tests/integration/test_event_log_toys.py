@@ -8,7 +8,7 @@ import pytest
 
 from configs import toys as toys_config
 from emkd_jax import data as data_room
-from emkd_jax.data.dataset import leave_one_out
+from emkd_jax.data.splits import leave_one_out
 from emkd_jax.evaluation import Evaluator
 from emkd_jax.evaluation import baselines as floors
 from emkd_jax.model.ensemble import make_ensemble
@@ -48,7 +48,7 @@ def test_same_data(both):
         'attributes': 1027,
     }
     assert custom.counts() == built.counts()
-    assert custom.fingerprint() == built.fingerprint()
+    assert custom.fingerprint == built.fingerprint
 
 
 def test_same_evaluation(both):

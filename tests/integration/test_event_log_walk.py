@@ -7,7 +7,7 @@ import xml.etree.ElementTree
 import pytest
 
 from configs import custom as custom_config
-from emkd_jax.data.dataset import leave_one_out
+from emkd_jax.data.splits import leave_one_out
 from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.runs.loop import train
 from emkd_jax.serving.export import export
@@ -67,6 +67,6 @@ def test_without_attributes_their_prediction_is_off(shop):
 
 def test_the_split_of_the_data_is_that_of_the_run(shop):
     experiment = make_experiment(config_of(shop, split='time'))
-    assert experiment.split is experiment.data.holdout
+    assert experiment.split is experiment.data.split
     by_users = leave_one_out(experiment.data)
     assert len(experiment.split.test.targets) < len(by_users.test.targets)

@@ -8,7 +8,7 @@ import ml_collections
 
 from configs import custom as custom_config
 from emkd_jax.data import event_log as custom
-from emkd_jax.data.dataset import SequenceData
+from emkd_jax.data.dataset import Dataset
 
 
 def options(source, **changes) -> ml_collections.ConfigDict:
@@ -19,7 +19,7 @@ def options(source, **changes) -> ml_collections.ConfigDict:
     return data
 
 
-def load(source, folder=None, **changes) -> SequenceData:
+def load(source, folder=None, **changes) -> Dataset:
     """The data of `source`, prepared in `folder` (default: beside the source)."""
     with prepared_in(folder or pathlib.Path(source).parent / 'prepared'):
         return custom.load(options(source, **changes))
@@ -30,7 +30,7 @@ def prepared_in(folder):
     return mock.patch.dict(os.environ, TFDS_DATA_DIR=str(folder))
 
 
-def histories(data: SequenceData) -> dict:
+def histories(data: Dataset) -> dict:
     """{user: [items]}, by original ids."""
     return {
         user: [data.item_ids[item - 1].item() for item in data.histories[row]]
@@ -38,7 +38,7 @@ def histories(data: SequenceData) -> dict:
     }
 
 
-def attributes(data: SequenceData) -> dict:
+def attributes(data: Dataset) -> dict:
     """{item: {attributes}}, numbers as the data has them."""
     return {
         item: set(data.item_attributes[row][data.item_attributes[row] >= 0].tolist())

@@ -3,7 +3,8 @@
 import numpy as np
 
 from emkd_jax.config import base_config
-from emkd_jax.data.dataset import Ragged, SequenceData, leave_one_out
+from emkd_jax.data.dataset import Dataset, Ragged
+from emkd_jax.data.splits import leave_one_out
 from emkd_jax.model.ensemble import make_ensemble
 from emkd_jax.runs.experiment import Experiment
 from emkd_jax.training.step import make_optimizer
@@ -38,7 +39,7 @@ def tiny_data(seed=0):
     attributes = np.full((NUM_ITEMS + 1, 2), -1, np.int32)
     attributes[1:] = rng.integers(1, NUM_ATTRIBUTES + 1, (NUM_ITEMS, 2))
     attributes[0, 0] = 0
-    return SequenceData(
+    return Dataset(
         name='tiny',
         histories=Ragged.from_rows(rows),
         item_attributes=attributes,

@@ -1,4 +1,4 @@
-"""Anybody's event log to `SequenceData`: found, read, filtered, numbered and kept prepared.
+"""Anybody's event log to `Dataset`: found, read, filtered, numbered and kept prepared.
 
 formats.py     which format a file is in; each has a module: tables, s3rec, recbole, ...
 events.py      filters and order, in a scratch database within bounded memory
@@ -14,7 +14,7 @@ import sys
 
 import ml_collections
 
-from emkd_jax.data.dataset import SequenceData
+from emkd_jax.data.dataset import Dataset
 from emkd_jax.data.event_log import formats, items, splits, stored
 from emkd_jax.data.event_log.database import open_database
 from emkd_jax.data.event_log.events import collect
@@ -28,7 +28,7 @@ _SPLITS = ('leave_one_out', 'time')
 _NOT_COMPARED = ('source', 'attributes', 'stand_in', 'window_step')
 
 
-def load(options: ml_collections.ConfigDict) -> SequenceData:
+def load(options: ml_collections.ConfigDict) -> Dataset:
     """The data of `config.data.source`, prepared first where need be."""
     return stored.load(prepare(options))
 
@@ -82,7 +82,7 @@ def _assemble(options, found, item_file, report):
         )
     if not table.num_attributes:
         report.say('no item attributes: attribute prediction is switched off')
-    data = SequenceData(
+    data = Dataset(
         name=options.name,
         histories=histories,
         item_attributes=table.attributes,
@@ -90,7 +90,7 @@ def _assemble(options, found, item_file, report):
         num_attributes=table.num_attributes,
         user_ids=user_ids,
         item_ids=found.item_ids,
-        holdout=split,
+        split=split,
     )
     counts = ', '.join(f'{count:,} {name}' for name, count in data.counts().items())
     report.say(f'prepared: {counts}')

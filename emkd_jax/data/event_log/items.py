@@ -40,7 +40,7 @@ def literal(text: str) -> Any:
 
 
 class ItemTable(NamedTuple):
-    """`attributes` as `SequenceData.item_attributes`; `titles[i - 1]` is item i's."""
+    """`attributes` as `Dataset.item_attributes`; `titles[i - 1]` is item i's."""
 
     attributes: Int32[np.ndarray, 'items_and_padding most']
     num_attributes: int

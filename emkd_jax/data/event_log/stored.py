@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from emkd_jax.data.dataset import Holdout, Ragged, SequenceData, Split
+from emkd_jax.data.dataset import Dataset, Holdout, Ragged, Split
 from emkd_jax.errors import UserError
 
 _FACTS = 'facts.json'
@@ -54,14 +54,14 @@ def _clear_abandoned(parent: pathlib.Path) -> None:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def save(folder: pathlib.Path, data: SequenceData, titles: list[str], report: str) -> None:
+def save(folder: pathlib.Path, data: Dataset, titles: list[str], report: str) -> None:
     """Writes what `load`, `titles` and `report` read."""
     arrays = {name: getattr(data, name) for name in _ARRAYS}
     arrays |= _ragged_arrays('histories', data.histories)
-    if data.holdout is not None:
-        arrays |= _ragged_arrays('train', data.holdout.train)
+    if data.split is not None:
+        arrays |= _ragged_arrays('train', data.split.train)
         for name in ('validation', 'test'):
-            held_out = getattr(data.holdout, name)
+            held_out = getattr(data.split, name)
             arrays |= _ragged_arrays(name, held_out.histories)
             arrays |= {f'{name}_targets': held_out.targets, f'{name}_users': held_out.users}
     for name, array in arrays.items():
@@ -73,14 +73,14 @@ def save(folder: pathlib.Path, data: SequenceData, titles: list[str], report: st
                 'name': data.name,
                 'num_items': data.num_items,
                 'num_attributes': data.num_attributes,
-                'split_by_time': data.holdout is not None,
+                'split_by_time': data.split is not None,
                 'report': report,
             }
         )
     )
 
 
-def load(folder: pathlib.Path) -> SequenceData:
+def load(folder: pathlib.Path) -> Dataset:
     """The data in `folder`; its arrays stay on disk until they are used.
 
     Raises:
@@ -101,12 +101,12 @@ def load(folder: pathlib.Path) -> SequenceData:
                     for name in ('validation', 'test')
                 ),
             )
-        return SequenceData(
+        return Dataset(
             name=facts['name'],
             histories=_ragged(folder, 'histories'),
             num_items=facts['num_items'],
             num_attributes=facts['num_attributes'],
-            holdout=holdout,
+            split=holdout,
             **{name: _array(folder, name) for name in _ARRAYS},
         )
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -15,7 +15,8 @@ import tensorflow_datasets as tfds
 
 from emkd_jax import data
 from emkd_jax.data import files, prepared, stand_in
-from emkd_jax.data.dataset import Holdout, Ragged, SequenceData, Split, leave_one_out, windows
+from emkd_jax.data.dataset import Dataset, Holdout, Ragged, Split
+from emkd_jax.data.splits import leave_one_out, windows
 from emkd_jax.errors import UserError
 from tests.support import ROOT
 from tests.support.released_files import make_attributes, make_parts, write, write_miniature
@@ -85,7 +86,7 @@ def test_files_become_data(miniature):
     loaded = data.load(make_options(name, source))
     check_miniature(loaded, name)
     again = data.load(make_options(name))  # prepared by now; there is no network
-    assert again.fingerprint() == loaded.fingerprint()
+    assert again.fingerprint == loaded.fingerprint
 
 
 def test_prepared_data_is_there_for_tfds_too(toys, tfds_folder):
@@ -151,7 +152,7 @@ def test_a_source_is_never_ignored(toys):
             data.load(make_options(source=toys, stand_in=made_up))
         with pytest.raises(UserError, match='There is no file'):
             data.load(make_options(source=toys / 'nowhere', stand_in=made_up))
-    assert data.load(make_options()).fingerprint() == loaded.fingerprint()
+    assert data.load(make_options()).fingerprint == loaded.fingerprint
 
 
 def test_a_malformed_file_is_named_and_nothing_is_prepared(tmp_path, tfds_folder, monkeypatch):
@@ -225,7 +226,7 @@ def mortal(self, folder):
         yield example
 builder._generate_examples = mortal
 options = ml_collections.ConfigDict({'name': 'toys', 'source': source, 'stand_in': False})
-print(data.load(options).fingerprint(), stand_in.make('quickstart').fingerprint())
+print(data.load(options).fingerprint, stand_in.make('quickstart').fingerprint)
 """
 
 
@@ -252,14 +253,14 @@ def test_tensorflow_stays_out_and_fingerprints_are_the_same_in_every_process(toy
     child = run_child(toys, '', tmp_path)
     assert child.returncode == 0, child.stderr
     assert child.stdout.split() == [
-        data.load(make_options()).fingerprint(),
-        stand_in.make('quickstart').fingerprint(),
+        data.load(make_options()).fingerprint,
+        stand_in.make('quickstart').fingerprint,
     ]
 
 
 def test_the_fingerprint_tells_contents_apart():
     def make(**changes):
-        return SequenceData(
+        return Dataset(
             **{
                 'name': 'x',
                 'histories': Ragged.from_rows([[1, 2], [2]]),
@@ -273,7 +274,7 @@ def test_the_fingerprint_tells_contents_apart():
         )
 
     # Runs compare it with the one that they started from: no version of the code may change it.
-    assert make().fingerprint() == (
+    assert make().fingerprint == (
         'e4a87a3859635c01b498a0c0b4526c3d695ef64fe6c88ed18cc540771d213328'
     )
     rows, one = Ragged.from_rows([[1, 2], [2]]), np.zeros(1, np.int64)
@@ -285,7 +286,7 @@ def test_the_fingerprint_tells_contents_apart():
         make(user_ids=np.array([6, 5])),
         make(item_ids=np.array(['b', 'a'])),
         *(
-            make(holdout=Split(train, held_out, held_out))
+            make(split=Split(train, held_out, held_out))
             for train, held_out in (
                 (rows, none),
                 (rows.take(np.arange(2), 1), none),
@@ -293,7 +294,7 @@ def test_the_fingerprint_tells_contents_apart():
             )
         ),
     )
-    assert len({make().fingerprint(), *(other.fingerprint() for other in others)}) == 9
+    assert len({make().fingerprint, *(other.fingerprint for other in others)}) == 9
 
 
 def test_leave_one_out():
@@ -308,7 +309,7 @@ def test_leave_one_out():
 
 
 def stand_in_with(rows):
-    return SequenceData(
+    return Dataset(
         name='x',
         histories=Ragged.from_rows(rows),
         item_attributes=np.zeros((10, 1), np.int32),
@@ -364,7 +365,7 @@ def test_an_unknown_set_is_refused():
 @pytest.mark.parametrize('name', [*sorted(RELEASED), 'quickstart'])
 def test_a_stand_in_has_the_character_of_real_data(name):
     made_up = stand_in.make(name)
-    assert made_up.fingerprint() == stand_in.make(name).fingerprint()
+    assert made_up.fingerprint == stand_in.make(name).fingerprint
     assert len(made_up.item_attributes) == made_up.num_items + 1
     used = np.unique(made_up.item_attributes[made_up.item_attributes >= 0])
     assert used.tolist() == list(range(made_up.num_attributes + 1))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from emkd_jax.data import event_log as custom
-from emkd_jax.data.dataset import leave_one_out
 from emkd_jax.data.event_log import stored
+from emkd_jax.data.splits import leave_one_out
 from emkd_jax.errors import UserError
 from tests.support.custom_data import histories, load, options, prepared_in
 
@@ -102,7 +102,7 @@ def test_the_same_rows_in_another_order_are_the_same_data(tmp_path):
     rows = made_up(3, times=10**6)
     one = load(write(tmp_path, rows), k_core=2)
     other = load(write(tmp_path, rows[::-1]), k_core=2)
-    assert one.fingerprint() == other.fingerprint()
+    assert one.fingerprint == other.fingerprint
 
 
 @pytest.mark.parametrize('cuts', ['70%,85%', '2014-05-13T17:03:00,2014-05-13 17:06:30+00:00'])
@@ -121,7 +121,7 @@ def test_split_by_time(tmp_path, cuts):
     original = lambda values: [data.item_ids[value - 1] for value in values]
     train = {
         user: original(row)
-        for user, row in zip(data.user_ids, data.holdout.train, strict=True)
+        for user, row in zip(data.user_ids, data.split.train, strict=True)
         if len(row)
     }
     assert train == in_order(trained)
@@ -129,7 +129,7 @@ def test_split_by_time(tmp_path, cuts):
         before = in_order([row for row in known if row[3] < begin])
         period = in_order([row for row in known if begin <= row[3] < end])
         expected = {user: (before[user], period[user][0]) for user in period if user in before}
-        held_out = getattr(data.holdout, name)
+        held_out = getattr(data.split, name)
         found = {
             data.user_ids[user]: (original(held_out.histories[row]), *original([target]))
             for row, (user, target) in enumerate(zip(held_out.users, held_out.targets, strict=True))
@@ -150,9 +150,9 @@ def test_training_does_not_know_the_future(tmp_path):
     ]
     other_future = load(write(tmp_path, past + other), split='time', cuts=cuts, k_core=3)
     assert whole.item_ids.tolist() == other_future.item_ids.tolist()
-    trained = lambda data: [row.tolist() for row in data.holdout.train if len(row)]
+    trained = lambda data: [row.tolist() for row in data.split.train if len(row)]
     assert trained(whole) == trained(other_future)
-    assert whole.fingerprint() != other_future.fingerprint()
+    assert whole.fingerprint != other_future.fingerprint
 
 
 def test_report_says_what_was_left_out_and_why(tmp_path, capsys):
@@ -196,8 +196,8 @@ def test_what_is_stored_is_what_was_made(tmp_path):
     data = load(source, split='time')
     stored.save(tmp_path, data, ['a title'], 'a report')
     loaded = stored.load(tmp_path)
-    assert loaded.fingerprint() == data.fingerprint()
-    for one, other in zip(loaded.holdout.test, data.holdout.test, strict=True):
+    assert loaded.fingerprint == data.fingerprint
+    for one, other in zip(loaded.split.test, data.split.test, strict=True):
         assert repr(one) == repr(other)
     assert stored.titles(tmp_path) == ['a title']
     assert leave_one_out(loaded).test.targets.tolist() == leave_one_out(data).test.targets.tolist()

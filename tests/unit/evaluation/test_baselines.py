@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from emkd_jax.data import files
-from emkd_jax.data.dataset import Holdout, Ragged, SequenceData, leave_one_out
+from emkd_jax.data.dataset import Dataset, Holdout, Ragged
+from emkd_jax.data.splits import leave_one_out
 from emkd_jax.evaluation import RULES
 from emkd_jax.evaluation import baselines as floors
 from emkd_jax.evaluation.baselines import transitions
@@ -64,7 +65,7 @@ def test_floors_on_the_real_toys(real_data):
     histories = files.read_histories(real_data / files.RELEASES['toys'].histories.path).histories
     num_items = int(histories.values.max())
     split = leave_one_out(
-        SequenceData(
+        Dataset(
             'toys',
             histories,
             np.zeros((num_items + 1, 1), np.int32),

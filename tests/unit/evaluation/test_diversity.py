@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from emkd_jax.data.dataset import leave_one_out
+from emkd_jax.data.splits import leave_one_out
 from emkd_jax.evaluation.diversity import Diversity
 from tests.support import small
 from tests.support.tiny import tiny_data

@@ -124,14 +124,14 @@ def test_other_data_is_refused(finished, tmp_path, monkeypatch):
         stop_at(patch, 6)
         with pytest.raises(PreemptedError):
             train(small_config(), str(tmp_path))
-    monkeypatch.setattr('emkd_jax.data.dataset.SequenceData.fingerprint', lambda _: 'f' * 64)
+    monkeypatch.setattr('emkd_jax.data.dataset.Dataset.fingerprint', 'f' * 64)
     with pytest.raises(UserError, match='other data .*ffffffffffff'):
         train(small_config(), str(tmp_path))
 
 
 def test_a_finished_run_on_other_data_is_not_shown(finished, monkeypatch):
     _, folder = finished
-    monkeypatch.setattr('emkd_jax.data.dataset.SequenceData.fingerprint', lambda _: 'f' * 64)
+    monkeypatch.setattr('emkd_jax.data.dataset.Dataset.fingerprint', 'f' * 64)
     with pytest.raises(UserError, match='other data .*ffffffffffff'):
         train(small_config(), str(folder))
 
