@@ -1,7 +1,7 @@
 """Amazon Beauty (5-core): 22,363 users, 12,101 items, 198,502 interactions.
 
     python launch.py --config=configs/beauty.py            EMKD with the published values
-    python launch.py --config=configs/beauty.py:released   as the released code: float32 and all its quirks
+    python launch.py --config=configs/beauty.py:released   as released: float32, with all quirks
     python launch.py --config=configs/beauty.py:quick      a small model
 
 Needs: a connection to GitHub at the first start, or the files of the authors in

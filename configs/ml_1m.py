@@ -1,7 +1,7 @@
 """MovieLens-1M: 6,040 users, 3,706 items, 1,000,209 interactions.
 
     python launch.py --config=configs/ml_1m.py            EMKD with the published values
-    python launch.py --config=configs/ml_1m.py:released   as the released code: float32 and all its quirks
+    python launch.py --config=configs/ml_1m.py:released   as released: float32, with all quirks
     python launch.py --config=configs/ml_1m.py:quick      a small model
 
 Needs: a connection to GitHub at the first start, or the files of the authors in

@@ -1,7 +1,7 @@
 """Amazon Toys and Games (5-core): 19,412 users, 11,924 items, 167,597 interactions.
 
     python launch.py --config=configs/toys.py            EMKD with the published values
-    python launch.py --config=configs/toys.py:released   as the released code: float32 and all its quirks
+    python launch.py --config=configs/toys.py:released   as released: float32, with all quirks
     python launch.py --config=configs/toys.py:quick      a small model
 
 Needs: a connection to GitHub at the first start, or the files of the authors in

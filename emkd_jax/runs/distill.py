@@ -1,85 +1,86 @@
-"""`--mode=distill`: a single network, taught by a trained ensemble, that costs 1/N to serve."""
+"""`--mode=distill`: one network, taught by a trained ensemble, that costs 1/N to serve."""
 
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
-from etils import epath
 
 from emkd_jax.errors import UserError
-from emkd_jax.runs.experiment import make_experiment
+from emkd_jax.runs.console import print_table, say
 from emkd_jax.runs.loop import train
-from emkd_jax.runs.reporting import say, table
-from emkd_jax.runs.results import default_workdir, read_results
-from emkd_jax.runs.workdir import write_json, writing
-from emkd_jax.training.sweep import members
+from emkd_jax.runs.results import write_results
+from emkd_jax.runs.signals import StopSignals
+from emkd_jax.runs.trained import TrainedRun
 
 
-def distill(config: ml_collections.ConfigDict, workdir: str = '') -> dict[str, Any]:
-    """Trains a student of the ensemble in `workdir`, in workdir/student, and compares them.
+def distill(
+    teacher: TrainedRun,
+    config: ml_collections.ConfigDict | None = None,
+    signals: StopSignals | None = None,
+) -> dict[str, Any]:
+    """Trains a student of a finished ensemble in `<workdir>/student`, and compares the two.
 
-    The student is an ordinary run of `config` with one network and with `distill.teacher`: other
-    modes take it with these two options set. It may have another size or encoder than its teacher.
+    The student is an ordinary run with one network and with `distill.teacher` set, so every mode
+    takes `--workdir=<workdir>/student`.
+
+    Args:
+      teacher: the trained ensemble.
+      config: the options of the student, which may have another size or encoder; None: those of
+        the teacher.
+      signals: may stop the training.
 
     Returns:
-      What student/distillation.json holds: 'test' of the teacher, of its networks alone (mean) and
-      of the student, and 'kept': the student's share of the gain from a network to the ensemble
-      (None where there is no gain).
+      What student/distillation.json holds: 'test' of the teacher, of its networks alone (their
+      mean) and of the student, and 'kept': the student's share of the gain from one network to
+      the ensemble (None where there is no gain).
 
     Raises:
-      UserError: the workdir holds no finished run, or several.
+      UserError: the teacher has not finished.
     """
-    folder = workdir or default_workdir(make_experiment(config))
-    taught = read_results(epath.Path(folder))
-    if taught is None:
-        raise UserError(f'{folder} holds no finished run; train the teacher with --mode=train.')
-    if members(config) or 'networks' not in taught:
+    if not teacher.results:
         raise UserError(
-            'A student has one teacher, and no seeds or values beside its own; leave '
-            f'train.num_seeds and sweep.* out, and name one run: --workdir={folder}/seed_0, say.'
+            f'{teacher.folder} holds no finished run; train the teacher with --mode=train.'
         )
-    student = config.copy_and_resolve_references()
-    student.ensemble.num_networks, student.distill.teacher = 1, folder
-    place = epath.Path(folder) / 'student'
-    results = train(student, str(place))
-    found = compare(taught, results, config.eval.rule)
-    if jax.process_index() == 0:
-        with writing(place / 'distillation.json'):
-            write_json(place / 'distillation.json', found)
-    say(f"\nTest, rule '{config.eval.rule}'\n{table(found['test'])}\n")
-    say(in_words(found['kept']['NDCG@10']))
-    say(
-        f'Serve it with --workdir={place} --config.ensemble.num_networks=1 '
-        f'--config.distill.teacher={folder}.'
+    options = (config or teacher.config).copy_and_resolve_references()
+    options.unlock()
+    options.ensemble.num_networks, options.distill.teacher = 1, teacher.workdir
+    student = train(options, teacher.dataset, str(teacher.folder / 'student'), signals)
+    rule = options.eval.rule
+    found = compare(teacher.results, student.results, rule)
+    write_results(student.folder, found, 'distillation.json')
+    columns = list(found['test']['student'])
+    print_table(
+        f"Test, rule '{rule}'",
+        ['', *columns],
+        [[name, *(f'{row[c]:.4f}' for c in columns)] for name, row in found['test'].items()],
     )
+    say(in_words(found['kept']['NDCG@10']))
+    say(f'Serve it with: python launch.py recommend --workdir={student.folder}')
     return found
 
 
-def compare(taught: dict[str, Any], student: dict[str, Any], rule: str) -> dict[str, Any]:
+def compare(teacher: dict[str, Any], student: dict[str, Any], rule: str) -> dict[str, Any]:
     """Teacher, its networks and student side by side, from their results; see `distill`."""
     of_student = student['test'][rule]
-    ensemble = {
-        metric: value for metric, value in taught['test'][rule].items() if metric in of_student
-    }
+    ensemble = {name: value for name, value in teacher['test'][rule].items() if name in of_student}
     network = {
-        metric: float(np.mean([of[rule][metric] for of in taught['networks']]))
-        for metric in ensemble
+        name: float(np.mean([metrics[rule][name] for metrics in teacher['networks']]))
+        for name in ensemble
     }
-    gains = {metric: ensemble[metric] - network[metric] for metric in ensemble}
+    gains = {name: ensemble[name] - network[name] for name in ensemble}
     return {
-        'test': {'teacher': ensemble, 'a network of it': network, 'student': of_student},
+        'test': {'teacher': ensemble, 'one of its networks': network, 'student': of_student},
         'kept': {
-            metric: (of_student[metric] - network[metric]) / gain if gain > 0 else None
-            for metric, gain in gains.items()
+            name: (of_student[name] - network[name]) / gain if gain > 0 else None
+            for name, gain in gains.items()
         },
     }
 
 
 def in_words(kept: float | None) -> str:
-    """What the share of the gain in NDCG@10 says."""
+    """Says what the kept share of the gain in NDCG@10 means."""
     if kept is None:
-        return 'The ensemble is no better than its networks: there is no gain to keep.'
+        return 'The ensemble is no better than its networks, so there is no gain to keep.'
     if kept < 0:
         return 'The student is behind the networks of the ensemble in NDCG@10.'
     return f"The student keeps {kept:.0%} of the ensemble's gain in NDCG@10 over its networks."

@@ -1,4 +1,4 @@
-"""What every mode starts from: the data of a configuration and the model it describes."""
+"""What every mode starts from: a configuration, its data and the model it describes."""
 
 import dataclasses
 import functools
@@ -7,12 +7,14 @@ import jax
 import ml_collections
 import numpy as np
 import optax
+from jaxtyping import Int32
 
-from emkd_jax import data as data_room
-from emkd_jax.data.dataset import SequenceData, Split, leave_one_out, windows
+from emkd_jax import data
+from emkd_jax.config import check_config
+from emkd_jax.data.dataset import Dataset, Split
+from emkd_jax.data.splits import leave_one_out, windows
 from emkd_jax.errors import UserError
 from emkd_jax.model.ensemble import Ensemble, make_ensemble
-from emkd_jax.objective.emkd import check_options
 from emkd_jax.training.step import TrainState, init_state, make_optimizer
 
 
@@ -21,29 +23,32 @@ class Experiment:
     """A configuration, its data and its model."""
 
     config: ml_collections.ConfigDict
-    data: SequenceData
+    data: Dataset
     split: Split
     ensemble: Ensemble
     optimizer: optax.GradientTransformation
 
     @functools.cached_property
-    def windows(self) -> np.ndarray:
-        """Training windows, (windows, slots), left-padded with 0."""
+    def windows(self) -> Int32[np.ndarray, 'windows slots']:
+        """Training windows, padded on the left with 0."""
         return windows(self.split.train, self.config.model.max_len, self.config.data.window_step)
 
     @functools.cached_property
     def counts(self) -> dict[str, int]:
-        """Users, items, interactions, attributes and windows."""
+        """Numbers of users, items, interactions, attributes and windows."""
         return self.data.counts() | {'windows': len(self.windows)}
 
     def with_config(self, config: ml_collections.ConfigDict) -> 'Experiment':
         """The same data with another model or objective."""
-        return dataclasses.replace(
+        other = dataclasses.replace(
             self,
             config=config,
-            optimizer=make_optimizer(config.optimizer),
+            optimizer=make_optimizer(config.optimizer.learning_rate),
             ensemble=make_ensemble(config, self.data.num_items, self.data.num_attributes),
         )
+        if _window_shape(config) == _window_shape(self.config):
+            other.__dict__['windows'] = self.windows  # large logs are not cut and held twice
+        return other
 
     def initial_state(self) -> TrainState:
         """The state before the first step."""
@@ -54,84 +59,33 @@ class Experiment:
         return jax.eval_shape(self.initial_state)
 
 
-def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
-    """Loads the data and describes the model.
+def make_experiment(
+    config: ml_collections.ConfigDict, dataset: Dataset | None = None
+) -> Experiment:
+    """Checks the options, loads the data unless it is given, and describes the model.
 
     Raises:
-      UserError: an option makes no sense, or the data is not to be had.
+      UserError: an option is not allowed, or the data cannot be had.
     """
     check_config(config)
-    data = data_room.load(config.data)
-    if not data.num_attributes:  # nothing to predict
+    dataset = dataset or data.load(config.data)
+    if not dataset.num_attributes:  # there is nothing to predict
         config = config.copy_and_resolve_references()
         config.objective.attribute_weight = 0.0
-    split = data.holdout or leave_one_out(data)
+    split = dataset.split or leave_one_out(dataset)
     if not len(split.test.targets):
         raise UserError(
-            f'No user of {data.name} has the three events of which training, validation and test '
-            'take one each; name a longer log with --config.data.source.'
+            f'No user of {dataset.name} has three events, and training, validation and test take '
+            'one each; name a longer log with --config.data.source.'
         )
     return Experiment(
         config,
-        data,
+        dataset,
         split,
-        make_ensemble(config, data.num_items, data.num_attributes),
-        make_optimizer(config.optimizer),
+        make_ensemble(config, dataset.num_items, dataset.num_attributes),
+        make_optimizer(config.optimizer.learning_rate),
     )
 
 
-_AT_LEAST_ONE = (
-    'data.window_step',
-    'model.max_len',
-    'model.hidden_dim',
-    'model.num_blocks',
-    'model.num_heads',
-    'ensemble.num_networks',
-    'train.batch_size',
-    'train.num_epochs',
-    'train.num_seeds',
-    'train.max_together',
-    'train.steps_per_dispatch',
-    'eval.first_epoch',
-    'eval.every_epochs',
-    'eval.batch_size',
-)
-_NOT_NEGATIVE = (
-    'seed',
-    'train.num_steps',
-    'checkpoint.every_steps',
-    'checkpoint.every_minutes',
-    'optimizer.learning_rate',
-    'objective.kd_weight',
-    'objective.contrast_weight',
-    'objective.icl_weight',
-    'objective.ccl_weight',
-    'objective.attribute_weight',
-    'distill.weight',
-)
-_MOST = 2**31 - 1  # steps, rows and seeds are 32-bit numbers on the devices
-
-
-def check_config(config: ml_collections.ConfigDict) -> None:
-    """Raises UserError where an option makes no sense, whatever the data."""
-    check_options(config.objective)
-    for names, least in ((_AT_LEAST_ONE, 1), (_NOT_NEGATIVE, 0)):
-        for name in names:
-            value = functools.reduce(getattr, name.split('.'), config)
-            if not value >= least:
-                raise UserError(f'{name} is {value}; it must be at least {least}.')
-            if isinstance(value, int) and value > _MOST:
-                raise UserError(f'{name} is {value}; it must be at most {_MOST}.')
-    if not 0 <= config.model.dropout < 1:
-        raise UserError(f'model.dropout is {config.model.dropout}; it must lie in [0, 1).')
-    if not config.distill.temperature > 0:
-        raise UserError(
-            f'distill.temperature is {config.distill.temperature}; it must be positive.'
-        )
-    if config.eval.rule not in ('window', 'history', 'none'):
-        raise UserError(f"eval.rule is '{config.eval.rule}'; use window, history or none.")
-    if 10 not in config.eval.ks or not all(type(k) is int and k >= 1 for k in config.eval.ks):
-        raise UserError(
-            f'eval.ks is {tuple(config.eval.ks)}; it takes cut-offs of at least 1, 10 among them, '
-            'since validation NDCG@10 picks the checkpoint.'
-        )
+def _window_shape(config: ml_collections.ConfigDict) -> tuple[int, int]:
+    return config.model.max_len, config.data.window_step

@@ -1,4 +1,4 @@
-"""Training, from a configuration to results.json."""
+"""Training, from a configuration to results.json: the loop on one page."""
 
 import contextlib
 import time
@@ -7,160 +7,185 @@ from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 from etils import epath
 
+from emkd_jax.data.cache import save_dataset
+from emkd_jax.data.dataset import Dataset
 from emkd_jax.errors import PreemptedError
 from emkd_jax.evaluation import Diversity, Evaluator
 from emkd_jax.runs.cluster import check_same
+from emkd_jax.runs.console import warn
 from emkd_jax.runs.experiment import Experiment, make_experiment
-from emkd_jax.runs.reporting import ProgressBar
-from emkd_jax.runs.results import announce, default_workdir, finished, print_results, write_results
-from emkd_jax.runs.run import Run
+from emkd_jax.runs.progress import ProgressBar
+from emkd_jax.runs.results import announce, finished_results, print_results, write_results
 from emkd_jax.runs.signals import StopSignals
+from emkd_jax.runs.summary import print_summary, summarise_sweep
 from emkd_jax.runs.teacher import Teacher, load_teacher
+from emkd_jax.runs.trained import TrainedRun, default_workdir
+from emkd_jax.runs.training_run import TrainingRun
 from emkd_jax.runs.workdir import holds_run, open_workdir, sole_writer, writing
 from emkd_jax.training.placement import rows_per_device
-from emkd_jax.training.sweep import Member, members, print_summary, summary, together
-from emkd_jax.training.trainer import NOTHING, SAVE, STOP, Trainer
+from emkd_jax.training.step import stack_states
+from emkd_jax.training.sweep import SweepRun, expand_sweep, stack_hyper_parameters
+from emkd_jax.training.trainer import Request, Trainer
 
 
-def train(config: ml_collections.ConfigDict, workdir: str = '') -> dict[str, Any]:
-    """Trains, resuming what `workdir` holds, tests the best checkpoint and returns the results.
+def train(
+    config: ml_collections.ConfigDict,
+    data: Dataset | None = None,
+    workdir: str = '',
+    signals: StopSignals | None = None,
+) -> TrainedRun:
+    """Trains, resuming what `workdir` holds, and tests the best checkpoint.
 
     Where `train.num_seeds` or `sweep` ask for several runs, they train together, each in a folder
-    of its own inside; the results are then their summary.
-
-    Every process of a run on several hosts calls it, with the same arguments; process 0 writes.
+    of its own inside the workdir, and the results are their summary. Every process of a run on
+    several hosts calls this with the same arguments; process 0 writes.
 
     Args:
-      config: the run's.
-      workdir: folder of the run, which all processes share; '' for `runs/<config.name>`.
+      config: the options of the run, as `get_config` returns them.
+      data: the data set; None loads the one that `config.data` names.
+      workdir: folder of the run, shared by all processes; empty for `runs/<config.name>`.
+      signals: the signals that may stop the run; None leaves signals alone.
+
+    Returns:
+      The finished run.
 
     Raises:
       UserError: an option, the data or the workdir is wrong.
       RunError: loss or gradients are not finite, or the disk failed.
-      PreemptedError: a signal asked the run to stop; its state is saved.
+      PreemptedError: a signal stopped the run; its state is saved.
     """
-    with StopSignals() as signals:
-        experiment = make_experiment(config)
-        several = members(experiment.config)
-        workdir = workdir or default_workdir(experiment)
-        teacher = None
-        if not holds_run(workdir):  # what may be refused, before anything is written
-            rows_per_device(config.train.batch_size, jax.device_count())
-            teacher = load_teacher(experiment)
-        folder = open_workdir(workdir, experiment.config)
-        announce(experiment, folder)
-        results = finished(folder, experiment)
-        check_same(
-            'configuration, data or workdir', f'{config} {experiment.data.fingerprint} {results}'
-        )
-        if results is None:
-            teacher = teacher or load_teacher(experiment)
-            with sole_writer(folder):
-                if several:
-                    done = train_together(experiment, several, folder, signals, teacher)
-                    results = summary(experiment.config, done)
-                    with writing(folder / 'results.json'):
-                        write_results(folder, results)
-                else:
-                    [results] = _run([Run(experiment, folder)], signals, teacher)
-    if several:
+    signals = signals or StopSignals()
+    experiment = make_experiment(config, data)
+    runs = expand_sweep(experiment.config)
+    workdir = workdir or default_workdir(config)
+    teacher = None
+    if not holds_run(workdir):  # refuse what cannot work before anything is written
+        rows_per_device(config.train.batch_size, jax.device_count())
+        teacher = load_teacher(experiment)
+    folder = open_workdir(workdir, experiment.config)
+    announce(experiment, folder)
+    results = finished_results(folder, experiment)
+    check_same(
+        'configuration, data or workdir', f'{config} {experiment.data.fingerprint} {results}'
+    )
+    if results is None:
+        teacher = teacher or load_teacher(experiment)
+        with sole_writer(folder):
+            _keep_data(experiment.data, folder)
+            done = train_runs(experiment, runs, folder, signals, teacher)
+            results = done[0]
+            if len(runs) > 1:
+                results = summarise_sweep(experiment.config, done)
+                write_results(folder, results)
+    if len(runs) > 1:
         print_summary(results)
     else:
         print_results(results)
-    return results
+    return TrainedRun(folder, experiment.config, experiment)
 
 
-def train_together(
+def train_runs(
     experiment: Experiment,
-    several: Sequence[Member],
+    runs: Sequence[SweepRun],
     folder: epath.Path,
     signals: StopSignals,
     teacher: Teacher | None = None,
 ) -> list[dict[str, Any]]:
-    """The results of runs that train in one compiled step, each in its own place in `folder`.
+    """Trains runs that share a compiled step and returns the results of each.
 
-    Their configurations differ from the experiment's in seeds and `step.SETTINGS` alone, and
-    `train.max_together` train at a time. Runs that are finished are only read.
+    Args:
+      experiment: the runs differ from it in their seeds and hyper-parameters alone.
+      runs: `train.max_together` of them train at a time; finished ones are only read.
+      folder: each run has a folder of its name inside; a run without a name has this one.
+      signals: may stop the runs.
+      teacher: an ensemble that teaches every run.
     """
-    results = {}
+    results: dict[str, dict[str, Any] | None] = {}
     most = experiment.config.train.max_together
-    for first in range(0, len(several), most):
+    for first in range(0, len(runs), most):
         with contextlib.ExitStack() as writers:
-            runs = []
-            for name, config in several[first : first + most]:
-                place = open_workdir(str(folder / name), config)
-                results[name] = finished(place, experiment)
-                if results[name] is None:
-                    writers.enter_context(sole_writer(place))
-                    runs.append(Run(experiment.with_config(config), place, name))
-            if runs:
-                done = _run(runs, signals, teacher)
-                results |= {run.name: result for run, result in zip(runs, done, strict=True)}
-    return list(results.values())
+            unfinished = []
+            for run in runs[first : first + most]:
+                place = open_workdir(folder / run.name, run.config) if run.name else folder
+                results[run.name] = finished_results(place, experiment)
+                if results[run.name] is None:
+                    if run.name:
+                        writers.enter_context(sole_writer(place))
+                    unfinished.append(
+                        TrainingRun(experiment.with_config(run.config), place, run.name)
+                    )
+            if unfinished:
+                done = _train_together(unfinished, folder, signals, teacher)
+                results |= {run.name: r for run, r in zip(unfinished, done, strict=True)}
+    return [result for result in results.values() if result is not None]
 
 
-def _run(
-    runs: Sequence[Run], signals: StopSignals, teacher: Teacher | None
+def _train_together(
+    runs: Sequence[TrainingRun], folder: epath.Path, signals: StopSignals, teacher: Teacher | None
 ) -> list[dict[str, Any]]:
-    """Trains and tests one run, or several that have names."""
     experiment, config = runs[0].experiment, runs[0].experiment.config
-    saved_steps = [run.checkpoints.latest for run in runs]
-    # Those of the runs that had saved more than others go back to what all have.
-    states = [run.begin(None if None in saved_steps else min(saved_steps)) for run in runs]
+    start = _common_step(runs)
+    states = [run.restore_or_init(start) for run in runs]
     before = runs[0].record
-    state, several = states[0], None
-    if runs[0].name:
-        state = jax.tree.map(lambda *of_runs: np.stack(of_runs), *jax.device_get(states))
-        several = together([Member(run.name, run.experiment.config) for run in runs])
-    trainer = Trainer(experiment, state, before['timed'], several, teacher)
+    trainer = Trainer(
+        config,
+        experiment.ensemble,
+        experiment.windows,
+        experiment.data.item_attributes,
+        stack_states(states),
+        stack_hyper_parameters([SweepRun(run.name, run.experiment.config) for run in runs]),
+        [run.name for run in runs],
+        before['timed'],
+        teacher,
+    )
     validate = Evaluator(config.eval, experiment.ensemble, experiment.split.validation)
     diversity = Diversity(experiment.ensemble, experiment.split.validation)
     began = saved = time.monotonic()
     every_steps, every_minutes = config.checkpoint.every_steps, config.checkpoint.every_minutes
     bar = ProgressBar(trainer.num_steps, trainer.step, config.train.batch_size * len(runs))
 
-    def wish() -> int:
+    def request() -> Request:
         if signals.requested:
-            return STOP
+            return Request.STOP
         due = every_minutes and time.monotonic() - saved > 60 * every_minutes
-        return SAVE if due else NOTHING
+        return Request.SAVE if due else Request.NONE
 
-    def watch():
+    def on_dispatch() -> None:
         signals.at_once = False  # from now on there is something to save
-        bar.show(trainer.step, epoch, trainer.means[0])
+        bar.show(trainer.step, trainer.epoch, trainer.means[0])
         for run in runs:
             run.checkpoints.seal()
 
-    def spent():
+    def spent() -> dict[str, Any]:
         return {'seconds': before['seconds'] + time.monotonic() - began, 'timed': trainer.timed}
 
     with contextlib.closing(bar):
         while trainer.step < trainer.num_steps:
-            epoch = trainer.step // trainer.per_epoch + 1
+            epoch = trainer.epoch
             epoch_end = min(epoch * trainer.per_epoch, trainer.num_steps)
             next_save = trainer.num_steps
             if every_steps:
                 next_save = (trainer.step // every_steps + 1) * every_steps
-            wished = trainer.advance_to(min(epoch_end, next_save), wish, watch)
-            save = wished != NOTHING or trainer.step in (next_save, trainer.num_steps)
+            answer = trainer.advance_to(min(epoch_end, next_save), request, on_dispatch)
+            save = answer != Request.NONE or trainer.step in (next_save, trainer.num_steps)
             if trainer.step == epoch_end:
                 speed = {'sequences_per_second': trainer.speed}
                 for run, means in zip(runs, trainer.means, strict=True):
                     run.log('train', trainer.step, epoch, means | speed)
                 if _validates(config.eval, epoch) or trainer.step == trainer.num_steps:
                     for run, params in zip(runs, trainer.params(), strict=True):
-                        better = run.judge(validate(params), diversity(params), trainer.step, epoch)
+                        better = run.record_validation(
+                            validate(params), diversity(params), trainer.step, epoch
+                        )
                         save = save or better
             if save:
                 saved = time.monotonic()
-                _save(runs, trainer.states(), spent())
-            if wished == STOP:
+                _save(runs, trainer, spent())
+            if answer == Request.STOP:
                 for run in runs:
                     run.checkpoints.close()
-                folder = str(runs[0].folder).removesuffix(f'/{runs[0].name}')
                 raise PreemptedError(
                     f'Stopped after step {trainer.step}; its state is saved in {folder}.'
                 )
@@ -170,16 +195,36 @@ def _run(
     return [run.finish(trainer.step, spent()) for run in runs]
 
 
-def _save(runs, states, spent):
-    # All have the save before it when the first begins this one: a step that all have can be found.
+def _common_step(runs: Sequence[TrainingRun]) -> int | None:
+    """The newest step that every run can go on from; None: all start from the beginning."""
+    saved = [set(run.checkpoints.steps) for run in runs]
+    common = set.intersection(*saved)
+    if not common and any(saved):
+        warn(
+            'The runs have no checkpoint of the same step left, so all of them start from the '
+            'beginning.'
+        )
+    return max(common, default=None)
+
+
+def _save(runs: Sequence[TrainingRun], trainer: Trainer, spent: dict[str, Any]) -> None:
+    # All runs have the save before this one when the first begins it, so that a step exists that
+    # all of them have.
     for run in runs:
         run.checkpoints.seal(wait=True)
-    for run, state in zip(runs, states, strict=True):
+    for run, state in zip(runs, trainer.states(), strict=True):
         run.save(state, spent)
         # Orbax numbers the barriers of all saves of a process: hosts that write several at a time
-        # may number them differently, and wait for each other in vain.
+        # may number them differently and then wait for each other in vain.
         if jax.process_count() > 1:
             run.checkpoints.seal(wait=True)
+
+
+def _keep_data(data: Dataset, folder: epath.Path) -> None:
+    """Keeps a copy of the data in the workdir, which is then enough to use the run."""
+    if jax.process_index() == 0 and not (folder / 'data').exists():
+        with writing(folder / 'data'):
+            save_dataset(data, folder / 'data')
 
 
 def _validates(options: ml_collections.ConfigDict, epoch: int) -> bool:

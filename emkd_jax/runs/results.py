@@ -1,4 +1,4 @@
-"""The test of a trained ensemble, and results.json."""
+"""The test of a trained ensemble, results.json, and how both are shown."""
 
 import importlib.metadata
 import json
@@ -9,31 +9,40 @@ import jax
 from etils import epath
 from jaxtyping import PyTree
 
+from emkd_jax.config import to_json
+from emkd_jax.data.atomic import write_json
 from emkd_jax.errors import UserError
 from emkd_jax.evaluation import Evaluator
-from emkd_jax.evaluation import baselines as floors
+from emkd_jax.evaluation.baselines import evaluate_baselines
+from emkd_jax.runs.console import banner, print_table, say
 from emkd_jax.runs.experiment import Experiment
-from emkd_jax.runs.reporting import banner, say, table
-from emkd_jax.runs.workdir import check_data, write_json
+from emkd_jax.runs.workdir import check_data, writing
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
-def default_workdir(experiment: Experiment) -> str:
-    """runs/<config.name>, and from its name one sees a stand-in."""
-    stand_in = '_stand_in' if experiment.data.stand_in else ''
-    return f'runs/{experiment.config.name.removesuffix(stand_in)}{stand_in}'
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that results depend on."""
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return found | {'python': platform.python_version()}
+
+
+def device_name() -> str:
+    """The devices of the run, such as '1 x cpu'."""
+    return f'{jax.device_count()} x {jax.devices()[0].device_kind}'
 
 
 def announce(experiment: Experiment, folder: epath.Path) -> None:
     """Says what is about to run, on what data and devices, and where it is kept."""
+    if experiment.data.notes:
+        say(experiment.data.notes)
     counts = ', '.join(f'{count:,} {name}' for name, count in experiment.counts.items())
     say(f'{experiment.data.name}: {counts}')
     if experiment.data.stand_in:
         say(
             banner(
-                f'STAND-IN DATA: {experiment.data.name} is made up. Its figures say nothing of the '
-                'real data set.'
+                f'STAND-IN DATA: {experiment.data.name} is made up. Its figures say nothing about '
+                'the real data set.'
             )
         )
     say(
@@ -42,37 +51,37 @@ def announce(experiment: Experiment, folder: epath.Path) -> None:
     )
 
 
-def test(experiment: Experiment, params: PyTree) -> dict[str, Any]:
-    """The part of results.json that a test of `params` fills."""
-    config, split = experiment.config, experiment.split
+def evaluate_test(experiment: Experiment, params: PyTree) -> dict[str, Any]:
+    """The part of results.json that a test of `params` (on all devices) fills."""
+    config, split, data = experiment.config, experiment.split, experiment.data
     result = Evaluator(config.eval, experiment.ensemble, split.test)(params)
     return {
-        'config': json.loads(config.to_json_best_effort()),
+        'config': to_json(config),
         'data': experiment.counts
-        | {
-            'name': experiment.data.name,
-            'stand_in': experiment.data.stand_in,
-            'fingerprint': experiment.data.fingerprint,
-        },
+        | {'name': data.name, 'stand_in': data.stand_in, 'fingerprint': data.fingerprint},
         'test': result.ensemble,
         'networks': result.networks,
-        'floors': floors(
-            split.train, split.test, experiment.data.num_items, config.model.max_len, config.eval.ks
+        'floors': evaluate_baselines(
+            split.train, split.test, data.num_items, config.model.max_len, config.eval.ks
         ),
-        'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
-        'versions': {name: importlib.metadata.version(name) for name in _PACKAGES}
-        | {'python': platform.python_version()},
+        'device': device_name(),
+        'versions': versions(),
     }
 
 
-def write_results(folder: epath.Path, results: dict[str, Any]) -> None:
-    """Writes results.json; the run counts as finished from then on."""
+def write_results(folder: epath.Path, results: dict[str, Any], name: str = 'results.json') -> None:
+    """Writes the results file of a mode; the run counts as finished from then on.
+
+    Raises:
+      RunError: the file cannot be written.
+    """
     if jax.process_index() == 0:
-        write_json(folder / 'results.json', results)
+        with writing(folder / name):
+            write_json(folder / name, results)
 
 
 def read_results(folder: epath.Path, name: str = 'results.json') -> dict[str, Any] | None:
-    """What the last file that a mode writes holds; None where it is not finished.
+    """Reads the results file of a mode; None if the run has not finished.
 
     Raises:
       UserError: the file is damaged.
@@ -81,30 +90,30 @@ def read_results(folder: epath.Path, name: str = 'results.json') -> dict[str, An
     if not file.exists():
         return None
     try:
-        found = json.loads(file.read_text())
-        if isinstance(found, dict):
-            return found
+        results = json.loads(file.read_text())
+        if isinstance(results, dict):
+            return results
     except (OSError, ValueError):
         pass
     raise UserError(f'{file} is damaged; delete it, and the same command makes it again.')
 
 
-def finished(
+def finished_results(
     folder: epath.Path, experiment: Experiment, name: str = 'results.json'
 ) -> dict[str, Any] | None:
-    """`read_results` of a run on the experiment's data.
+    """`read_results` for a run on the data of the experiment.
 
     Raises:
-      UserError: the file is damaged, or of other data.
+      UserError: the file is damaged, or belongs to other data.
     """
-    found, ours = read_results(folder, name), experiment.data.fingerprint
-    if found is not None:
-        check_data(folder, found.get('data', {}).get('fingerprint', ours), ours)
-    return found
+    results, present = read_results(folder, name), experiment.data.fingerprint
+    if results is not None:
+        check_data(folder, results.get('data', {}).get('fingerprint', present), present)
+    return results
 
 
 def print_results(results: dict[str, Any]) -> None:
-    """The tables of a finished run, and what it took."""
+    """Prints the tables of a finished run and what it took."""
     print_tests(results)
     say(
         f'\nbest epoch {results["best_epoch"]}, {results["steps"]} steps, '
@@ -114,11 +123,16 @@ def print_results(results: dict[str, Any]) -> None:
 
 
 def print_tests(results: dict[str, Any]) -> None:
-    """A table for each rule: the ensemble, each network alone, and the floors."""
-    data, rules = results['data'], results['test']
-    for rule, ensemble in rules.items():
+    """Prints a table a rule: the ensemble, each network alone, and the baselines."""
+    data = results['data']
+    stand_in = ' (STAND-IN DATA)' if data['stand_in'] else ''
+    for rule, ensemble in results['test'].items():
         rows = {'ensemble': ensemble}
         rows |= {f'network {n}': network[rule] for n, network in enumerate(results['networks'])}
-        rows |= {f'floor: {name}': floor[rule] for name, floor in results['floors'].items()}
-        stand_in = ' (STAND-IN DATA)' if data['stand_in'] else ''
-        say(f"\nTest on {data['name']}{stand_in}, rule '{rule}'\n{table(rows)}")
+        rows |= {f'baseline: {name}': base[rule] for name, base in results['floors'].items()}
+        columns = [column for column in ensemble if not column.endswith('@1')]
+        print_table(
+            f"Test on {data['name']}{stand_in}, rule '{rule}'",
+            ['', *columns],
+            [[name, *(f'{row[column]:.4f}' for column in columns)] for name, row in rows.items()],
+        )

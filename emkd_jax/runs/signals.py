@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a polite request to save and leave, and an order the second time."""
+"""SIGTERM and Ctrl-C: the first asks a run to save and stop, a second one ends the process."""
 
 import math
 import os
@@ -10,27 +10,25 @@ import time
 from emkd_jax.errors import PreemptedError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_TWICE = 0.5  # seconds in which the same order may come twice: to a process and to its group
+_TWICE = 0.5  # seconds in which one request may arrive twice: at a process and at its group
 
 
 class StopSignals:
-    """Within this context the first signal sets `requested`, and a second one ends the process.
+    """Inside `with StopSignals()`, the first signal sets `requested` and a second ends the process.
 
-    While there is nothing to save (`at_once`, and so it begins) the first one ends it too: nothing
-    is lost, and neither a download nor a compilation would hear a request.
+    While there is nothing to save (`at_once`, which is so at the start), the first signal ends the
+    process too: nothing is lost, and a download or a compilation would not notice a request.
+    Without `with`, no signal is handled and `requested` stays False: that is how a notebook trains.
 
-    Python's own handlers wait until the interpreter is back from a compilation or a device, so the
-    signals are read from a pipe, by a thread.
+    Python's own handlers wait until the interpreter is back from a compilation or a device, so a
+    thread reads the signals from a pipe.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.requested = False
         self.at_once = True
 
     def __enter__(self) -> 'StopSignals':
-        if threading.current_thread() is not threading.main_thread():
-            self._old = None  # an embedding program handles its signals itself
-            return self
         read, self._pipe = os.pipe()
         os.set_blocking(self._pipe, False)
         self._old_pipe = signal.set_wakeup_fd(self._pipe, warn_on_full_buffer=False)
@@ -38,30 +36,28 @@ class StopSignals:
         threading.Thread(target=self._watch, args=(read,), daemon=True).start()
         return self
 
-    def __exit__(self, *_):
-        if self._old is None:
-            return
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._old_pipe)
         os.close(self._pipe)
 
-    def _watch(self, read):
-        heard = -math.inf
+    def _watch(self, read: int) -> None:
+        last = -math.inf
         while received := os.read(read, 1):
             if received[0] not in _SIGNALS:
                 continue
             if self.at_once:
                 _end('Stopped; there was nothing to save.')
-            if time.monotonic() - heard < _TWICE:
+            if time.monotonic() - last < _TWICE:
                 continue
-            heard = time.monotonic()
+            last = time.monotonic()
             if self.requested:
                 _end('Stopped at once; what came after the last checkpoint will be done again.')
             self.requested = True
         os.close(read)
 
 
-def _end(message):
+def _end(message: str) -> None:
     print(f'\n{message}', file=sys.stderr, flush=True)
     os._exit(PreemptedError.exit_code)

@@ -1,202 +1,175 @@
-"""A run's folder: which configuration and data it belongs to, who writes there, and how."""
+"""The folder of a run: which configuration and data it belongs to, and who writes to it."""
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import socket
 from collections.abc import Iterator
-from typing import Any
 
+import filelock
 import jax
 import ml_collections
 from etils import epath
 
+from emkd_jax.config import differences, to_json
+from emkd_jax.data.atomic import is_remote, write_json
 from emkd_jax.errors import RunError, UserError
 from emkd_jax.runs.cluster import is_lost_host
 
-# Where the files were (what they hold is fingerprinted), what a trained run is asked, and what
-# changes how a run is computed and kept, but not what comes out.
-_NOT_COMPARED = (
-    'data.source',
-    'data.attributes',
-    'recommend.',
-    'export.',
-    'checkpoint.',
-    'eval.batch_size',
-    'train.steps_per_dispatch',
-)
 
-
-def open_workdir(workdir: str, config: ml_collections.ConfigDict) -> epath.Path:
-    """Makes the folder, or checks that it belongs to a run of the same configuration.
+def open_workdir(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> epath.Path:
+    """Creates the folder of a run, or checks that it belongs to a run of the same configuration.
 
     Raises:
-      UserError: it belongs to another configuration, or cannot be used.
+      UserError: it belongs to another configuration, or it cannot be used.
     """
-    ours = json.loads(config.to_json_best_effort())
-    with _using(workdir):
+    with workdir_errors(workdir):
         folder = epath.Path(workdir)
-        file = folder / 'config.json'
         folder.mkdir(parents=True, exist_ok=True)
-        if file.exists():
-            try:
-                theirs = json.loads(file.read_text())
-            except ValueError as error:
-                raise UserError(
-                    f'{file} is not the configuration of a run; choose another --workdir, or '
-                    'delete it.'
-                ) from error
-            _compare(theirs, ours, file)
+        if (folder / 'config.json').exists():
+            check_same_config(folder, config)
         elif jax.process_index() == 0:
-            write_json(file, ours)
+            write_json(folder / 'config.json', to_json(config))
     return folder
 
 
-def make_folder(workdir: str) -> epath.Path:
-    """Makes a folder that belongs to no run.
+def make_folder(workdir: epath.PathLike) -> epath.Path:
+    """Creates a folder that belongs to no run, such as that of a study.
 
     Raises:
       UserError: it cannot be used.
     """
-    with _using(workdir):
+    with workdir_errors(workdir):
         folder = epath.Path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
         if not is_remote(folder) and not os.access(folder, os.W_OK):
-            raise PermissionError(errno.EACCES, 'Permission denied')
+            raise PermissionError(13, 'Permission denied')
     return folder
 
 
-def holds_run(workdir: str) -> bool:
-    """Has a run begun there?
+def holds_run(workdir: epath.PathLike) -> bool:
+    """Whether a run has begun in the folder.
 
     Raises:
       UserError: the folder cannot be read.
     """
-    with _using(workdir):
-        return epath.Path(workdir, 'config.json').exists()
+    with workdir_errors(workdir):
+        return (epath.Path(workdir) / 'config.json').exists()
 
 
-def check_data(folder: epath.Path, theirs: str, ours: str) -> None:
-    """Compares the fingerprint of the data that a checkpoint was trained on with that at hand.
+def read_config(folder: epath.Path) -> dict:
+    """The configuration with which the run in `folder` began, as JSON holds it.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    file = folder / 'config.json'
+    with workdir_errors(folder):
+        try:
+            stored = json.loads(file.read_text())
+        except ValueError:
+            stored = None
+    if not isinstance(stored, dict):
+        raise UserError(
+            f'{file} is not the configuration of a run; choose another --workdir, or delete it.'
+        )
+    return stored
+
+
+def check_same_config(folder: epath.Path, config: ml_collections.ConfigDict) -> None:
+    """Raises UserError if options that change results differ from those the run began with."""
+    differing = differences(read_config(folder), to_json(config))
+    if differing:
+        raise UserError(
+            f'{folder / "config.json"} belongs to a run with another configuration '
+            f'({"; ".join(differing)}); choose another --workdir, or the same configuration.'
+        )
+
+
+def check_data(folder: epath.Path, stored: str, present: str) -> None:
+    """Compares two fingerprints: of the data a run was trained on, and of the data at hand.
 
     Raises:
       UserError: they differ.
     """
-    if theirs != ours:
+    if stored != present:
         raise UserError(
-            f'{folder} holds a run on other data (fingerprint {theirs[:12]}, that at hand has '
-            f'{ours[:12]}); give it the data it began with, or choose another --workdir.'
+            f'{folder} holds a run on other data (its fingerprint is {stored[:12]}, that of the '
+            f'data given now is {present[:12]}); use the data it began with, or choose another '
+            '--workdir.'
         )
 
 
 @contextlib.contextmanager
 def sole_writer(folder: epath.Path) -> Iterator[None]:
-    """Within this context no other run writes to the folder, where its file system has locks.
+    """Holds the lock of the folder, on file systems that have locks.
 
     Raises:
-      UserError: another one does, or the folder cannot be written.
+      UserError: another process holds it, or the folder cannot be written.
     """
-    with contextlib.ExitStack() as stack:
-        if jax.process_index() == 0 and not is_remote(folder):
-            file = folder / 'lock'
-            with _using(folder):
-                lock = stack.enter_context(open(file, 'a+'))
-                _lock(lock, folder)
-                lock.truncate(0)
-                lock.write(f'process {os.getpid()} on {socket.gethostname()}')
-                lock.flush()
+    if jax.process_index() != 0 or is_remote(folder):
         yield
+        return
+    owner = folder / 'lock'
+    lock = filelock.FileLock(folder / 'lock.held', timeout=0)
+    with workdir_errors(folder):
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise UserError(
+                f'Another run writes to {folder} ({owner.read_text()}); wait for it, stop it, or '
+                'choose another --workdir.'
+            ) from error
+        except NotImplementedError:  # a file system without locks
+            pass
+        owner.write_text(f'process {os.getpid()} on {socket.gethostname()}')
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
-def writing(path: epath.Path) -> Iterator[None]:
-    """Turns the error of a failed write into one sentence.
+def writing(path: epath.PathLike) -> Iterator[None]:
+    """Turns a failed write inside the block into one clear sentence.
 
     Raises:
       RunError: the disk is full, or gone.
     """
     try:
         yield
-    except Exception as error:  # tensorstore's are ValueErrors, other stores have their own
-        if is_lost_host(error) or not (isinstance(error, (OSError, ValueError)) or is_remote(path)):
+    except Exception as error:  # tensorstore raises ValueErrors, other stores have their own kinds
+        if is_lost_host(error) or not (isinstance(error, OSError | ValueError) or is_remote(path)):
             raise
-        reason = getattr(error, 'strerror', None) or str(error).partition('\n')[0][:200]
         raise RunError(
-            f'{path} cannot be written ({reason}); make room or mend the disk, then start the '
-            'same command again: the run goes on from its last good checkpoint.'
+            f'{path} cannot be written ({_reason(error)}); make room or repair the disk, then '
+            'start the same command again: the run goes on from its last good checkpoint.'
         ) from error
 
 
-def is_remote(folder: epath.PathLike) -> bool:
-    """Is it in an object store, which has no locks, no appending and no empty folders?"""
-    return '://' in str(folder)
-
-
-def write_json(file: epath.Path, value: Any) -> None:
-    """Writes a whole file or none."""
-    partial = file.parent / f'{file.name}.partial'
-    partial.write_text(json.dumps(value, indent=2) + '\n')
-    partial.replace(file)
-
-
-def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    """'option: their value -> our value' for every option that differs."""
-    theirs, ours = _flat(theirs), _flat(ours)
-    return [
-        f'{name}: {theirs.get(name, "not there")} -> {ours.get(name, "not there")}'
-        for name in sorted(theirs.keys() | ours.keys())
-        if not name.startswith(_NOT_COMPARED) and theirs.get(name) != ours.get(name)
-    ]
-
-
 @contextlib.contextmanager
-def _using(folder):
+def workdir_errors(folder: epath.PathLike) -> Iterator[None]:
+    """Turns errors of the file system inside the block into one clear sentence.
+
+    Raises:
+      UserError: the folder cannot be used.
+    """
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # every store has its own kinds
+    except Exception as error:  # every remote store has its own kinds
         if not (isinstance(error, OSError) or is_remote(folder)):
             raise
-        reason = getattr(error, 'strerror', None) or str(error).partition('\n')[0][:200]
+        reason = _reason(error)
         if isinstance(error, KeyError):
-            reason = 'no such kind of store is known'
+            reason = 'this kind of store is not known'
         if isinstance(error, ImportError) and str(folder).startswith('gs://'):
-            reason = 'that needs `pip install gcsfs google-cloud-storage`'
+            reason = 'it needs `pip install gcsfs google-cloud-storage`'
         raise UserError(
             f'The workdir {folder} cannot be used ({reason}); choose another with --workdir.'
         ) from error
 
 
-def _lock(file, folder):
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.seek(0)
-        raise UserError(
-            f'Another run writes to {folder} ({file.read()}); wait for it, stop it, or choose '
-            'another --workdir.'
-        ) from error
-    except OSError:  # a file system without locks
-        pass
-
-
-def _compare(theirs, ours, file):
-    differing = differences(theirs, ours)
-    if differing:
-        raise UserError(
-            f'{file} is of a run with another configuration ({"; ".join(differing)}); '
-            'choose another --workdir, or the same configuration.'
-        )
-
-
-def _flat(tree, prefix=''):
-    if not isinstance(tree, dict):
-        return {prefix[:-1]: tree}
-    return {
-        name: value
-        for key, branch in tree.items()
-        for name, value in _flat(branch, f'{prefix}{key}.').items()
-    }
+def _reason(error: Exception) -> str:
+    return getattr(error, 'strerror', None) or str(error).partition('\n')[0][:200]

@@ -1,0 +1,269 @@
+"""The command line: `emkd-jax` where the package is installed, `python launch.py` in a checkout.
+
+Exit codes: 0 done; 1 the run could not go on; 2 a mistake of the user, named in one sentence; 134
+another host was lost; 143 stopped by a signal with its state saved.
+"""
+
+import contextlib
+import importlib
+import importlib.metadata
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from emkd_jax import __version__
+from emkd_jax.config import check_names, flatten, get_config
+from emkd_jax.errors import PreemptedError, RunError, UserError
+
+
+class Mode(NamedTuple):
+    """A mode of the command line.
+
+    Attributes:
+      function: 'module:name' of what it calls.
+      starts_from: 'config' (a configuration), 'run' (a trained run) or 'data' (`config.data`).
+      help: what it does.
+      flags: its own flags, in the order of the function's further arguments.
+      many_hosts: whether several processes may run it together.
+    """
+
+    function: str
+    starts_from: str
+    help: str
+    flags: tuple[str, ...] = ()
+    many_hosts: bool = False
+
+
+MODES = {
+    'train': Mode('runs.loop:train', 'config', 'train, resume and test (the default)', (), True),
+    'evaluate': Mode('runs.trained:evaluate', 'run', 'test the best checkpoint again', (), True),
+    'recommend': Mode(
+        'serving.recommend:recommend',
+        'run',
+        'items for users or histories',
+        ('requests', 'output', 'strict'),
+    ),
+    'export': Mode('serving.export:export', 'run', 'files that need no JAX code', ('output',)),
+    'report': Mode('analysis.report:report', 'run', 'how a run went, with plots'),
+    'distill': Mode('runs.distill:distill', 'run', 'one network that keeps the gain', (), True),
+    'study': Mode('analysis.study:study', 'config', 'several systems compared', ('study',), True),
+    'plan': Mode('planning.plan:plan', 'config', 'memory and work on given devices', ('topology',)),
+    'prepare': Mode('data.prepared_output:prepare', 'data', 'prepare the data only', ('output',)),
+    'import': Mode(
+        'serving.import_weights:import_weights', 'config', 'start from weights', ('weights',)
+    ),
+    'benchmark': Mode(
+        'benchmarks.original.compare:benchmark',
+        'config',
+        'measure beside the PyTorch original',
+        ('pytorch_repo', 'torch_tuned'),
+    ),
+}
+
+_FLAGS: dict[str, tuple[Any, str]] = {
+    'requests': ('', "recommend: file of users or histories, '-' for standard input; '' all users"),
+    'output': ('', 'recommend: file of answers; export: folder; prepare: file of histories'),
+    'strict': (False, 'recommend: unknown users and items are an error'),
+    'study': ('', 'study: ablation, generality or ensemble_size'),
+    'topology': ('', 'plan: a TPU slice such as v5e:2x4; default: the devices of this machine'),
+    'weights': ('', 'import: file of weights, .pth, .safetensors or .npz'),
+    'pytorch_repo': ('', 'benchmark: a clone of hw-du/EMKD'),
+    'torch_tuned': (False, 'benchmark: let the clone use TF32'),
+}
+
+_HELP = """\
+{program} [MODE] --config=NAME[:VARIANT] [--workdir=FOLDER] [--config.OPTION=VALUE ...]
+{program} MODE --workdir=FOLDER [...]        on a trained run
+
+Modes:
+{modes}
+
+Configurations: {configs},
+  or the path of a file; most have the variants :quick (a small model) and :released.
+  Their options are listed in docs/configuration.md and changed on the command line.
+
+Flags:
+{flags}
+  --coordinator, --num_processes, --process_id: several hosts, where nothing else tells them.
+  --verbose: show the messages of the libraries.  --version, --help.
+
+Examples:
+  {program} --config=quickstart
+  {program} --config=custom:quick --config.data.source=events.csv --workdir=runs/shop
+  {program} recommend --workdir=runs/shop --output=answers.csv"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    set_xla_flags()
+    try:
+        if {'--help', '-h', '-help', '--helpfull', 'help'} & set(arguments):
+            print(help_text())
+        elif '--version' in arguments:
+            print(f'emkd-jax {__version__}')
+        else:
+            _run(arguments)
+    except KeyboardInterrupt:
+        print('Stopped; there was nothing to save.', file=sys.stderr)
+        return PreemptedError.exit_code
+    except (UserError, RunError, PreemptedError) as error:
+        return _fail(error)
+    except Exception as error:
+        from emkd_jax.runs.cluster import explain, leave
+
+        known = explain(error)
+        if known is None:  # our own mistake; no other process shall wait for this one
+            traceback.print_exc()
+            leave(error)
+            return RunError.exit_code
+        return _fail(known)
+    return 0
+
+
+def help_text() -> str:
+    """One screen for a newcomer."""
+    modes = '\n'.join(f'  {name:10} {mode.help}' for name, mode in MODES.items())
+    lines = '\n'.join(f'  --{name:13} {meaning}' for name, (_, meaning) in _FLAGS.items())
+    program = 'python launch.py' if sys.argv[0].endswith('launch.py') else 'emkd-jax'
+    return _HELP.format(
+        program=program, modes=modes, flags=lines, configs='toys, beauty, ml_1m, custom, quickstart'
+    )
+
+
+def set_xla_flags() -> None:
+    """Leaves element-wise work and reductions on CPUs to XLA's own code. Before jax is imported.
+
+    From jaxlib 0.10 on, XLA hands them to a library that takes four times as long over the blocks
+    of the catalogue loss. XLA aborts on flags it does not know, so other versions get none.
+    """
+    name = '--xla_cpu_experimental_ynn_fusion_type'
+    given = os.environ.get('XLA_FLAGS', '')
+    if importlib.metadata.version('jaxlib').startswith('0.10.') and name not in given:
+        kinds = '-LIBRARY_FUSION_TYPE_ELTWISE,-LIBRARY_FUSION_TYPE_REDUCE'
+        os.environ['XLA_FLAGS'] = f'{given} {name}={kinds}'.strip()
+
+
+def _run(arguments: list[str]) -> None:
+    name, config_name, rest = _split(arguments)
+    mode = MODES[name]
+    workdir = next((a.partition('=')[2] for a in rest if a.startswith('--workdir=')), '')
+    if config_name:
+        config = get_config(config_name)
+    elif mode.starts_from == 'run' and workdir:
+        from emkd_jax.runs.trained import stored_config
+
+        config = stored_config(workdir)
+    else:
+        need = ' or --workdir' if mode.starts_from == 'run' else ''
+        raise UserError(f'--config{need} is missing; try --config=quickstart, or --help.')
+    given = _parse(rest, config, mode)
+    if not given.verbose:
+        logging.set_verbosity(logging.FATAL)  # what concerns the user is printed as a sentence
+    with contextlib.ExitStack() as stack:
+        more = [given[flag].value for flag in mode.flags]
+        if mode.many_hosts:
+            from emkd_jax.runs.cluster import join
+            from emkd_jax.runs.signals import StopSignals
+
+            join(given.coordinator, given.num_processes, given.process_id)
+            signals = stack.enter_context(StopSignals())
+        function = _load(mode)
+        if mode.starts_from == 'data':
+            function(given.config.data, *more)
+        elif mode.starts_from == 'run':
+            from emkd_jax.runs.trained import default_workdir, load_run
+
+            run = load_run(workdir or default_workdir(given.config), given.config)
+            if name == 'distill':
+                more = [given.config, signals]
+            function(run, *more)
+        elif name == 'train':
+            function(given.config, None, workdir, signals)
+        elif name == 'study':
+            function(given.config, workdir, *more, signals)
+        else:
+            function(given.config, workdir, *more)
+
+
+def _split(arguments: list[str]) -> tuple[str, str, list[str]]:
+    """Mode, configuration and the other arguments, each as `--name=value`."""
+    mode, config, rest, waiting = '', '', [], list(reversed(arguments))
+    while waiting:
+        argument = waiting.pop()
+        if argument in MODES and not (mode or rest or config):
+            mode = argument
+            continue
+        if not argument.startswith('-') or argument == '-':
+            raise UserError(f"'{argument}' is not an option; options are written --name=value.")
+        key, mark, value = argument.lstrip('-').partition('=')
+        if not mark and waiting and not waiting[-1].startswith('--'):
+            mark, value = '=', waiting.pop()  # written as `--name value`
+        if key == 'mode':
+            mode = value
+        elif key == 'config':
+            config = value
+        else:
+            rest.append(f'--{key}{mark}{value}')
+    if mode and mode not in MODES:
+        raise UserError(f'--mode={mode} is not known; use one of {", ".join(MODES)}.')
+    return mode or 'train', config, rest
+
+
+def _parse(arguments: list[str], config: ConfigDict, mode: Mode) -> flags.FlagValues:
+    names = [a.removeprefix('--').partition('=')[0] for a in arguments]
+    options = [name.removeprefix('config.') for name in names if name.startswith('config.')]
+    known = flatten(config.to_dict())
+    check_names([o if o in known else o.removeprefix('no') for o in options], config)
+    values = flags.FlagValues()
+    flags.DEFINE_string('workdir', '', 'Folder of the run.', flag_values=values)
+    flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0.', flag_values=values)
+    flags.DEFINE_integer('num_processes', None, 'Number of processes.', flag_values=values)
+    flags.DEFINE_integer('process_id', None, 'Number of this process.', flag_values=values)
+    flags.DEFINE_boolean('verbose', False, 'Show messages of libraries.', flag_values=values)
+    for name, (default, meaning) in _FLAGS.items():
+        define = flags.DEFINE_boolean if isinstance(default, bool) else flags.DEFINE_string
+        define(name, default, meaning, flag_values=values)
+    argv = ['emkd-jax', *arguments]
+    try:
+        config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
+        values(argv)
+    except (flags.Error, ValueError, TypeError) as error:
+        message = ' '.join(str(error).split()).removeprefix('flag ')
+        raise UserError(f'{message[:300].rstrip(".")}.') from error
+    for name in _FLAGS:
+        if values[name].present and name not in mode.flags:
+            takers = ' and '.join(m for m, other in MODES.items() if name in other.flags)
+            raise UserError(f'--{name} belongs to --mode={takers}; leave it out.')
+    return values
+
+
+def _load(mode: Mode) -> Any:
+    module, _, name = mode.function.partition(':')
+    if module.startswith('benchmarks.'):
+        try:
+            return getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as error:
+            raise UserError(
+                '--mode=benchmark needs a checkout of the repository; run `python launch.py` there.'
+            ) from error
+    return getattr(importlib.import_module(f'emkd_jax.{module}'), name)
+
+
+def _fail(error: UserError | RunError | PreemptedError) -> int:
+    # The message may quote what a file holds.
+    print(''.join(c if c.isprintable() else '?' for c in str(error)), file=sys.stderr)
+    if 'jax' in sys.modules:
+        from emkd_jax.runs.cluster import leave
+
+        leave(error)
+    return error.exit_code
+
+
+if __name__ == '__main__':
+    sys.exit(main())
