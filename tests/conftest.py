@@ -52,4 +52,4 @@ def finished(tmp_path_factory):
     from tests.support.runs import small_config
 
     folder = tmp_path_factory.mktemp('runs') / 'whole'
-    return train(small_config(), str(folder)), folder
+    return train(small_config(), workdir=str(folder)).results, folder

@@ -156,9 +156,9 @@ def read_results(workdir):
 
 def last_state(workdir, **changes):
     """The state in the newest checkpoint."""
-    checkpoints = Checkpoints(workdir, read_only=True)
+    checkpoints = Checkpoints(workdir)
     shapes = make_experiment(small_config(**changes)).state_shapes()
-    return checkpoints.restore(checkpoints.latest, shapes)[0]
+    return checkpoints.restore(checkpoints.steps[-1], shapes)[0]
 
 
 def assert_same_run(workdir, whole, **changes):

@@ -6,7 +6,7 @@ import signal
 import time
 
 from configs import quickstart
-from emkd_jax.runs import loop as train_room
+from emkd_jax.runs.progress import ProgressBar
 from emkd_jax.runs.signals import StopSignals
 
 TIMES = ('seconds', 'sequences_per_second')
@@ -39,7 +39,7 @@ def lines(folder, kind=None):
 
 def stop_at(monkeypatch, step, number=signal.SIGTERM):
     """Sends this process a signal once `step` steps are shown, and waits until it is heard."""
-    show, enter = train_room.ProgressBar.show, StopSignals.__enter__
+    show, enter = ProgressBar.show, StopSignals.__enter__
     entered = []
 
     def show_and_stop(self, now, *args):
@@ -54,4 +54,4 @@ def stop_at(monkeypatch, step, number=signal.SIGTERM):
         return enter(self)
 
     monkeypatch.setattr(StopSignals, '__enter__', enter_known)
-    monkeypatch.setattr(train_room.ProgressBar, 'show', show_and_stop)
+    monkeypatch.setattr(ProgressBar, 'show', show_and_stop)

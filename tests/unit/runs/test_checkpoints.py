@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from emkd_jax.errors import RunError, UserError
-from emkd_jax.runs.checkpoints import Checkpoints
+from emkd_jax.runs.checkpoints import Checkpoints, _digest, read_best
 from emkd_jax.training.step import TrainState
+
+DIGEST = _digest
 
 
 def state(step, size=1000):
@@ -50,10 +52,10 @@ def assert_restores(checkpoints, step):
 def test_state_and_record_come_back(tmp_path):
     save(tmp_path, {3: None, 5: 5})
     checkpoints = Checkpoints(tmp_path)
-    assert checkpoints.latest == 5
+    assert checkpoints.steps[-1:] == [5]
     assert_restores(checkpoints, 5)
     assert checkpoints.restore(5, state(0))[1] == record(5)
-    assert Checkpoints(tmp_path / 'other').latest is None
+    assert Checkpoints(tmp_path / 'other').steps == []
 
 
 def test_the_last_two_are_kept_and_the_best_of_each(tmp_path):
@@ -104,7 +106,7 @@ def test_damage_to_any_file_of_the_newest_is_noticed_and_the_one_before_is_used(
             if damage == 'append' and file.name == 'seal.json':
                 continue  # says the same
             checkpoints = Checkpoints(tmp_path / 'run')
-            assert checkpoints.latest == 1, (file, damage)
+            assert checkpoints.steps[-1:] == [1], (file, damage)
             assert_restores(checkpoints, 1)
             assert names(tmp_path / 'run' / 'set_aside') == ['2']
             said = capsys.readouterr().err
@@ -118,10 +120,10 @@ def test_one_that_was_not_sealed_is_not_used(tmp_path):
     root = save(tmp_path, {1: None, 2: None})
     (root / '2' / 'seal.json').unlink()
     (root / '3.orbax-checkpoint-tmp').mkdir()
-    assert Checkpoints(tmp_path).latest == 1
+    assert Checkpoints(tmp_path).steps[-1:] == [1]
     assert names(root) == ['1']
     (root / '1' / 'seal.json').unlink()
-    assert Checkpoints(tmp_path).latest is None  # killed during the very first save: start anew
+    assert Checkpoints(tmp_path).steps == []  # killed during the very first save: start anew
     assert names(tmp_path / 'set_aside') == ['1']
 
 
@@ -131,7 +133,7 @@ def test_where_none_is_left_an_error_says_what_happened(tmp_path):
         (root / step / 'record.json').unlink()
     with pytest.raises(RunError, match=r'1: record.json is missing; 2: record.json is missing\)'):
         Checkpoints(tmp_path)
-    assert Checkpoints(tmp_path).latest is None  # as the message says
+    assert Checkpoints(tmp_path).steps == []  # as the message says
 
 
 def test_without_its_best_a_checkpoint_is_of_no_use(tmp_path):
@@ -150,17 +152,47 @@ def test_damage_after_the_start_is_noticed_too(tmp_path):
         checkpoints.restore(1, state(0))
 
 
-def test_read_only_leaves_everything_as_it_is(tmp_path):
+def test_a_step_that_was_verified_at_the_start_is_not_read_again(tmp_path, monkeypatch):
+    save(tmp_path, {1: 1, 2: 2})
+    checkpoints = Checkpoints(tmp_path)
+    read = []
+    monkeypatch.setattr('emkd_jax.runs.checkpoints._fault', read.append)
+    checkpoints.restore(2, state(0))
+    assert not read
+    checkpoints.restore(2, state(0))  # much later it is
+    assert len(read) == 1
+
+
+def test_the_best_parameters_are_read_alone_and_nothing_changes(tmp_path, monkeypatch):
     root = save(tmp_path, {1: 1, 2: 1, 3: 3})
     (root / '3' / 'seal.json').unlink()  # as another process may be writing it just now
+    (root / '3' / 'record.json').unlink()
     (root / '4.orbax-checkpoint-tmp').mkdir()
     before = sorted(tmp_path.rglob('*'))
-    checkpoints = Checkpoints(tmp_path, read_only=True)
-    assert checkpoints.latest == 2
-    assert_restores(checkpoints, 1)
+    hashed = []
+    monkeypatch.setattr(
+        'emkd_jax.runs.checkpoints._digest', lambda path: hashed.append(path) or DIGEST(path)
+    )
+    params, found = read_best(tmp_path, state(0).params)
+    jax.tree.map(np.testing.assert_array_equal, params, state(1).params)
+    assert found == record(1)
+    assert {path.relative_to(root).parts[0] for path in hashed} == {'1'}
+    assert len(hashed) == len(set(hashed))
     assert sorted(tmp_path.rglob('*')) == before
-    assert Checkpoints(tmp_path / 'nothing', read_only=True).latest is None
+    assert read_best(tmp_path / 'nothing', state(0).params) is None
     assert not (tmp_path / 'nothing').exists()
+
+
+def test_without_a_validation_there_is_no_best(tmp_path):
+    save(tmp_path, {1: None})
+    assert read_best(tmp_path, state(0).params) is None
+
+
+def test_a_damaged_best_is_not_served(tmp_path):
+    root = save(tmp_path, {1: 1})
+    (root / '1' / 'state' / 'manifest.ocdbt').write_bytes(b'')
+    with pytest.raises(RunError, match='1: .*manifest.ocdbt is damaged'):
+        read_best(tmp_path, state(0).params)
 
 
 def test_another_model_is_refused(tmp_path):
@@ -181,7 +213,7 @@ def test_a_full_disk_is_said_and_the_last_good_one_stays(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     checkpoints = Checkpoints(tmp_path)
-    assert checkpoints.latest == 1
+    assert checkpoints.steps[-1:] == [1]
     assert_restores(checkpoints, 1)
     assert names(tmp_path / 'checkpoints') == ['1']
 

@@ -2,28 +2,27 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from emkd_jax.errors import UserError
 from emkd_jax.runs.distill import compare, distill, in_words
-from emkd_jax.runs.evaluate import evaluate
 from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.runs.loop import train
 from emkd_jax.runs.teacher import load_teacher
+from emkd_jax.runs.trained import evaluate, load_run
 from tests.support.runs import small_config
 
 
 def test_a_student_is_a_run_of_its_own(finished, capsys):
     results, folder = finished
-    found = distill(small_config(), str(folder))
-    out = capsys.readouterr().out
-    assert f'--config.distill.teacher={folder}' in out
+    found = distill(load_run(folder))
+    assert f'recommend --workdir={folder}/student' in capsys.readouterr().out
     assert found['test']['teacher'] == results['test']['window']
     assert json.loads((folder / 'student' / 'distillation.json').read_text()) == found
-    config = small_config(ensemble__num_networks=1, distill__teacher=str(folder))
-    tested = evaluate(config, str(folder / 'student'))
+    tested = evaluate(load_run(folder / 'student'))
     assert tested['test']['window'] == found['test']['student']
     assert len(tested['networks']) == 1
 
@@ -33,7 +32,7 @@ def test_what_is_kept_is_the_share_of_the_gain():
         return {'window': {'HR@10': value, 'NDCG@10': 0.5}}
 
     found = compare({'test': of(0.4), 'networks': [of(0.1), of(0.3)]}, {'test': of(0.35)}, 'window')
-    assert found['test']['a network of it'] == {'HR@10': pytest.approx(0.2), 'NDCG@10': 0.5}
+    assert found['test']['one of its networks'] == {'HR@10': pytest.approx(0.2), 'NDCG@10': 0.5}
     assert found['kept'] == {'HR@10': pytest.approx(0.75), 'NDCG@10': None}
 
 
@@ -44,48 +43,31 @@ def test_what_is_kept_is_said_in_words(kept, words):
     assert words in in_words(kept)
 
 
+def student_config(teacher, **changes):
+    return small_config(ensemble__num_networks=1, distill__teacher=str(teacher), **changes)
+
+
 def test_a_teacher_must_be_there(tmp_path):
+    with pytest.raises(UserError, match=r'distill\.teacher=.* cannot teach: .* holds no run'):
+        load_teacher(make_experiment(student_config(tmp_path)))
+
+
+def test_a_teacher_must_have_finished(finished, tmp_path):
+    folder = shutil.copytree(finished[1], tmp_path / 'run')
+    (folder / 'results.json').unlink()
     with pytest.raises(UserError, match='holds no finished run; train the teacher'):
-        distill(small_config(), str(tmp_path))
-    config = small_config(ensemble__num_networks=1, distill__teacher=str(tmp_path))
-    with pytest.raises(UserError, match='is not the workdir of a run'):
-        load_teacher(make_experiment(config))
-
-
-def test_several_runs_do_not_teach(finished, tmp_path):
-    """Neither as asked for, nor as found in the workdir."""
-    (tmp_path / 'results.json').write_text('{"tried": []}')
-    for config, folder in (
-        (small_config(train__num_seeds=2), finished[1]),
-        (small_config(), tmp_path),
-    ):
-        with pytest.raises(UserError, match=r'one teacher, .*--workdir=.*/seed_0, say\.'):
-            distill(config, str(folder))
-
-
-def test_a_teacher_of_several_runs_is_told_as_such(finished, tmp_path):
-    theirs = json.loads((finished[1] / 'config.json').read_text())
-    theirs['train']['num_seeds'] = 2
-    (tmp_path / 'config.json').write_text(json.dumps(theirs))
-    with pytest.raises(UserError, match=r'trained together; .*/seed_0'):
-        load_teacher(
-            make_experiment(small_config(ensemble__num_networks=1, distill__teacher=str(tmp_path)))
-        )
+        distill(load_run(folder))
 
 
 def test_a_teacher_that_sees_less_is_refused(finished, tmp_path):
-    config = small_config(
-        ensemble__num_networks=1, distill__teacher=str(finished[1]), model__max_len=12
-    )
-    with pytest.raises(UserError, match=r'10 slots, .*--config\.model\.max_len=10'):
-        train(config, str(tmp_path / 'student'))
+    config = student_config(finished[1], model__max_len=12)
+    with pytest.raises(UserError, match=r'10 items, .*--config\.model\.max_len=10'):
+        train(config, workdir=str(tmp_path / 'student'))
     assert not (tmp_path / 'student').exists()
 
 
 def test_a_teacher_of_other_items_is_refused(finished, tmp_path):
-    experiment = make_experiment(
-        small_config(ensemble__num_networks=1, distill__teacher=str(finished[1]))
-    )
+    experiment = make_experiment(student_config(finished[1]))
     data = dataclasses.replace(
         experiment.data,
         num_items=151,

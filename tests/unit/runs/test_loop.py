@@ -1,6 +1,7 @@
 """A run from configuration to results.json: resumed, refused, stopped and broken."""
 
 import json
+import shutil
 import signal
 import sys
 
@@ -9,18 +10,19 @@ import numpy as np
 import pytest
 
 from emkd_jax.errors import PreemptedError, RunError, UserError
-from emkd_jax.runs import loop as train_room
+from emkd_jax.runs import loop
 from emkd_jax.runs.checkpoints import Checkpoints
-from emkd_jax.runs.evaluate import evaluate
 from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.runs.loop import train
+from emkd_jax.runs.signals import StopSignals
+from emkd_jax.runs.trained import evaluate, load_run
 from tests.support.runs import TIMES, lines, small_config, stop_at
 
 
 def last_params(folder):
     experiment = make_experiment(small_config())
-    checkpoints = Checkpoints(folder, read_only=True)
-    return checkpoints.restore(checkpoints.latest, experiment.state_shapes())[0].params
+    checkpoints = Checkpoints(folder)
+    return checkpoints.restore(checkpoints.steps[-1], experiment.state_shapes())[0].params
 
 
 def assert_same_run(folder, finished):
@@ -76,8 +78,8 @@ def test_every_epoch_is_logged_and_the_best_one_tested(finished):
 
 def test_a_finished_run_prints_its_results_again(finished, capsys, monkeypatch):
     results, folder = finished
-    monkeypatch.setattr(train_room, '_run', None)
-    again = train(small_config(), str(folder))
+    monkeypatch.setattr(loop, '_train_together', None)
+    again = train(small_config(), workdir=str(folder)).results
     assert again == json.loads(json.dumps(results))
     out = capsys.readouterr().out
     assert 'STAND-IN' in out
@@ -89,19 +91,19 @@ def test_damaged_results_are_told(tmp_path, content):
     file = tmp_path / 'results.json'
     file.write_text(content) if content is not None else file.mkdir()
     with pytest.raises(UserError, match=r'results\.json is damaged; delete it'):
-        train(small_config(), str(tmp_path))
+        train(small_config(), workdir=str(tmp_path))
 
 
 def test_evaluate_gives_the_same_test(finished):
     results, folder = finished
-    assert evaluate(small_config(), str(folder))['test'] == results['test']
+    assert evaluate(load_run(folder))['test'] == results['test']
 
 
 def test_another_configuration_is_refused_with_the_options_that_differ(finished):
     _, folder = finished
     before = (folder / 'config.json').read_text()
     with pytest.raises(UserError, match=r'train\.num_epochs: 3 -> 4\).* --workdir'):
-        train(small_config(train__num_epochs=4), str(folder))
+        train(small_config(train__num_epochs=4), workdir=str(folder))
     assert (folder / 'config.json').read_text() == before
 
 
@@ -111,61 +113,61 @@ def test_a_run_that_was_stopped_ends_as_if_it_was_not(
 ):
     with monkeypatch.context() as patch:
         stop_at(patch, step, number)
-        with pytest.raises(PreemptedError, match=str(tmp_path)):
-            train(small_config(), str(tmp_path / 'run'))
+        with StopSignals() as signals, pytest.raises(PreemptedError, match=str(tmp_path)):
+            train(small_config(), workdir=str(tmp_path / 'run'), signals=signals)
     with (tmp_path / 'run' / 'metrics.jsonl').open('a') as log:
         log.write('{"kind": "train", "step": 9, "epo')  # as a killed process may leave it
-    train(small_config(), str(tmp_path / 'run'))
+    train(small_config(), workdir=str(tmp_path / 'run'))
     assert_same_run(tmp_path / 'run', finished)
 
 
 def test_other_data_is_refused(finished, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_at(patch, 6)
-        with pytest.raises(PreemptedError):
-            train(small_config(), str(tmp_path))
+        with StopSignals() as signals, pytest.raises(PreemptedError):
+            train(small_config(), workdir=str(tmp_path), signals=signals)
     monkeypatch.setattr('emkd_jax.data.dataset.Dataset.fingerprint', 'f' * 64)
     with pytest.raises(UserError, match='other data .*ffffffffffff'):
-        train(small_config(), str(tmp_path))
+        train(small_config(), workdir=str(tmp_path))
 
 
 def test_a_finished_run_on_other_data_is_not_shown(finished, monkeypatch):
     _, folder = finished
     monkeypatch.setattr('emkd_jax.data.dataset.Dataset.fingerprint', 'f' * 64)
     with pytest.raises(UserError, match='other data .*ffffffffffff'):
-        train(small_config(), str(folder))
+        train(small_config(), workdir=str(folder))
 
 
 def test_numbers_that_are_not_finite_stop_the_run_before_a_checkpoint(tmp_path):
     config = small_config(optimizer__learning_rate=1e30)
     with pytest.raises(RunError, match=r'Step \d: .*gradients not finite'):
-        train(config, str(tmp_path))
-    assert Checkpoints(tmp_path, read_only=True).latest is None
+        train(config, workdir=str(tmp_path))
+    assert Checkpoints(tmp_path).steps == []
 
 
 def test_a_workdir_that_cannot_be_is_refused(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match=r'file/run cannot be used .*--workdir'):
-        train(small_config(), str(tmp_path / 'file' / 'run'))
+        train(small_config(), workdir=str(tmp_path / 'file' / 'run'))
 
 
 @pytest.mark.parametrize(
     ('workdir', 'reason'),
     [
-        ('gs://bucket/run', 'needs `pip install gcsfs google-cloud-storage`'),
-        ('odd://bucket/run', 'no such kind of store is known'),
+        ('gs://bucket/run', 'it needs `pip install gcsfs google-cloud-storage`'),
+        ('odd://bucket/run', 'this kind of store is not known'),
     ],
 )
-@pytest.mark.parametrize('mode', [train, evaluate])
+@pytest.mark.parametrize('mode', [lambda workdir: train(small_config(), workdir=workdir), load_run])
 def test_a_store_that_cannot_be_reached_is_refused(monkeypatch, workdir, reason, mode):
     monkeypatch.setitem(sys.modules, 'gcsfs', None)  # not installed
     with pytest.raises(UserError, match=f'{workdir} cannot be used .*{reason}.*--workdir'):
-        mode(small_config(), workdir)
+        mode(workdir)
 
 
-def test_evaluate_without_a_run_is_refused(tmp_path):
+def test_without_a_run_there_is_nothing_to_evaluate(tmp_path):
     with pytest.raises(UserError, match='holds no run'):
-        evaluate(small_config(), str(tmp_path / 'nothing'))
+        load_run(tmp_path / 'nothing')
     assert not (tmp_path / 'nothing').exists()
 
 
@@ -179,12 +181,30 @@ def test_evaluate_without_a_run_is_refused(tmp_path):
 )
 def test_what_is_refused_leaves_no_workdir_behind(tmp_path, changes):
     with pytest.raises(UserError):
-        train(small_config(**changes), str(tmp_path / 'run'))
+        train(small_config(**changes), workdir=str(tmp_path / 'run'))
     assert not (tmp_path / 'run').exists()
 
 
 def test_what_changes_no_result_may_change(finished):
     results, folder = finished
     changes = {'eval__batch_size': 7, 'checkpoint__every_minutes': 0.0}
-    again = train(small_config(**changes), str(folder))
+    again = train(small_config(**changes), workdir=str(folder)).results
     assert again['test'] == json.loads(json.dumps(results['test']))
+
+
+def test_a_run_keeps_its_data_and_needs_nothing_else_afterwards(finished, tmp_path, monkeypatch):
+    results, folder = finished
+    monkeypatch.setattr('emkd_jax.data.load', None)
+    run = load_run(folder)
+    assert run.config.to_dict() == small_config().to_dict()
+    assert run.results['test'] == json.loads(json.dumps(results['test']))
+    assert [event['kind'] for event in run.history()].count('validation') == 3
+    moved = shutil.copytree(folder, tmp_path / 'moved')
+    jax.tree.map(np.testing.assert_array_equal, load_run(moved).params, run.params)
+
+
+def test_windows_are_cut_once_for_runs_that_train_together():
+    experiment = make_experiment(small_config())
+    cut = experiment.windows
+    assert experiment.with_config(small_config(model__dropout=0.3)).windows is cut
+    assert experiment.with_config(small_config(model__max_len=5)).windows is not cut
