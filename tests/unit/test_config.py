@@ -1,16 +1,15 @@
 """The configs say what the paper and the released code say, and every variant is a whole config."""
 
 import importlib
+import json
+import math
 import re
 
 import pytest
-from absl import flags
-from ml_collections import config_flags
 
+from emkd_jax import config
 from emkd_jax.errors import UserError
-from tests.support import ROOT
 
-FOLDER = ROOT / 'configs'
 SETS = ('beauty', 'ml_1m', 'toys')
 VARIANTS = [(name, variant) for name in SETS for variant in ('', 'released', 'quick')]
 
@@ -19,10 +18,10 @@ def get_config(name, *variant):
     return importlib.import_module(f'configs.{name}').get_config(*variant)
 
 
-def option_names(config):
+def option_names(made):
     return {
         f'{room}.{option}'
-        for room, options in config.to_dict().items()
+        for room, options in made.to_dict().items()
         for option in (options if isinstance(options, dict) else [''])
     }
 
@@ -33,21 +32,21 @@ def option_names(config):
 )
 def test_published_hyper_parameters(name, max_len, dropout, temperature, num_heads, window_step):
     for variant in ('', 'released'):
-        config = get_config(name, variant)
-        assert config.data.window_step == window_step
-        assert config.model.max_len == max_len
-        assert config.model.dropout == dropout
-        assert config.model.num_heads == num_heads
-        assert config.objective.temperature == temperature
-        assert (config.model.hidden_dim, config.model.num_blocks) == (256, 2)
-        assert (config.ensemble.num_networks, config.objective.num_views) == (3, 8)
-        assert (config.objective.contrast_weight, config.objective.kd_weight) == (0.01, 0.001)
-        assert (config.objective.mask_prob, config.objective.attribute_weight) == (0.15, 1)
-        assert config.objective.self_contrast == 'zero'
-        assert config.optimizer.learning_rate == 1e-3
-        assert (config.train.batch_size, config.train.num_epochs) == (256, 250)
-        assert (config.eval.rule, tuple(config.eval.ks)) == ('window', (1, 5, 10, 20))
-        assert not config.data.stand_in
+        made = get_config(name, variant)
+        assert made.data.window_step == window_step
+        assert made.model.max_len == max_len
+        assert made.model.dropout == dropout
+        assert made.model.num_heads == num_heads
+        assert made.objective.temperature == temperature
+        assert (made.model.hidden_dim, made.model.num_blocks) == (256, 2)
+        assert (made.ensemble.num_networks, made.objective.num_views) == (3, 8)
+        assert (made.objective.contrast_weight, made.objective.kd_weight) == (0.01, 0.001)
+        assert (made.objective.mask_prob, made.objective.attribute_weight) == (0.15, 1)
+        assert made.objective.self_contrast == 'zero'
+        assert made.optimizer.learning_rate == 1e-3
+        assert (made.train.batch_size, made.train.num_epochs) == (256, 250)
+        assert (made.eval.rule, tuple(made.eval.ks)) == ('window', (1, 5, 10, 20))
+        assert not made.data.stand_in
 
 
 @pytest.mark.parametrize('name', SETS)
@@ -70,19 +69,17 @@ def test_released_differs_in_the_quirks_alone(name):
 
 @pytest.mark.parametrize(('name', 'variant'), VARIANTS)
 def test_every_variant_is_named_and_has_the_options_of_the_base(name, variant):
-    config = get_config(name, variant)
-    assert config.name == (f'{name}_{variant}' if variant else name)
-    assert config.data.name == name
-    base = importlib.import_module('emkd_jax.config').base_config()
-    assert option_names(config) == option_names(base)
+    made = get_config(name, variant)
+    assert made.name == (f'{name}_{variant}' if variant else name)
+    assert made.data.name == name
+    assert option_names(made) == option_names(config.base_config())
     assert get_config(name) == get_config(name, '')
 
 
 @pytest.mark.parametrize('name', SETS)
-def test_quick_is_small_and_runs_without_real_data(name):
+def test_quick_is_small_and_trains_on_real_data(name):
     quick, published = get_config(name, 'quick'), get_config(name)
-    assert quick.data.stand_in
-    assert quick.data.source == ''
+    assert not quick.data.stand_in
     assert quick.model.hidden_dim < published.model.hidden_dim
     assert quick.objective.num_views < published.objective.num_views
     assert quick.train.num_epochs < published.train.num_epochs
@@ -90,15 +87,73 @@ def test_quick_is_small_and_runs_without_real_data(name):
 
 
 @pytest.mark.parametrize('name', [*SETS, 'quickstart'])
-def test_an_unknown_variant_is_refused_on_the_command_line_too(name):
+def test_an_unknown_variant_is_refused(name):
     with pytest.raises(UserError, match=rf"configs/{name}.py has no variant.*'fast'"):
-        get_config(name, 'fast')
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file('config', flag_values=values)
-    with pytest.raises(UserError, match="'fast'"):
-        values(['launch.py', f'--config={FOLDER / name}.py:fast'])
-    values(['launch.py', f'--config={FOLDER / name}.py'])
-    assert values.config.name == name
+        config.get_config(f'{name}:fast')
+    assert config.get_config(name).name == name
+    assert config.get_config(f'configs/{name}.py').name == name
+
+
+def test_options_are_changed_by_name_and_mistakes_are_named():
+    changed = config.get_config('custom:quick', **{'train.num_epochs': 60, 'eval.ks': (5, 10)})
+    assert (changed.train.num_epochs, tuple(changed.eval.ks)) == (60, (5, 10))
+    for name, value, message in (
+        ('train.batchsize', 3, r'no option train\.batchsize; did you mean train\.batch_size'),
+        ('dropout', 0.1, r'did you mean model\.dropout'),
+        ('train.batch_size', 'many', r"train\.batch_size is 'many'; it must be of the type int"),
+    ):
+        with pytest.raises(UserError, match=message):
+            config.get_config('toys', **{name: value})
+    with pytest.raises(UserError, match=r"no configuration 'tyos'; use one of beauty, custom"):
+        config.get_config('tyos')
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'message'),
+    [
+        ('model.dropout', 1.0, 'less than 1'),
+        ('model.max_len', 0, 'at least 1'),
+        ('objective.temperature', 0.0, 'more than 0'),
+        ('objective.mask_prob', math.nan, 'more than 0'),
+        ('eval.rule', 'all', 'one of window, history, none'),
+        ('eval.ks', (5,), '10 among them'),
+        ('seed', 2**31, 'at most'),
+        ('sweep.dropout', ('a',), 'a list of numbers'),
+        ('export.weights', 'onnx', "one of '', safetensors, npz, pth"),
+    ],
+)
+def test_a_value_out_of_range_is_named(name, value, message):
+    changed = config.get_config('toys', **{name: value})
+    with pytest.raises(UserError, match=f'{name} is .*{message}'):
+        config.check_config(changed)
+
+
+def test_an_error_in_a_config_file_is_not_taken_for_a_wrong_option(tmp_path):
+    file = tmp_path / 'mine.py'
+    file.write_text('def get_config():\n    return object().missing\n')
+    with pytest.raises(UserError, match=r"mine\.py cannot be used \(AttributeError: .*'missing'"):
+        config.get_config(str(file))
+
+
+def test_a_configuration_comes_back_from_json():
+    written = config.get_config('custom:quick', **{'sweep.dropout': (0.1, 0.2)})
+    tree = json.loads(json.dumps(config.to_json(written)))
+    assert config.from_json(tree) == written
+    del tree['export']  # an option that did not exist then has its default
+    assert config.from_json(tree) == written
+
+
+def test_only_options_that_change_results_are_compared():
+    before = config.to_json(config.get_config('toys'))
+    same = config.get_config('toys', **{'data.source': 'x', 'recommend.k': 3})
+    assert config.differences(before, config.to_json(same)) == []
+    other = config.get_config('toys', **{'train.num_epochs': 3})
+    assert config.differences(before, config.to_json(other)) == ['train.num_epochs: 250 -> 3']
+
+
+def test_every_option_says_what_it_means():
+    for name, option in (config.OPTIONS | config.EVENT_LOG_OPTIONS).items():
+        assert option.meaning.endswith(('.', ')')) and option.meaning[0].isupper(), name
 
 
 @pytest.mark.parametrize('name', [*SETS, 'quickstart'])

@@ -1,0 +1,101 @@
+"""The command line: help, modes, mistakes, and what importing the package does not do."""
+
+import subprocess
+import sys
+
+import pytest
+
+import emkd_jax
+from emkd_jax import cli
+from emkd_jax.errors import UserError
+from tests.support import ROOT
+
+
+def last_line(capsys):
+    err = capsys.readouterr().err
+    assert 'Traceback' not in err
+    return err.strip().splitlines()[-1]
+
+
+def test_help_is_one_screen_with_every_mode(capsys):
+    assert cli.main(['--help']) == 0
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) <= 50
+    assert max(map(len, out.splitlines())) <= 100
+    for mode in cli.MODES:
+        assert f'  {mode} ' in out
+
+
+def test_version(capsys):
+    assert cli.main(['--version']) == 0
+    assert capsys.readouterr().out == f'emkd-jax {emkd_jax.__version__}\n'
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ([], '--config is missing; try --config=quickstart'),
+        (['recommend'], '--config or --workdir is missing'),
+        (['--mode=serf'], '--mode=serf is not known; use one of train, '),
+        (['--config=tyos'], "no configuration 'tyos'"),
+        (['--config=toys', 'stray'], "'stray' is not an option"),
+        (['--config=toys', '--config.train.batchsize=3'], 'did you mean train.batch_size?'),
+        (['--config=toys', '--config.train.batch_size=x'], '--config.train.batch_size=x'),
+        (['--config=toys', '--ouput=x'], "'ouput'. Did you mean: output"),
+        (['--config=toys', '--output=x'], '--output belongs to --mode=recommend'),
+        (['--config=toys', '--config.model.dropout=2'], 'model.dropout is 2.0; it must be less'),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(capsys, arguments, message):
+    assert cli.main(arguments) == 2
+    assert message in last_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'mode', 'config', 'rest'),
+    [
+        (['recommend', '--workdir=w'], 'recommend', '', ['--workdir=w']),
+        (['--mode', 'plan', '--config', 'toys'], 'plan', 'toys', []),
+        (['--config.seed', '3', '--config=toys'], 'train', 'toys', ['--config.seed=3']),
+        (['--strict', '--mode=recommend'], 'recommend', '', ['--strict']),
+        (['--requests', '-', 'x'][:2], 'train', '', ['--requests=-']),
+    ],
+)
+def test_flags_may_be_written_in_several_ways(arguments, mode, config, rest):
+    assert cli._split(arguments) == (mode, config, rest)
+
+
+def test_every_mode_has_its_function():
+    for mode in cli.MODES.values():
+        assert callable(cli._load(mode)), mode
+
+
+def test_the_benchmark_needs_a_checkout(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'benchmarks.original.compare', None)
+    with pytest.raises(UserError, match='needs a checkout'):
+        cli._load(cli.MODES['benchmark'])
+
+
+def test_importing_the_package_starts_nothing_and_loads_little():
+    code = (
+        'import os, sys; before = dict(os.environ); import emkd_jax; dir(emkd_jax); '
+        'from emkd_jax import get_config; get_config("toys"); '
+        'heavy = {"jax", "torch", "tensorflow_datasets", "orbax", "tensorboardX", "duckdb"}; '
+        'assert not heavy & set(sys.modules), heavy & set(sys.modules); '
+        'assert dict(os.environ) == before; '
+        'import emkd_jax.runs.loop, emkd_jax.serving.model; '
+        'heavy = {"torch", "tensorflow_datasets", "tensorboardX", "matplotlib"}; '
+        'assert not heavy & set(sys.modules), heavy & set(sys.modules); '
+        'import jax._src.xla_bridge as bridge; assert not bridge._backends'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_is_there():
+    for name in emkd_jax.__all__:
+        assert getattr(emkd_jax, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'missing'"):
+        emkd_jax.missing  # noqa: B018
