@@ -337,8 +337,9 @@ def check_names(names: Iterable[str], config: ml_collections.ConfigDict) -> None
             continue
         # Several options may end alike; the first one is meant: model.dropout, not sweep.dropout.
         leaves = {option.rpartition('.')[2]: option for option in reversed(known)}
-        leaf = difflib.get_close_matches(name.rpartition('.')[2], leaves, 1, 0.8)
-        near = [leaves[leaf[0]]] if leaf else difflib.get_close_matches(name, known, 1)
+        near = difflib.get_close_matches(name, known, 1, 0.6 if '.' in name else 1.0) or [
+            leaves[leaf] for leaf in difflib.get_close_matches(name.rpartition('.')[2], leaves, 1)
+        ]
         hint = f'; did you mean {near[0]}?' if near else '; docs/configuration.md lists all.'
         raise UserError(f'There is no option {name[:100]}{hint}')
 
