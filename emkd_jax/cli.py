@@ -193,7 +193,8 @@ def _run(arguments: list[str]) -> None:
 
 def _split(arguments: list[str]) -> tuple[str, str, list[str]]:
     """Mode, configuration and the other arguments, each as `--name=value`."""
-    mode, config, rest, waiting = '', '', [], list(reversed(arguments))
+    mode, config, waiting = '', '', list(reversed(arguments))
+    rest: list[str] = []
     while waiting:
         argument = waiting.pop()
         if argument in MODES and not (mode or rest or config):
@@ -220,7 +221,7 @@ def _parse(arguments: list[str], config: ConfigDict, mode: Mode) -> flags.FlagVa
     options = [name.removeprefix('config.') for name in names if name.startswith('config.')]
     known = flatten(config.to_dict())
     check_names([o if o in known else o.removeprefix('no') for o in options], config)
-    values = flags.FlagValues()
+    values = flags.FlagValues()  # type: ignore[no-untyped-call]
     flags.DEFINE_string('workdir', '', 'Folder of the run.', flag_values=values)
     flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0.', flag_values=values)
     flags.DEFINE_integer('num_processes', None, 'Number of processes.', flag_values=values)

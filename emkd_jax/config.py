@@ -349,7 +349,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     for name, value in flatten(config.to_dict()).items():
         option = OPTIONS.get(name) or EVENT_LOG_OPTIONS.get(name)
         if option is None:
-            check_names([name], base_config(event_log=True))
+            raise UserError(f'There is no option {name}; docs/configuration.md lists all.')
         if fault := _fault(option, value):
             raise UserError(f'{name} is {value!r}; it must be {fault}.')
     ks = config.eval.ks
@@ -373,7 +373,8 @@ def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
 
 def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The configuration as JSON holds it: nested dictionaries, and lists for tuples."""
-    return json.loads(config.to_json_best_effort())
+    tree: dict[str, Any] = json.loads(config.to_json_best_effort())
+    return tree
 
 
 def from_json(tree: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -423,8 +424,8 @@ def _config_file(path: str) -> pathlib.Path:
         if file.is_file():
             return file
         raise UserError(f'--config={path}: there is no such file; look into configs/.')
-    if file := _named_config(path):
-        return file
+    if named := _named_config(path):
+        return named
     names = ', '.join(sorted(file.stem for file in _config_folder().glob('[a-z]*.py')))
     raise UserError(f"There is no configuration '{path[:100]}'; use one of {names}, or a file.")
 
