@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 from jaxtyping import Array, Float, Int, PyTree, UInt32
 
-from emkd_jax.model import hash_rng as counted
+from emkd_jax.model import hash_rng
 from emkd_jax.model.encoders import make_encoder
 from emkd_jax.model.encoders.layers import linear_params
 from emkd_jax.model.precision import activation_dtype, wide
@@ -45,7 +45,7 @@ def _wide_linear(hidden, kernel, bias):
         hidden,
         kernel.astype(hidden.dtype),
         (((hidden.ndim - 1,), (1,)), ((), ())),
-        preferred_element_type=wide(hidden.dtype),
+        preferred_element_type=accumulation_dtype(hidden.dtype),
     )
     return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
@@ -58,7 +58,7 @@ class Ensemble:
     num_networks: int
     shared_init: bool = False
 
-    def with_dropout(self, rate: counted.Rate) -> 'Ensemble':
+    def with_dropout(self, rate: hash_rng.Rate) -> 'Ensemble':
         """The same ensemble with another dropout rate, traced maybe."""
         encoder = self.network.encoder.clone(dropout=rate)
         return dataclasses.replace(self, network=self.network.clone(encoder=encoder))
@@ -95,7 +95,7 @@ class Ensemble:
         """
         token_keys = None
         if row_keys is not None:
-            token_keys = counted.fold(
+            token_keys = hash_rng.fold(
                 row_keys[None, :, None],
                 jnp.arange(self.num_networks)[:, None, None],
                 jnp.arange(items.shape[1])[None, None, :],

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped, UInt32
 
-from emkd_jax.model.precision import wide
+from emkd_jax.model.precision import accumulation_dtype
 
 Rate = float | Float[Array, '']  # traced where runs with different ones train together
 
@@ -60,14 +60,16 @@ def dropout(
       site: which dropout of the network this is; sites draw independently.
       rate: probability that an element is dropped, in [0, 1).
     """
-    if keys is None or is_known_zero(rate):
+    if keys is None or is_static_zero(rate):
         return x
     dropped = bernoulli(bits(fold(keys, site), x.shape[-1]), rate)
-    widened = x.astype(wide(x.dtype))  # in bfloat16 the factor itself would be 0.1% off
+    widened = x.astype(
+        accumulation_dtype(x.dtype)
+    )  # in bfloat16 the factor itself would be 0.1% off
     kept = widened * jnp.asarray(1 / (1 - rate), widened.dtype)
     return jnp.where(dropped, jnp.zeros_like(kept), kept).astype(x.dtype)
 
 
-def is_known_zero(value: Rate) -> bool:
+def is_static_zero(value: Rate) -> bool:
     """Whether a number is 0 for good, and so what it scales need not be computed."""
     return not isinstance(value, jax.Array) and value == 0

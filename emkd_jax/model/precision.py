@@ -19,6 +19,6 @@ def activation_dtype(name: str, platform: str) -> np.dtype:
     return jnp.dtype(name)
 
 
-def wide(dtype: np.dtype) -> np.dtype:
+def accumulation_dtype(dtype: np.dtype) -> np.dtype:
     """What statistics, logits and losses of `dtype` activations are held in: float32 at least."""
     return jnp.dtype('float64' if dtype == jnp.float64 else 'float32')

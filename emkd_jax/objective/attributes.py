@@ -1,4 +1,4 @@
-"""Attribute prediction: which attributes does the item at this position have?"""
+"""Attribute prediction: the attributes of the item at a position."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def attribute_loss(
     Args:
       logits: attribute logits on the unmasked sequence, at the positions of the last view's masks.
       attributes: attribute ids of the true item at each position, padded with -1.
-      weights: of the positions; 0 for unused places of the buffer.
+      weights: w, 0 in the unused part of the buffer.
     """
     targets = multi_hot(attributes, logits.shape[-1])[None]
     losses = jax.nn.softplus(logits) - jnp.where(targets, logits, 0)

@@ -1,4 +1,4 @@
-"""Masked-item prediction and distillation in one pass over blocks of the catalogue.
+"""Masked-item prediction and mutual distillation in one pass over blocks of the catalogue.
 
 No (positions x catalogue) array is ever stored, forward or backward. With z_n the logits of
 network n at one position, q_n = softmax(z_n / t) and S = sum_b z_b, the log-normalisers of each
@@ -6,9 +6,9 @@ pair cancel:
 
     sum_{a > b} ( KL(q_b || q_a) + KL(q_a || q_b) ) / 2 = sum_a E_{q_a}[N z_a - S] / (2 t),
 
-so running maxima, sums of exponentials at temperatures 1 and t and one moment a network give both
-losses. The backward pass computes each block of logits again; with g and k the cotangents of the
-two sums, its gradient is
+so running maxima, sums of exponentials at temperatures 1 and t and one moment per network give both
+losses. The backward pass computes each block of logits again; with g and k the incoming gradients
+of the two losses, the gradient of z_n is
 
     w_p ( g (softmax(z_n) - onehot) + k / (2 t) (N q_n - sum_b q_b) ).
 
@@ -22,11 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from emkd_jax.model.precision import wide
+from emkd_jax.model.precision import accumulation_dtype
+
+
+BLOCK = 1024  # classes of the catalogue that training holds at a time
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
-def streamed_loss(
+def catalogue_loss(
     hidden: Float[Array, 'networks positions dim'],
     kernel: Float[Array, 'networks classes dim'],
     bias: Float[Array, 'networks classes'],
@@ -35,16 +38,20 @@ def streamed_loss(
     temperature: float | Float[Array, ''] | None,
     block: int,
 ) -> tuple[Float[Array, ''], Float[Array, '']]:
-    """(cross_entropy, distillation) of `masked_items`, of the logits hidden x kernel + bias.
+    """Cross-entropy and distillation of the logits z = hidden kernel^T + bias.
+
+        cross_entropy = sum_p w_p sum_n ( logsumexp(z[n, p]) - z[n, p, label_p] )
+        distillation  = sum_p w_p sum_{a > b} ( KL(q_b || q_a) + KL(q_a || q_b) ) / 2
+
+    with q_n = softmax(z[n, p] / t), the first distribution of each divergence being a constant.
 
     Args:
       hidden: hidden states at the masked positions.
-      kernel, bias: of the item heads; class 0 is the padding item.
+      kernel, bias: the item heads; class 0 is the padding item, which is never a label.
       labels: the true items.
-      weights: of the positions; 0 for unused places of the buffer. Not differentiated.
-      temperature: of the distillation, which is not computed (0) if this is None. Not
-        differentiated.
-      block: classes a pass holds at a time; temporary memory grows with positions x block.
+      weights: w, 0 in the unused part of the buffer. Not differentiated.
+      temperature: t; None leaves distillation out (0). Not differentiated.
+      block: classes that a pass holds at a time; temporary memory grows with positions x block.
     """
     return _forward(hidden, kernel, bias, labels, weights, temperature, block)[0]
 
@@ -53,32 +60,32 @@ def _forward(hidden, kernel, bias, labels, weights, temperature, block):
     networks, positions, _ = hidden.shape
 
     def visit(first, size, carry):
-        hits = _hits(labels, first, size)
-        logits, _ = _logits(hidden, kernel, bias, first, size)
+        hits = label_hits(labels, first, size)
+        logits, _ = block_logits(hidden, kernel, bias, first, size)
         total = sum(logits)
         return [
             _accumulate(sums, own, networks * own - total, hits, temperature)
             for sums, own in zip(carry, logits, strict=True)
         ]
 
-    zeros = jnp.zeros(positions, wide(hidden.dtype))
-    of_distillation = () if temperature is None else (zeros, zeros)
-    start = [(jnp.full_like(zeros, -jnp.inf), zeros, zeros, *of_distillation)] * networks
-    sums = _over_blocks(visit, start, kernel.shape[1], block)
-    top, sum_one, picked, *of_distillation = map(jnp.stack, zip(*sums, strict=True))
+    zeros = jnp.zeros(positions, accumulation_dtype(hidden.dtype))
+    kd_sums = () if temperature is None else (zeros, zeros)
+    start = [(jnp.full_like(zeros, -jnp.inf), zeros, zeros, *kd_sums)] * networks
+    sums = over_blocks(visit, start, kernel.shape[1], block)
+    top, sum_one, picked, *kd_sums = map(jnp.stack, zip(*sums, strict=True))
     lse_one = top + jnp.log(sum_one)
     cross_entropy = ((lse_one - picked).sum(0) * weights).sum()
-    if not of_distillation:
+    if not kd_sums:
         return (cross_entropy, jnp.zeros_like(cross_entropy)), (lse_one, None)
-    sum_soft, moment = of_distillation
+    sum_soft, moment = kd_sums
     lse_soft = top / temperature + jnp.log(sum_soft)
     distillation = ((moment / sum_soft).sum(0) * weights).sum() / (2 * temperature)
     return (cross_entropy, distillation), (lse_one, lse_soft)
 
 
 def _accumulate(sums, logits, lead, hits, temperature):
-    """One network's sums, a block further; `lead` is N z_n - S."""
-    top, sum_one, picked, *of_distillation = sums
+    """Adds a block to the sums of one network; `lead` is N z_n - S."""
+    top, sum_one, picked, *kd_sums = sums
     new_top = jnp.maximum(top, logits.max(0))
     shifted = logits - new_top[None]
     new_sums = (
@@ -86,16 +93,16 @@ def _accumulate(sums, logits, lead, hits, temperature):
         sum_one * jnp.exp(top - new_top) + jnp.exp(shifted).sum(0),
         picked + jnp.where(hits, logits, 0).sum(0),
     )
-    if not of_distillation:
+    if not kd_sums:
         return new_sums
-    sum_soft, moment = of_distillation
+    sum_soft, moment = kd_sums
     soft = jnp.exp(shifted / temperature)
     old_soft = jnp.exp((top - new_top) / temperature)
     return (*new_sums, sum_soft * old_soft + soft.sum(0), moment * old_soft + (soft * lead).sum(0))
 
 
-def _over_blocks(visit, carry, classes, block):
-    """Runs visit(first class, classes, carry) over the catalogue; the last may be smaller."""
+def over_blocks(visit, carry, classes, block):
+    """Runs visit(first class, classes, carry) over blocks of the catalogue; the last may be smaller."""
     full, rest = divmod(classes, block)
     if full:
         carry = jax.lax.fori_loop(
@@ -104,16 +111,19 @@ def _over_blocks(visit, carry, classes, block):
     return visit(np.int32(full * block), rest, carry) if rest else carry
 
 
-def _logits(hidden, kernel, bias, first, size):
-    """Each network's logits (classes, positions) of `size` classes from `first`; their kernels.
+def block_logits(hidden, kernel, bias, first, size):
+    """Logits (classes, positions) of each network for `size` classes from `first`, and the kernels.
 
-    A network at a time: plain products run faster than batched ones, and what follows them fuses.
+    Networks come one at a time: plain products run faster than batched ones, and the operations
+    after them fuse.
     """
     kernel = jax.lax.dynamic_slice_in_dim(kernel, first, size, axis=1)
-    # Rounded before it is converted: XLA would convert the whole kernel ahead of the loop.
+    # Rounding before the conversion keeps XLA from converting the whole kernel ahead of the loop.
     precision = jnp.finfo(hidden.dtype)
     kernel = jax.lax.reduce_precision(kernel, precision.nexp, precision.nmant).astype(hidden.dtype)
-    bias = jax.lax.dynamic_slice_in_dim(bias, first, size, axis=1).astype(wide(hidden.dtype))
+    bias = jax.lax.dynamic_slice_in_dim(bias, first, size, axis=1).astype(
+        accumulation_dtype(hidden.dtype)
+    )
     logits = [
         jnp.einsum('cd,pd->cp', k, h, preferred_element_type=b.dtype) + b[:, None]
         for k, h, b in zip(kernel, hidden, bias, strict=True)
@@ -121,7 +131,8 @@ def _logits(hidden, kernel, bias, first, size):
     return logits, kernel
 
 
-def _hits(labels, first, size):
+def label_hits(labels, first, size):
+    """Whether each of `size` classes from `first` is the label of each position."""
     return (first + jnp.arange(size, dtype=labels.dtype))[:, None] == labels[None]
 
 
@@ -132,20 +143,20 @@ def _forward_rule(hidden, kernel, bias, labels, weights, temperature, block):
 
 def _backward_rule(block, residuals, cotangents):
     hidden, kernel, bias, labels, weights, temperature, lse_one, lse_soft = residuals
-    toward_ce, toward_kd = cotangents
+    ce_grad, kd_grad = cotangents
     networks = len(hidden)
-    scale_ce = toward_ce * weights[None]
+    scale_ce = ce_grad * weights[None]
 
     def visit(first, size, carry):
         d_hidden, d_kernel, d_bias = carry
-        hits = _hits(labels, first, size).astype(lse_one.dtype)
-        logits, weight = _logits(hidden, kernel, bias, first, size)
+        hits = label_hits(labels, first, size).astype(lse_one.dtype)
+        logits, weight = block_logits(hidden, kernel, bias, first, size)
         d_logits = [
             scale_ce * (jnp.exp(z - lse[None]) - hits)
             for z, lse in zip(logits, lse_one, strict=True)
         ]
         if temperature is not None:
-            scale_kd = toward_kd / (2 * temperature) * weights[None]
+            scale_kd = kd_grad / (2 * temperature) * weights[None]
             soft = [
                 jnp.exp(z / temperature - lse[None])
                 for z, lse in zip(logits, lse_soft, strict=True)
@@ -155,29 +166,29 @@ def _backward_rule(block, residuals, cotangents):
                 d + scale_kd * (networks * q - total) for d, q in zip(d_logits, soft, strict=True)
             ]
         narrow = [d.astype(hidden.dtype) for d in d_logits]
-        of_kernel = [
+        kernel_grad = [
             jnp.einsum('cp,pd->cd', d, h, preferred_element_type=kernel.dtype)
             for d, h in zip(narrow, hidden, strict=True)
         ]
-        of_bias = [d.sum(1) for d in d_logits]
+        bias_grad = [d.sum(1) for d in d_logits]
         return (
             [
                 so_far + jnp.einsum('cp,cd->pd', d, w, preferred_element_type=so_far.dtype)
                 for so_far, d, w in zip(d_hidden, narrow, weight, strict=True)
             ],
-            jax.lax.dynamic_update_slice_in_dim(d_kernel, jnp.stack(of_kernel), first, axis=1),
-            jax.lax.dynamic_update_slice_in_dim(d_bias, jnp.stack(of_bias), first, axis=1),
+            jax.lax.dynamic_update_slice_in_dim(d_kernel, jnp.stack(kernel_grad), first, axis=1),
+            jax.lax.dynamic_update_slice_in_dim(d_bias, jnp.stack(bias_grad), first, axis=1),
         )
 
     start = (
-        [jnp.zeros(hidden.shape[1:], wide(hidden.dtype))] * networks,
+        [jnp.zeros(hidden.shape[1:], accumulation_dtype(hidden.dtype))] * networks,
         jnp.zeros_like(kernel),
         jnp.zeros_like(bias),
     )
-    d_hidden, d_kernel, d_bias = _over_blocks(visit, start, kernel.shape[1], block)
+    d_hidden, d_kernel, d_bias = over_blocks(visit, start, kernel.shape[1], block)
     no_label_gradient = np.zeros(labels.shape, jax.dtypes.float0)
     d_hidden = jnp.stack(d_hidden).astype(hidden.dtype)
     return d_hidden, d_kernel, d_bias, no_label_gradient, None, None
 
 
-streamed_loss.defvjp(_forward_rule, _backward_rule)
+catalogue_loss.defvjp(_forward_rule, _backward_rule)

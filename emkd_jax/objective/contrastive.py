@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from emkd_jax.model.precision import wide
+from emkd_jax.model.precision import accumulation_dtype
 
 
 class Contrast(NamedTuple):
@@ -34,15 +34,15 @@ def contrastive_loss(
     the denominator.
 
     Args:
-      copies: hidden states (padding slots included) of each sequence's views and, last, of itself.
-        In one array: cut apart, both parts would be copied.
-      valid: False for rows that pad a short batch: no anchors, and nobody's negatives.
+      copies: hidden states (padding slots included) of the views of each sequence and, last, of the
+        sequence itself. They stay in one array, since cutting them apart would copy both parts.
+      valid: False for rows that fill up a short batch; they are neither anchors nor negatives.
       temperature: t.
-      self_contrast: what the sequence itself adds to its denominator: 'zero' sets S[s, s] = 0, as
-        the released code does (it adds exp(0) = 1); 'excluded' leaves it out.
+      self_contrast: what a sequence adds to its own denominator. 'zero' sets S[s, s] = 0, as the
+        released code does (it adds exp(0) = 1); 'excluded' leaves it out.
       axis_name: the pmapped axis over which the global batch is spread; None: all rows are here.
     """
-    dtype = wide(copies.dtype)
+    dtype = accumulation_dtype(copies.dtype)
     squares = jnp.square(copies.astype(dtype)).sum((-2, -1))
     norm = jnp.sqrt(jnp.maximum(squares, 1e-16))  # a zero vector has a gradient then
     anchors, anchor_norm = copies[:, -1], norm[:, -1]
@@ -60,7 +60,7 @@ def contrastive_loss(
         first = jax.lax.axis_index(axis_name) * valid.shape[0]
         count = jax.lax.psum(count, axis_name)
 
-    # The products are of the hidden states as they are; the norms divide the small Gram matrices.
+    # The hidden states are multiplied as they are; the norms divide the small Gram matrices.
     gram = jnp.einsum('xsld,ykld->xysk', anchors, negatives, preferred_element_type=dtype)
     gram /= anchor_norm[:, None, :, None] * negative_norm[None, :, None, :] * temperature
     itself = (first + jnp.arange(valid.shape[0]))[:, None] == jnp.arange(gram.shape[3])[None, :]
@@ -82,8 +82,8 @@ def contrastive_loss(
 def _logsumexp_where(
     gram: Float[Array, 'x y rows keys'], counted: Bool[Array, 'rows keys']
 ) -> Float[Array, 'x y rows']:
-    """Over the counted keys; 0 for a row that has none (a lone sequence has no negatives)."""
-    any_counted = counted.any(-1)
+    """Logsumexp over the counted keys; 0 for a row without any, such as a lone sequence."""
+    any_counted = hash_rng.any(-1)
     safe = counted | ~any_counted[:, None]
     sums = jax.nn.logsumexp(jnp.where(safe[None, None], gram, -jnp.inf), axis=-1)
     return jnp.where(any_counted[None, None], sums, 0)

@@ -1,21 +1,25 @@
-"""What a student learns from: the labels, and a trained ensemble's distribution over the catalogue.
+"""The loss of a student: the labels, and the distribution of a trained ensemble over the catalogue.
 
 Hinton et al., "Distilling the knowledge in a neural network" (2015), at the masked positions.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import ml_collections
-from jaxtyping import Array, Float, PyTree, UInt32
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree, UInt32
 
-from emkd_jax.model import hash_rng as counted
+from emkd_jax.model import hash_rng
 from emkd_jax.model.ensemble import Ensemble
-from emkd_jax.objective.catalogue_loss import streamed_loss
-from emkd_jax.objective.emkd import BLOCK, PARTS, Batch, Capacity
+from emkd_jax.model.precision import accumulation_dtype
+from emkd_jax.objective.catalogue_loss import BLOCK, block_logits, label_hits, over_blocks
+from emkd_jax.objective.emkd import PARTS, Batch, Capacity
 from emkd_jax.objective.masking import masked_positions
 
 
-def imitation(
+def student_loss(
     params: PyTree,
     ensemble: Ensemble,
     options: ml_collections.ConfigDict,
@@ -26,63 +30,154 @@ def imitation(
     key: UInt32[Array, ''] | None = None,
     axis_name: str | None = None,
 ) -> tuple[Float[Array, ''], dict[str, Array]]:
-    """This device's share of a student's loss; arguments and results as those of `objective`.
+    """This device's share of a student's loss; arguments and results are those of `emkd_loss`.
 
         total = masked_items + weight kd,   kd = KL(softmax(mean_n z_n / t) || softmax(z / t))
 
-    with z_n the logits of the teacher's networks, which see the same views without dropout. The
-    mean of the networks' item heads is one item head over their hidden states side by side, so that
-    teacher and student go through the streamed loss as a pair of networks. What that computes
-    beside is a constant to the student: 'masked_items' includes the teacher's cross-entropy, and
-    'kd' is the mean of both directions, of which one has a gradient.
+    with z_n the logits of the teacher's networks, which see the same views without dropout.
 
     Args:
-      params, ensemble: the student, one network.
+      params: parameters of the student.
+      ensemble: the student, one network.
       options: `config.distill`.
-      batch, capacity, key, axis_name: as for `objective`.
-      teacher_params, teacher: the ensemble that teaches.
+      batch, capacity, key, axis_name: as for `emkd_loss`.
+      teacher_params: parameters of the teacher, which get no gradient.
+      teacher: the ensemble that teaches.
     """
-    teacher_params = jax.lax.stop_gradient(teacher_params)
     num_views, _, slots = batch.views.items.shape
     items = batch.views.items.reshape(-1, slots)
     row_keys = None
     if key is not None:
         views = jnp.arange(num_views)[:, None]
-        row_keys = counted.fold(key, views, batch.row_ids[None]).reshape(-1)
+        row_keys = hash_rng.fold(key, views, batch.row_ids[None]).reshape(-1)
     masked = masked_positions(batch.views.labels, capacity.all_views, axis_name)
-
-    def at_masked(hidden):
-        return hidden[:, masked.row, masked.slot]
-
-    [of_student] = at_masked(ensemble.hidden(params, items, row_keys))
-    of_teacher = at_masked(teacher.hidden(teacher_params, items)) / teacher.num_networks
-    side_by_side = [
-        jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1)
-        for x in (of_teacher, teacher_params['item_head_kernel'])
-    ]
-    student_head = params['item_head_kernel'][0], params['item_head_bias'][0]
-    hidden = _pair(side_by_side[0].astype(of_student.dtype), of_student)
-    kernel = _pair(side_by_side[1], student_head[0])
-    bias = jnp.stack([teacher_params['item_head_bias'].mean(0), student_head[1]])
-    cross_entropy, divergence = streamed_loss(
-        hidden,
-        kernel,
-        bias,
+    student_hidden = ensemble.hidden(params, items, row_keys)[:, masked.row, masked.slot]
+    teacher_hidden = teacher.hidden(teacher_params, items)[:, masked.row, masked.slot]
+    cross_entropy, divergence = _labels_and_teacher(
+        student_hidden,
+        params['item_head_kernel'],
+        params['item_head_bias'],
         masked.label,
-        masked.weight.astype(jnp.float32),
+        masked.weight.astype(accumulation_dtype(student_hidden.dtype)),
+        jax.lax.stop_gradient(
+            (teacher_hidden, teacher_params['item_head_kernel'], teacher_params['item_head_bias'])
+        ),
         options.temperature,
         BLOCK,
     )
     parts = dict.fromkeys(PARTS, jnp.zeros((), cross_entropy.dtype))
     parts |= {'masked_items': cross_entropy, 'kd': divergence}
-    # Of the mean of both directions, the student's gradient is half that of its own.
-    total = cross_entropy + 2 * options.weight * divergence
+    total = cross_entropy + options.weight * divergence
     return total, parts | {'masked': masked.count, 'overflow': masked.overflow}
 
 
-def _pair(of_teacher, of_student):
-    """(2, rows, width): the teacher's and the student's, padded with zeros."""
-    width = max(of_teacher.shape[1], of_student.shape[1])
-    return jnp.stack(
-        [jnp.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in (of_teacher, of_student)]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
+def _labels_and_teacher(
+    hidden: Float[Array, 'one positions dim'],
+    kernel: Float[Array, 'one classes dim'],
+    bias: Float[Array, 'one classes'],
+    labels: Int[Array, ' positions'],
+    weights: Float[Array, ' positions'],
+    teacher: tuple[Array, Array, Array],
+    temperature: float,
+    block: int,
+) -> tuple[Float[Array, ''], Float[Array, '']]:
+    """Weighted sums over positions of the student's cross-entropy and of KL(teacher || student).
+
+    With z the student's logits, y the mean of the teacher's, p and q their softmaxes at
+    temperature t, one pass over blocks of the catalogue gives
+
+        KL(p || q) = E_p[y - z] / t - logsumexp(y / t) + logsumexp(z / t)
+
+    and a second one the gradient of z: g (softmax(z) - onehot) + k / t (q - p), with g and k the
+    incoming gradients.
+    """
+    return _forward(hidden, kernel, bias, labels, weights, teacher, temperature, block)[0]
+
+
+def _block(hidden, kernel, bias, teacher, first, size):
+    """Logits of the student and mean logits of the teacher (classes, positions); the kernel."""
+    [student], [narrow_kernel] = block_logits(hidden, kernel, bias, first, size)
+    taught, _ = block_logits(*teacher, first, size)
+    return student, sum(taught).astype(student.dtype) / len(taught), narrow_kernel
+
+
+def _forward(hidden, kernel, bias, labels, weights, teacher, temperature, block):
+    zeros = jnp.zeros(len(labels), accumulation_dtype(hidden.dtype))
+    least = jnp.full_like(zeros, -jnp.inf)
+
+    def visit(first, size, carry):
+        top, sum_one, sum_soft, picked, taught_top, taught_sum, moment = carry
+        student, taught, _ = _block(hidden, kernel, bias, teacher, first, size)
+        new_top = jnp.maximum(top, student.max(0))
+        old, shifted = top - new_top, student - new_top[None]
+        new_taught_top = jnp.maximum(taught_top, taught.max(0))
+        old_taught = jnp.exp((taught_top - new_taught_top) / temperature)
+        soft = jnp.exp((taught - new_taught_top[None]) / temperature)
+        return (
+            new_top,
+            sum_one * jnp.exp(old) + jnp.exp(shifted).sum(0),
+            sum_soft * jnp.exp(old / temperature) + jnp.exp(shifted / temperature).sum(0),
+            picked + jnp.where(label_hits(labels, first, size), student, 0).sum(0),
+            new_taught_top,
+            taught_sum * old_taught + soft.sum(0),
+            moment * old_taught + (soft * (taught - student)).sum(0),
+        )
+
+    start = (least, zeros, zeros, zeros, least, zeros, zeros)
+    top, sum_one, sum_soft, picked, taught_top, taught_sum, moment = over_blocks(
+        visit, start, kernel.shape[1], block
     )
+    lse_one = top + jnp.log(sum_one)
+    lse_soft = top / temperature + jnp.log(sum_soft)
+    lse_taught = taught_top / temperature + jnp.log(taught_sum)
+    divergence = moment / taught_sum / temperature - lse_taught + lse_soft
+    losses = ((lse_one - picked) * weights).sum(), (divergence * weights).sum()
+    residuals = hidden, kernel, bias, labels, weights, teacher, lse_one, lse_soft, lse_taught
+    return losses, residuals
+
+
+def _backward(temperature, block, residuals, cotangents):
+    hidden, kernel, bias, labels, weights, teacher, lse_one, lse_soft, lse_taught = residuals
+    ce_scale = (cotangents[0] * weights)[None]
+    kd_scale = (cotangents[1] * weights)[None] / temperature
+
+    def visit(first, size, carry):
+        hidden_grad, kernel_grad, bias_grad = carry
+        student, taught, narrow_kernel = _block(hidden, kernel, bias, teacher, first, size)
+        hits = label_hits(labels, first, size).astype(student.dtype)
+        grad = ce_scale * (jnp.exp(student - lse_one[None]) - hits) + kd_scale * (
+            jnp.exp(student / temperature - lse_soft[None])
+            - jnp.exp(taught / temperature - lse_taught[None])
+        )
+        narrow = grad.astype(hidden.dtype)
+        to_kernel = jnp.einsum('cp,pd->cd', narrow, hidden[0], preferred_element_type=kernel.dtype)
+        update = jax.lax.dynamic_update_slice_in_dim
+        return (
+            hidden_grad
+            + jnp.einsum(
+                'cp,cd->pd', narrow, narrow_kernel, preferred_element_type=hidden_grad.dtype
+            ),
+            update(kernel_grad, to_kernel[None], first, axis=1),
+            update(bias_grad, grad.sum(1)[None].astype(bias.dtype), first, axis=1),
+        )
+
+    start = (
+        jnp.zeros(hidden.shape[1:], accumulation_dtype(hidden.dtype)),
+        jnp.zeros_like(kernel),
+        jnp.zeros_like(bias),
+    )
+    hidden_grad, kernel_grad, bias_grad = over_blocks(visit, start, kernel.shape[1], block)
+    no_label_gradient = np.zeros(labels.shape, jax.dtypes.float0)
+    no_teacher_gradient = jax.tree.map(jnp.zeros_like, teacher)
+    return (
+        hidden_grad[None].astype(hidden.dtype),
+        kernel_grad,
+        bias_grad,
+        no_label_gradient,
+        jnp.zeros_like(weights),
+        no_teacher_gradient,
+    )
+
+
+_labels_and_teacher.defvjp(_forward, _backward)

@@ -1,4 +1,7 @@
-"""Cloze views of a batch, drawn on the device (Section 3.2 of the EMKD paper, after BERT4Rec)."""
+"""Masked views of a batch, drawn on the device, and the masked positions gathered from them.
+
+Section 3.2 of the EMKD paper, after the cloze task of BERT4Rec.
+"""
 
 import math
 from typing import NamedTuple
@@ -8,13 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
-from emkd_jax.model import hash_rng as counted
+from emkd_jax.model import hash_rng
 
 _CHOOSE, _KIND, _ITEM = range(3)
 
 
 class Views(NamedTuple):
-    """`items`: what the encoders see. `labels`: the true item at masked positions, 0 elsewhere."""
+    """Masked views.
+
+    Attributes:
+      items: what the encoders see.
+      labels: the true item at masked positions, 0 elsewhere.
+    """
 
     items: Int[Array, 'views rows slots']
     labels: Int[Array, 'views rows slots']
@@ -28,20 +36,28 @@ def draw_views(
     num_items: int,
     mask_prob: float,
 ) -> Views:
-    """Draws `num_views` independent cloze views of every sequence.
+    """Draws `num_views` independent masked views of every sequence.
 
-    Each real position is chosen with `mask_prob`; of the chosen, 80% become the mask token
-    (`num_items + 1`), 10% a uniformly random item and 10% stay as they are. All of them are
-    predicted. A view is a function of (key, view, row id, slot) alone.
+    Each real position is chosen with probability `mask_prob`. Of the chosen ones, 80% become the
+    mask token (`num_items + 1`), 10% become a uniformly random item and 10% stay as they are; the
+    model predicts all of them. A view depends on (key, view, row id, slot) alone.
+
+    Args:
+      key: key of the step.
+      sequences: items 1..num_items, padded on the left with 0.
+      row_ids: the place of each row in the global batch.
+      num_views: M.
+      num_items: V.
+      mask_prob: probability that a real position is chosen.
     """
     rows, slots = sequences.shape
     view = jnp.arange(num_views)[:, None, None]
-    token_keys = counted.fold(key, view, row_ids[None, :, None], jnp.arange(slots)[None, None, :])
-    random = counted.bits(token_keys, 3)
+    token_keys = hash_rng.fold(key, view, row_ids[None, :, None], jnp.arange(slots)[None, None, :])
+    random = hash_rng.bits(token_keys, 3)
     sequences = jnp.broadcast_to(sequences, (num_views, rows, slots))
-    chosen = counted.bernoulli(random[..., _CHOOSE], mask_prob) & (sequences > 0)
-    hidden = counted.bernoulli(random[..., _KIND], 0.8)
-    replaced = counted.bernoulli(random[..., _KIND], 0.9) & ~hidden
+    chosen = hash_rng.bernoulli(random[..., _CHOOSE], mask_prob) & (sequences > 0)
+    hidden = hash_rng.bernoulli(random[..., _KIND], 0.8)
+    replaced = hash_rng.bernoulli(random[..., _KIND], 0.9) & ~hidden
     random_item = 1 + (random[..., _ITEM] % jnp.uint32(num_items)).astype(sequences.dtype)
     shown = jnp.where(hidden, num_items + 1, jnp.where(replaced, random_item, sequences))
     return Views(items=jnp.where(chosen, shown, sequences), labels=jnp.where(chosen, sequences, 0))
@@ -50,9 +66,14 @@ def draw_views(
 class Masked(NamedTuple):
     """The masked positions of some views, gathered into a buffer of fixed size.
 
-    `row` counts through (views, rows). `weight` is 1 / (masked positions of the position's view in
-    the global batch), so a weighted sum is a sum over views of means; it is 0 at unused places of
-    the buffer. `count` positions are masked here, `overflow` of them found no place.
+    Attributes:
+      row: row of each position, counted through (views, rows).
+      slot: its slot.
+      label: the true item there.
+      weight: 1 / (masked positions of its view in the global batch), so that a weighted sum is a
+        sum over views of means; 0 in the unused part of the buffer.
+      count: masked positions on this device.
+      overflow: how many of them did not fit in the buffer.
     """
 
     row: Int[Array, ' positions']
@@ -66,10 +87,10 @@ class Masked(NamedTuple):
 def masked_positions(
     labels: Int[Array, 'views rows slots'], capacity: int, axis_name: str | None = None
 ) -> Masked:
-    """Gathers the positions with a label; see `Masked`.
+    """Gathers the positions that have a label.
 
     Args:
-      labels: true items at masked positions, 0 elsewhere: this device's rows.
+      labels: the true items at the masked positions of this device's rows, 0 elsewhere.
       capacity: size of the buffer.
       axis_name: the pmapped axis over which the global batch is spread.
     """
@@ -100,10 +121,11 @@ def masked_positions(
 
 
 def buffer_capacity(lengths: np.ndarray, rows: int, num_views: int, mask_prob: float) -> int:
-    """A size that masked positions of `rows` random windows, `num_views` times, do not exceed.
+    """A buffer size that the masked positions of `num_views` views of `rows` windows do not exceed.
 
-    Six standard deviations above the mean number of masked positions (a chance below 1e-6 a
-    step), rounded up to a multiple of 128, and never more than could be masked at all.
+    It is six standard deviations above the mean number of masked positions (the probability that
+    a step exceeds it is below 1e-6), rounded up to a multiple of 128, and at most the number of
+    positions that exist.
 
     Args:
       lengths: real positions of each training window.
@@ -114,3 +136,36 @@ def buffer_capacity(lengths: np.ndarray, rows: int, num_views: int, mask_prob: f
     variance += rows * (num_views * mask_prob) ** 2 * lengths.var()
     most = rows * num_views * int(lengths.max())
     return min(-(-math.ceil(mean + 6 * math.sqrt(variance)) // 128) * 128, most)
+
+
+@jax.custom_vjp
+def at_positions(
+    hidden: Float[Array, 'networks rows slots dim'],
+    row: Int[Array, ' positions'],
+    slot: Int[Array, ' positions'],
+) -> tuple[Float[Array, 'networks rows slots dim'], Float[Array, 'networks positions dim']]:
+    """Returns (hidden, hidden[:, row, slot]).
+
+    Use the returned `hidden` afterwards, not the argument: its gradient is then updated in place,
+    instead of being scattered into a new array of zeros.
+    """
+    return hidden, hidden[_index(hidden, row, slot)]
+
+
+def _index(hidden, row, slot):
+    return jnp.arange(len(hidden))[:, None], row[None], slot[None]
+
+
+def _forward(hidden, row, slot):
+    return at_positions(hidden, row, slot), (row, slot)
+
+
+def _backward(indices, gradients):
+    hidden_grad, chosen_grad = gradients
+    index = _index(hidden_grad, *indices)
+    summed = hidden_grad.at[index].add(chosen_grad)
+    no_gradient = np.zeros(indices[0].shape, jax.dtypes.float0)
+    return summed, no_gradient, no_gradient
+
+
+at_positions.defvjp(_forward, _backward)

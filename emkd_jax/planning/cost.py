@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from emkd_jax.model.ensemble import Ensemble
-from emkd_jax.objective.catalogue_loss import streamed_loss
+from emkd_jax.objective.catalogue_loss import catalogue_loss
 from emkd_jax.objective.emkd import BLOCK, distils
 from emkd_jax.training.placement import rows_per_device
 from emkd_jax.training.step import TrainingData, init_state, make_capacity, make_train_steps
@@ -95,7 +95,7 @@ def compile_loss(
     """The streamed loss with its gradient, alone, over so many classes of the catalogue."""
 
     def total(hidden, kernel, bias, labels, weights):
-        return sum(streamed_loss(hidden, kernel, bias, labels, weights, 1.0, BLOCK))
+        return sum(catalogue_loss(hidden, kernel, bias, labels, weights, 1.0, BLOCK))
 
     shapes = _loss_shapes(ensemble, positions, num_classes)
     return jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(*_on(device, shapes)).compile()
@@ -106,7 +106,7 @@ def _passes_of_a_block(ensemble, positions, device, temperature):
 
     def losses_and_gradient(hidden, kernel, bias, labels, weights):
         def losses(*args):
-            return streamed_loss(*args, labels, weights, temperature, BLOCK)
+            return catalogue_loss(*args, labels, weights, temperature, BLOCK)
 
         return jax.vjp(losses, hidden, kernel, bias)
 

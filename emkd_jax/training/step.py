@@ -17,9 +17,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree, UInt32
 
-from emkd_jax.model import hash_rng as counted
+from emkd_jax.model import hash_rng
 from emkd_jax.model.ensemble import Ensemble
-from emkd_jax.objective.distillation import imitation
+from emkd_jax.objective.distillation import student_loss
 from emkd_jax.objective.emkd import PARTS, Batch, Capacity, objective
 from emkd_jax.objective.masking import buffer_capacity, draw_views
 from emkd_jax.training.placement import AXIS, rows_per_device
@@ -85,7 +85,7 @@ def init_state(
         params=params,
         # A network at a time: what an optimizer reduces over must not couple the networks.
         opt_state=jax.vmap(optimizer.init)(params),
-        seed=counted.fold(jnp.uint32(seed)),
+        seed=hash_rng.fold(jnp.uint32(seed)),
         sums={name: jnp.zeros(()) for name in SUMS},
     )
 
@@ -99,7 +99,7 @@ def epoch_order(
     seed: UInt32[Array, ''], epoch: Int[Array, ''], num_windows: int
 ) -> Int[Array, ' windows']:
     """The order in which an epoch visits the windows."""
-    keys = counted.fold(jnp.broadcast_to(seed, num_windows), _ORDER, epoch, jnp.arange(num_windows))
+    keys = hash_rng.fold(jnp.broadcast_to(seed, num_windows), _ORDER, epoch, jnp.arange(num_windows))
     return jnp.argsort(keys).astype(jnp.int32)
 
 
@@ -119,7 +119,7 @@ def draw_batch(
     valid = places < num_windows
     chosen = windows[order[jnp.minimum(places, num_windows - 1)]].astype(jnp.int32)
     sequences = jnp.where(valid[:, None], chosen, 0)
-    key = counted.fold(state.seed, _MASKS, state.step)
+    key = hash_rng.fold(state.seed, _MASKS, state.step)
     views = draw_views(key, sequences, row_ids, options.num_views, num_items, options.mask_prob)
     return Batch(sequences, views, valid, row_ids)
 
@@ -138,7 +138,7 @@ def gradients(
       loss: of (params, batch, key): this device's share, as `objective` returns it.
       axis_name: the pmapped axis over which the global batch is spread.
     """
-    key = counted.fold(state.seed, _DROPOUT, state.step)
+    key = hash_rng.fold(state.seed, _DROPOUT, state.step)
     (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(
         state.params, batch=batch, key=key
     )

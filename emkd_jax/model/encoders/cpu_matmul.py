@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def product(
+def matmul(
     spec: str, x: Float[Array, '...'], kernel: Float[Array, '...'], bias: Float[Array, '...']
 ) -> Float[Array, '...']:
     """einsum(spec, x, kernel) + bias in the dtype of x.

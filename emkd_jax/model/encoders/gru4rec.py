@@ -5,15 +5,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from emkd_jax.model import hash_rng as counted
-from emkd_jax.model.encoders.layers import ItemEmbedding, Linear, linear, linear_params, shift_right
+from emkd_jax.model import hash_rng
+from emkd_jax.model.encoders.base import SequenceEncoder
+from emkd_jax.model.encoders.layers import Linear, linear, linear_params
 
 
 class GRULayer(nn.Module):
     """Gated recurrent units (Cho et al., EMNLP 2014, with the reset gate after the product).
 
-    What does not depend on the state is computed for all slots at once; only the state's product
-    with its matrix is left to the scan.
+    Everything that does not depend on the state is computed for all slots at once; the scan is left
+    with one product of the state and its matrix.
     """
 
     dtype: jnp.dtype
@@ -41,34 +42,24 @@ class GRULayer(nn.Module):
         return jnp.moveaxis(states, 0, 1)
 
 
-class GRU4Rec(nn.Module):
-    """Causal encoder: `num_blocks` GRU layers and a linear map; else as `BERT4Rec`.
+class GRU4Rec(SequenceEncoder):
+    """Causal encoder: `num_blocks` GRU layers and a linear map.
 
     The state is zero until the first real item, so padding leaves no trace.
     """
 
-    num_items: int
-    max_len: int
-    dim: int
-    num_blocks: int
-    dropout: counted.Rate
-    dtype: jnp.dtype
+    has_slot_embeddings = False
 
-    @nn.compact
-    def __call__(
+    def blocks(
         self,
+        x: Float[Array, 'rows slots dim'],
         items: Int[Array, 'rows slots'],
-        keys: UInt32[Array, 'rows slots'] | None = None,
-        last_only: bool = False,
+        keys: UInt32[Array, 'rows slots'] | None,
+        last_only: bool,
     ) -> Float[Array, 'rows slots_out dim']:
-        """Hidden states; slot t sees the items before it."""
-        items = shift_right(items)
-        x = ItemEmbedding(
-            self.num_items, self.max_len, self.dim, self.dtype, with_slots=False, name='embedding'
-        )(items)
-        x = counted.dropout(x, keys, 0, self.dropout)
+        """GRU layers, with dropout after each."""
         for layer in range(self.num_blocks):
             x = GRULayer(self.dtype, name=f'gru_{layer}')(x, items > 0)
-            x = counted.dropout(x, keys, layer + 1, self.dropout)
+            x = hash_rng.dropout(x, keys, layer + 1, self.dropout)
         x = x[:, -1:] if last_only else x
         return Linear(self.dim, self.dtype, name='out')(x)

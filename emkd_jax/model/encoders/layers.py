@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from emkd_jax.model.encoders.cpu_matmul import product
-from emkd_jax.model.precision import wide
+from emkd_jax.model.encoders.cpu_matmul import matmul
+from emkd_jax.model.precision import accumulation_dtype
 
 
 def uniform_fan_in(fan_in: int):
@@ -47,7 +47,7 @@ class Linear(nn.Module):
         """The map of `x`, or of `affine` applied to it."""
         kernel, bias = linear_params(self, '', self.features, x.shape[-1])
         if affine is not None:
-            kernel, bias = absorb(affine, kernel, bias)
+            kernel, bias = fold_affine(affine, kernel, bias)
         return linear(x.astype(self.dtype), kernel, bias)
 
 
@@ -66,7 +66,7 @@ def linear(
 ) -> Float[Array, '*lead features']:
     """x W^T + b in the dtype of x."""
     lead = 'abcde'[: x.ndim - 1]
-    return product(f'{lead}i,fi->{lead}f', x, kernel, bias)
+    return matmul(f'{lead}i,fi->{lead}f', x, kernel, bias)
 
 
 def split_heads(
@@ -80,7 +80,7 @@ def split_heads(
     The heads are an axis of the product itself: cut afterwards they cost a copy in another layout.
     """
     kernel, bias = kernel.reshape(num_heads, -1, x.shape[-1]), bias.reshape(num_heads, -1)
-    return product('rsi,hwi->rshw', x, kernel, bias)
+    return matmul('rsi,hwi->rshw', x, kernel, bias)
 
 
 class JoinHeads(nn.Module):
@@ -95,9 +95,7 @@ class JoinHeads(nn.Module):
     ) -> Float[Array, 'rows slots features']:
         heads, width = x.shape[2:]
         kernel, bias = linear_params(self, '', self.features, heads * width)
-        return product(
-            'rshw,fhw->rsf', x.astype(self.dtype), kernel.reshape(-1, heads, width), bias
-        )
+        return matmul('rshw,fhw->rsf', x.astype(self.dtype), kernel.reshape(-1, heads, width), bias)
 
 
 class LayerNorm(nn.Module):
@@ -105,7 +103,7 @@ class LayerNorm(nn.Module):
 
     The released code's form: n - 1 in the variance and epsilon added to the deviation, not to the
     variance. Statistics are float32 whatever the dtype of `x`. Gain and bias are left to the linear
-    map that follows; see `absorb`.
+    map that follows; see `fold_affine`.
     """
 
     epsilon: float = 1e-6
@@ -115,7 +113,7 @@ class LayerNorm(nn.Module):
         dim = x.shape[-1]
         gain = self.param('gain', nn.initializers.ones, (dim,))
         bias = self.param('bias', nn.initializers.zeros, (dim,))
-        widened = x.astype(wide(x.dtype))
+        widened = x.astype(accumulation_dtype(x.dtype))
         mean = widened.mean(-1, keepdims=True)
         # Both moments in one pass over x. Rounding bounds what the difference can tell.
         squares = jnp.square(widened).sum(-1, keepdims=True)
@@ -125,7 +123,7 @@ class LayerNorm(nn.Module):
         return ((widened - mean) * scale).astype(x.dtype), Affine(gain, bias)
 
 
-def absorb(
+def fold_affine(
     affine: Affine, kernel: Float[Array, 'features dim'], bias: Float[Array, ' features']
 ) -> tuple[Float[Array, 'features dim'], Float[Array, ' features']]:
     """The weight and bias of the linear map of `affine`'s output, as a map of its input.
@@ -137,7 +135,7 @@ def absorb(
 
 def standard_norm(x: Float[Array, '*lead dim'], name: str) -> Float[Array, '*lead dim']:
     """The usual layer norm: unlike `LayerNorm` it has a gradient where `x` is constant."""
-    return nn.LayerNorm(name=name)(x.astype(wide(x.dtype))).astype(x.dtype)
+    return nn.LayerNorm(name=name)(x.astype(accumulation_dtype(x.dtype))).astype(x.dtype)
 
 
 class ItemEmbedding(nn.Module):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from emkd_jax.model.encoders.cpu_matmul import product
+from emkd_jax.model.encoders.cpu_matmul import matmul
 
 # As in linear maps, with heads cut apart and with heads joined.
 each_form = pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def both_ways(spec, x, kernel, bias, toward):
     """Values and gradients of the networks' products."""
 
     def value(x, kernel, bias):
-        return jax.vmap(lambda *of_network: product(spec, *of_network))(x, kernel, bias)
+        return jax.vmap(lambda *of_network: matmul(spec, *of_network))(x, kernel, bias)
 
     y, pull = jax.vjp(value, x, kernel, bias)
     return y, *pull(toward.astype(y.dtype))
@@ -41,7 +41,7 @@ def both_ways(spec, x, kernel, bias, toward):
 def test_only_results_are_rounded(spec, of_x, of_kernel, of_bias):
     """Sums are as in float32; gradients of weights are never less."""
     x, kernel, bias = operands(of_x, of_kernel, of_bias)
-    shape = jax.eval_shape(lambda *of: product(spec, *of), x[0], kernel[0], bias[0]).shape
+    shape = jax.eval_shape(lambda *of: matmul(spec, *of), x[0], kernel[0], bias[0]).shape
     toward, _ = operands(shape, (1,))
     narrow = jax.jit(both_ways, static_argnums=0)(spec, x, kernel, bias, toward)
     wide = both_ways(spec, x.astype(jnp.float32), kernel, bias, toward)

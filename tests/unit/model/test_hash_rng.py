@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from emkd_jax.model import hash_rng as counted
+from emkd_jax.model import hash_rng
 
 SEED = jnp.uint32(2023)
 
@@ -17,12 +17,12 @@ def chi_square(observed, expected):
 def test_mix_is_a_bijection():
     """On a stretch of inputs with all carries: no two collide, and the inverse exists."""
     x = jnp.arange(1 << 20, dtype=jnp.uint32) * jnp.uint32(4099)
-    assert len(np.unique(counted.mix(x))) == 1 << 20
+    assert len(np.unique(hash_rng.mix(x))) == 1 << 20
 
 
 def test_bits_are_uniform():
     """Every byte of a million integers, against the 255 degrees of freedom of its 256 values."""
-    random = np.asarray(counted.bits(counted.fold(SEED, jnp.arange(4096)), 256))
+    random = np.asarray(hash_rng.bits(hash_rng.fold(SEED, jnp.arange(4096)), 256))
     for shift in (0, 8, 16, 24):
         counts = np.bincount(((random >> shift) & 255).ravel(), minlength=256)
         assert abs(chi_square(counts, random.size / 256) - 255) < 6 * np.sqrt(2 * 255)
@@ -30,16 +30,16 @@ def test_bits_are_uniform():
 
 @pytest.mark.parametrize('probability', [0.01, 0.15, 0.5, 0.8, 1.0])
 def test_bernoulli_rate(probability):
-    random = counted.bits(counted.fold(SEED, jnp.arange(1000)), 1000)
-    rate = counted.bernoulli(random, probability).mean()
+    random = hash_rng.bits(hash_rng.fold(SEED, jnp.arange(1000)), 1000)
+    rate = hash_rng.bernoulli(random, probability).mean()
     assert abs(rate - probability) <= 6 * np.sqrt(probability * (1 - probability) / 1e6) + 1e-9
 
 
 def test_dropout_keeps_the_mean_and_drops_at_its_rate():
-    keys = counted.fold(SEED, jnp.arange(2000))
+    keys = hash_rng.fold(SEED, jnp.arange(2000))
     x = jnp.ones((2000, 256))
     for rate in (0.1, 0.2, 0.3, 0.5):
-        out = counted.dropout(x, keys, 0, rate)
+        out = hash_rng.dropout(x, keys, 0, rate)
         tolerance = 6 * np.sqrt(rate * (1 - rate) / x.size)
         assert abs((out == 0).mean() - rate) < tolerance + 1 / 512
         assert abs(out.mean() - 1) < (tolerance + 1e-6) / (1 - rate)
@@ -53,15 +53,15 @@ def test_dropout_keeps_the_mean_and_drops_at_its_rate():
 
 def test_no_keys_or_no_rate_is_no_dropout():
     x = jnp.arange(6.0).reshape(2, 3)
-    assert counted.dropout(x, None, 0, 0.5) is x
-    assert counted.dropout(x, jnp.zeros(2, jnp.uint32), 0, 0.0) is x
+    assert hash_rng.dropout(x, None, 0, 0.5) is x
+    assert hash_rng.dropout(x, jnp.zeros(2, jnp.uint32), 0, 0.0) is x
 
 
 def dropped(step=0, row=0, slot=0, network=0, site=0, view=0, features=4096, rate=0.3):
     """What is dropped of one token's features, with the folds of step, objective and ensemble."""
-    row_key = counted.fold(counted.fold(SEED, 2, step), view, row)
-    key = counted.fold(row_key, network, slot)
-    return counted.dropout(jnp.ones((1, features)), key[None], site, rate)[0] == 0
+    row_key = hash_rng.fold(hash_rng.fold(SEED, 2, step), view, row)
+    key = hash_rng.fold(row_key, network, slot)
+    return hash_rng.dropout(jnp.ones((1, features)), key[None], site, rate)[0] == 0
 
 
 NEIGHBOURS = [
@@ -88,8 +88,8 @@ def test_what_is_dropped_is_independent_along_every_counter():
 
 
 def test_what_is_dropped_is_independent_along_the_features():
-    keys = counted.fold(SEED, jnp.arange(20000))
-    mask = np.asarray(counted.dropout(jnp.ones((20000, 32)), keys, 0, 0.3) == 0).astype(float)
+    keys = hash_rng.fold(SEED, jnp.arange(20000))
+    mask = np.asarray(hash_rng.dropout(jnp.ones((20000, 32)), keys, 0, 0.3) == 0).astype(float)
     off_diagonal = np.corrcoef(mask.T)[~np.eye(32, dtype=bool)]
     assert np.abs(off_diagonal).max() < 5 / np.sqrt(20000)
     # All of eight neighbouring features at once: 256 patterns, as often as independence says.
@@ -105,7 +105,7 @@ def test_what_is_dropped_is_independent_along_the_features():
 def test_keys_do_not_collide_more_than_chance():
     """Keys of 100 steps x 64 rows x 20 slots x 3 networks: about 17 of 384,000 pairs may meet."""
     steps, rows, slots, networks = np.ogrid[:100, :64, :20, :3]
-    keys = counted.fold(SEED, steps, rows, slots, networks)
+    keys = hash_rng.fold(SEED, steps, rows, slots, networks)
     count = keys.size
     collisions = count - len(np.unique(np.asarray(keys)))
     assert collisions < 3 * count**2 / 2**33
@@ -113,7 +113,7 @@ def test_keys_do_not_collide_more_than_chance():
 
 def test_a_value_depends_on_its_own_counters_alone():
     """So that it is the same on whichever device, in whatever batch, its row is."""
-    keys = counted.fold(SEED, jnp.arange(8))
+    keys = hash_rng.fold(SEED, jnp.arange(8))
     x = jax.random.normal(jax.random.key(0), (8, 33))
-    whole = counted.dropout(x, keys, 3, 0.4)
-    np.testing.assert_array_equal(whole[5:7], counted.dropout(x[5:7], keys[5:7], 3, 0.4))
+    whole = hash_rng.dropout(x, keys, 3, 0.4)
+    np.testing.assert_array_equal(whole[5:7], hash_rng.dropout(x[5:7], keys[5:7], 3, 0.4))

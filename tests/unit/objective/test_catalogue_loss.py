@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from emkd_jax.objective.catalogue_loss import streamed_loss
+from emkd_jax.objective.catalogue_loss import catalogue_loss
 from tests.reference.direct_losses import cross_entropy, distillation
 from tests.support.golden_cases import relative_error
 
@@ -47,7 +47,7 @@ def test_equals_the_direct_form_in_float64(networks, temperature, block):
         arguments, labels, weights = inputs(networks, np.float64)
 
         def streamed(*arguments):
-            return streamed_loss(*arguments, labels, weights, temperature, block)
+            return catalogue_loss(*arguments, labels, weights, temperature, block)
 
         def expected(*arguments):
             return direct(arguments, labels, weights, temperature)
@@ -62,7 +62,7 @@ def test_large_logits_do_not_overflow():
     arguments, labels, weights = inputs(2, np.float32)
     hidden, kernel, bias = arguments
     bias = bias + jnp.linspace(0, 300, CLASSES)[None]
-    losses = streamed_loss(hidden, kernel, bias, labels, weights, 0.3, 8)
+    losses = catalogue_loss(hidden, kernel, bias, labels, weights, 0.3, 8)
     expected = direct((hidden, kernel, bias), labels, weights, 0.3)
     for ours, theirs in zip(losses, expected, strict=True):
         assert relative_error(ours, theirs) < 1e-5
@@ -74,7 +74,7 @@ def test_bfloat16_hidden_states_lose_no_more_than_their_rounding():
     narrow = hidden.astype(jnp.bfloat16)
     rounded = narrow.astype(np.float32), kernel.astype(jnp.bfloat16).astype(np.float32), bias
     losses, gradients = value_and_gradients(
-        lambda *arguments: streamed_loss(*arguments, labels, weights, 0.3, 8),
+        lambda *arguments: catalogue_loss(*arguments, labels, weights, 0.3, 8),
         (narrow, kernel, bias),
     )
     expected, expected_gradients = value_and_gradients(
@@ -89,7 +89,7 @@ def test_bfloat16_hidden_states_lose_no_more_than_their_rounding():
 def test_places_without_weight_get_no_gradient():
     arguments, labels, weights = inputs(3, np.float32)
     _, (toward_hidden, _, _) = value_and_gradients(
-        lambda *arguments: streamed_loss(*arguments, labels, weights, 0.5, 8), arguments
+        lambda *arguments: catalogue_loss(*arguments, labels, weights, 0.5, 8), arguments
     )
     np.testing.assert_array_equal(toward_hidden[:, -2:], 0)
     assert toward_hidden[:, :-2].all()

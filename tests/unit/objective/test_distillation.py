@@ -6,7 +6,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from emkd_jax.objective.distillation import imitation
+from emkd_jax.objective.distillation import student_loss
 from emkd_jax.objective.masking import masked_positions
 from tests.support import small
 from tests.support.golden_cases import relative_error

@@ -9,7 +9,7 @@ from emkd_jax.errors import UserError
 from emkd_jax.objective.attributes import attribute_loss
 from emkd_jax.objective.contrastive import contrastive_loss
 from emkd_jax.objective.emkd import PARTS, Capacity, check_options, objective
-from emkd_jax.objective.positions import at_positions
+from emkd_jax.objective.masking import at_positions
 from tests.reference.direct_losses import cross_entropy, distillation
 from tests.support import small
 from tests.support.golden_cases import relative_error
