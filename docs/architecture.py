@@ -250,12 +250,7 @@ def losses():
     """Column 4: the five parts of the objective, each with its weight."""
     cards = (
         ('Masked items', ('cross-entropy over', 'the whole catalogue'), '', masked_items_picture),
-        (
-            'Distillation (KD)',
-            ('from each network', 'to every other'),
-            'μ',
-            distillation_picture,
-        ),
+        ('Distillation (KD)', ('from each network', 'to every other'), 'μ', distillation_picture),
         ('Attributes', ('which ones does', 'the item have?'), '', attributes_picture),
         (
             'Contrast within (ICL)',
