@@ -1,6 +1,7 @@
-"""N networks as one: parameters stacked on a leading axis, init and apply vectorised over it."""
+"""N networks as one: parameters stacked on a leading axis, and functions vectorised over it."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -11,11 +12,17 @@ from jaxtyping import Array, Float, Int, PyTree, UInt32
 from emkd_jax.model import hash_rng
 from emkd_jax.model.encoders import make_encoder
 from emkd_jax.model.encoders.layers import linear_params
-from emkd_jax.model.precision import activation_dtype, wide
+from emkd_jax.model.precision import accumulation_dtype, activation_dtype
 
 
 class Network(nn.Module):
-    """One member: an encoder with an item head and an attribute head, not tied to the embedding."""
+    """One network: an encoder with an item head and an attribute head of its own.
+
+    Attributes:
+      encoder: a `SequenceEncoder`.
+      num_items: V; items are 1..V.
+      num_attributes: A; attributes are 1..A.
+    """
 
     encoder: nn.Module
     num_items: int
@@ -27,9 +34,27 @@ class Network(nn.Module):
         self.item_head = linear_params(self, 'item_head_', self.num_items + 1, dim)
         self.attribute_head = linear_params(self, 'attribute_head_', self.num_attributes + 1, dim)
 
-    def __call__(self, items, keys=None, last_only=False):
-        """Hidden states, as the encoder's."""
+    def __call__(
+        self,
+        items: Int[Array, 'rows slots'],
+        keys: UInt32[Array, 'rows slots'] | None = None,
+        last_only: bool = False,
+    ) -> Float[Array, 'rows slots_out dim']:
+        """Hidden states; see `SequenceEncoder.__call__`."""
         return self.encoder(items, keys, last_only)
+
+    @property
+    def mask_token(self) -> int:
+        """The token behind a history whose next item is asked for."""
+        return self.num_items + 1
+
+    def score(self, items: Int[Array, 'rows slots']) -> Float[Array, 'rows classes']:
+        """Item logits at the last slot: how well each item 0..V continues the history before it.
+
+        Args:
+          items: the end of each history and then `mask_token`, padded on the left with 0.
+        """
+        return self.item_logits(self.encoder(items, last_only=True)[:, -1])
 
     def item_logits(self, hidden: Float[Array, '*lead dim']) -> Float[Array, '*lead classes']:
         """Logits over classes 0..num_items, accumulated and returned in float32 or wider."""
@@ -59,15 +84,15 @@ class Ensemble:
     shared_init: bool = False
 
     def with_dropout(self, rate: hash_rng.Rate) -> 'Ensemble':
-        """The same ensemble with another dropout rate, traced maybe."""
+        """The same ensemble with another dropout rate, which may be traced."""
         encoder = self.network.encoder.clone(dropout=rate)
         return dataclasses.replace(self, network=self.network.clone(encoder=encoder))
 
     def init(self, key: jax.Array) -> PyTree[Float[Array, 'networks ...']]:
-        """Parameters of all networks, each equal to its own stand-alone init to the bit.
+        """Parameters of all networks; each equals its stand-alone initialisation to the bit.
 
-        With `shared_init` only embeddings and heads differ and the rest of the encoders starts from
-        the first one's weights: the released code reseeds before every encoder.
+        With `shared_init`, only embeddings and heads differ, and the rest of every encoder starts
+        from the weights of the first one: the released code reseeds before each encoder.
         """
         items = jnp.ones((1, self.network.encoder.max_len), jnp.int32)
         params = jax.vmap(self.network.init, in_axes=(0, None))(self.keys(key), items)['params']
@@ -91,7 +116,11 @@ class Ensemble:
     ) -> Float[Array, 'networks rows slots dim']:
         """Hidden states of every network.
 
-        Dropout is on when `row_keys` is given; it is a function of (row key, network, slot, site).
+        Args:
+          params: parameters of all networks.
+          items: padded on the left with 0.
+          row_keys: a hash key for each row switches dropout on; it then depends on (row key,
+            network, slot, site) alone.
         """
         token_keys = None
         if row_keys is not None:
@@ -104,7 +133,7 @@ class Ensemble:
         def apply(params, items, token_keys):
             return self.network.apply({'params': params}, items, token_keys)
 
-        # Items of each network's own: a lookup batched on both sides keeps the networks apart.
+        # Each network gets items of its own: a lookup batched on both sides keeps them apart.
         items = jnp.broadcast_to(items, (self.num_networks, *items.shape))
         axes = (0, 0, None if row_keys is None else 0)
         return jax.vmap(apply, in_axes=axes)(params, items, token_keys)
@@ -112,17 +141,38 @@ class Ensemble:
     def last_hidden(
         self, params: PyTree, items: Int[Array, 'rows slots']
     ) -> Float[Array, 'networks rows dim']:
-        """Hidden states of the last slot; the last block works at that slot alone."""
+        """Hidden states of the last slot of every network."""
 
         def apply(params):
             return self.network.apply({'params': params}, items, last_only=True)[:, -1]
 
         return jax.vmap(apply)(params)
 
+    def scores(
+        self, networks: Sequence[PyTree], items: Int[Array, 'rows slots']
+    ) -> list[Float[Array, 'rows classes']]:
+        """`Network.score` of each network; the ensemble recommends by their sum.
+
+        Networks are scored one at a time, by plain products: a CPU runs batched ones at down to
+        half the rate.
+
+        Args:
+          networks: the parameters of each network, as `split` gives them.
+          items: see `Network.score`.
+        """
+        return [
+            self.network.apply({'params': params}, items, method=Network.score)
+            for params in networks
+        ]
+
+    def split(self, params: PyTree) -> list[PyTree]:
+        """The parameters of each network."""
+        return [take_network(params, n) for n in range(self.num_networks)]
+
     def item_logits(
         self, params: PyTree, hidden: Float[Array, 'networks *lead dim']
     ) -> Float[Array, 'networks *lead classes']:
-        """Each network's item logits of its own hidden states."""
+        """Item logits of each network from its own hidden states."""
         return jax.vmap(
             lambda p, h: self.network.apply({'params': p}, h, method=Network.item_logits)
         )(params, hidden)
@@ -130,7 +180,7 @@ class Ensemble:
     def attribute_logits(
         self, params: PyTree, hidden: Float[Array, 'networks *lead dim']
     ) -> Float[Array, 'networks *lead classes']:
-        """Each network's attribute logits of its own hidden states."""
+        """Attribute logits of each network from its own hidden states."""
         return jax.vmap(
             lambda p, h: self.network.apply({'params': p}, h, method=Network.attribute_logits)
         )(params, hidden)
@@ -153,12 +203,11 @@ def make_ensemble(
       config: the run's configuration.
       num_items: V, items are 1..V.
       num_attributes: A, attributes are 1..A.
-      platform: what it will run on ('cpu', 'gpu', 'tpu'); default: this process's backend.
+      platform: what it will run on ('cpu', 'gpu' or 'tpu'); None: the backend of this process.
 
     Raises:
-      UserError: an option's value makes no sense.
+      UserError: the options do not fit together.
     """
     dtype = activation_dtype(config.model.dtype, platform or jax.default_backend())
-    encoder = make_encoder(config.model, num_items, dtype)
-    network = Network(encoder, num_items, num_attributes)
+    network = Network(make_encoder(config.model, num_items, dtype), num_items, num_attributes)
     return Ensemble(network, config.ensemble.num_networks, config.ensemble.shared_init)

@@ -24,7 +24,6 @@ from jaxtyping import Array, Float, Int
 
 from emkd_jax.model.precision import accumulation_dtype
 
-
 BLOCK = 1024  # classes of the catalogue that training holds at a time
 
 
@@ -102,7 +101,7 @@ def _accumulate(sums, logits, lead, hits, temperature):
 
 
 def over_blocks(visit, carry, classes, block):
-    """Runs visit(first class, classes, carry) over blocks of the catalogue; the last may be smaller."""
+    """Runs visit(first class, classes, carry) over the blocks; the last one may be smaller."""
     full, rest = divmod(classes, block)
     if full:
         carry = jax.lax.fori_loop(

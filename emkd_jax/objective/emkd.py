@@ -1,4 +1,4 @@
-"""The objective of EMKD: a weighted sum of its parts, for one device's share of the global batch."""
+"""The objective of EMKD: a weighted sum of parts, for one device's share of the global batch."""
 
 from typing import NamedTuple
 

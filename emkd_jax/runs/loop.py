@@ -135,7 +135,7 @@ def _train_together(
         experiment.windows,
         experiment.data.item_attributes,
         stack_states(states),
-        stack_hyper_parameters([SweepRun(run.name, run.experiment.config) for run in runs]),
+        stack_hyper_parameters([run.experiment.config for run in runs]),
         [run.name for run in runs],
         before['timed'],
         teacher,
@@ -212,7 +212,7 @@ def _save(runs: Sequence[TrainingRun], trainer: Trainer, spent: dict[str, Any]) 
     # all of them have.
     for run in runs:
         run.checkpoints.seal(wait=True)
-    for run, state in zip(runs, trainer.states(), strict=True):
+    for run, state in zip(runs, trainer.unstacked(), strict=True):
         run.save(state, spent)
         # Orbax numbers the barriers of all saves of a process: hosts that write several at a time
         # may number them differently and then wait for each other in vain.

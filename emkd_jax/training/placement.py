@@ -9,7 +9,7 @@ from jaxtyping import Array, Int, PyTree
 
 from emkd_jax.errors import UserError
 
-AXIS = 'devices'  # the pmapped axis, over which the global batch is spread
+AXIS = 'devices'  # the pmapped axis over which the global batch is spread
 
 
 def rows_per_device(batch_size: int, num_devices: int) -> int:
@@ -27,13 +27,13 @@ def rows_per_device(batch_size: int, num_devices: int) -> int:
 
 
 def fill(value: int, devices: Sequence[jax.Device]) -> Int[Array, ' local_devices']:
-    """`value` on each of this process's devices, as a mapped argument of a pmap."""
+    """`value` on each device of this process, as a mapped argument of a pmap."""
     local = [device for device in devices if device.process_index == jax.process_index()]
     return _spread(tuple(devices))(np.full(len(local), value, np.int32))
 
 
 def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
-    """A copy of host arrays on every device, without a leading device axis.
+    """Copies host arrays to every device, without a leading axis of devices.
 
     Every process must call it with the same values.
     """
@@ -41,23 +41,23 @@ def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
 
 
 def take(tree: PyTree, index: int, devices: Sequence[jax.Device]) -> PyTree:
-    """What stands at `index` of the leading axis of a tree on every device, on every device."""
+    """Returns `tree[index]` along the leading axis, replicated on every device."""
     return _take(tuple(devices))(tree, fill(index, devices))
 
 
-@functools.cache
+@functools.lru_cache(8)
 def _spread(devices):
     return jax.pmap(lambda x: x, devices=devices, axis_name=AXIS)
 
 
-@functools.cache
+@functools.lru_cache(8)
 def _copy(devices):
     return jax.pmap(
         lambda tree, _: tree, in_axes=(None, 0), out_axes=None, devices=devices, axis_name=AXIS
     )
 
 
-@functools.cache
+@functools.lru_cache(8)
 def _take(devices):
     return jax.pmap(
         lambda tree, index: jax.tree.map(lambda x: x[index], tree),

@@ -1,118 +1,127 @@
-"""Sends train steps to the devices, many at a time, and reads what they report a dispatch late."""
+"""Sends train steps to the devices, many at a time, and reads what they report a dispatch later."""
 
+import enum
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
+import ml_collections
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Int32, PyTree
 
 from emkd_jax.errors import RunError
-from emkd_jax.runs.experiment import Experiment
-from emkd_jax.runs.teacher import Teacher
+from emkd_jax.model.ensemble import Ensemble
+from emkd_jax.objective.hyper_parameters import HyperParameters
 from emkd_jax.training import placement
 from emkd_jax.training.step import (
-    CHECKED,
+    FINITE_CHECKED,
     Progress,
     TrainingData,
     TrainState,
-    make_train_steps,
+    compile_train_steps,
     steps_per_epoch,
+    unstack_states,
 )
-from emkd_jax.training.sweep import Together
 
-_STEPS_ON_CPU = 4
-NOTHING, SAVE, STOP = range(3)  # what one process may wish of all
+
+class Request(enum.IntEnum):
+    """What a host may ask of all hosts; the highest request counts."""
+
+    NONE = 0
+    SAVE = 1
+    STOP = 2
 
 
 class Trainer:
-    """The devices' side of a run, or of several that train together: the state, and how far it is.
+    """The state of a stack of runs on the devices, and how far it is.
 
     Attributes:
-      state: stacked where there are several runs.
+      states: the stacked states, on all devices.
       step: optimizer steps done.
-      per_epoch: steps of an epoch.
+      per_epoch: steps per epoch.
       num_steps: steps of the whole run.
-      means: for each run, of what a step reports (`step.SUMS`), over this epoch so far.
-      timed: 'steps' taken and the 'seconds' they took, without each process's first dispatch, which
-        compiles.
-      speed: sequences/s of each run in the last call of `advance_to`; None if it timed nothing.
+      means: for each run, the mean per step of each of `step.SUMS` in this epoch so far.
+      timed: 'steps' taken and the 'seconds' they took, without the first dispatch of each process,
+        which compiles.
+      speed: sequences per second of each run in the last `advance_to`; None if it timed nothing.
     """
 
     def __init__(
         self,
-        experiment: Experiment,
-        state: TrainState,
+        config: ml_collections.ConfigDict,
+        ensemble: Ensemble,
+        windows: Int32[np.ndarray, 'windows slots'],
+        item_attributes: Int32[np.ndarray, 'items most'],
+        states: TrainState,
+        varying: HyperParameters,
+        names: Sequence[str],
         timed: dict[str, int | float],
-        together: Together | None = None,
-        teacher: Teacher | None = None,
+        teacher: tuple[Ensemble, PyTree] | None = None,
     ):
-        """Puts `state` (host arrays) and the training data on all devices.
+        """Puts states and training data on all devices.
 
         Args:
-          experiment: what is trained; of several runs the first one's.
-          state: to go on from; stacked where there are several runs.
-          timed: of the processes that led there.
-          together: the runs, where there are several; all are equally far.
-          teacher: what a student learns from.
+          config: the options of the first run.
+          ensemble: the networks.
+          windows: training windows, padded on the left with 0.
+          item_attributes: attribute ids of every item, padded with -1.
+          states: the stacked states to go on from, all after the same step.
+          varying: see `TrainingData`.
+          names: the name of each run; '' for a run that trains alone.
+          timed: of the processes that led to the states.
+          teacher: an ensemble that teaches, and its parameters (host arrays).
         """
-        config, windows = experiment.config, experiment.windows
         self.per_epoch = steps_per_epoch(len(windows), config.train.batch_size)
         self.num_steps = config.train.num_steps or config.train.num_epochs * self.per_epoch
-        self.step = int(np.max(state.step))
-        self._runs = together.names if together else ('',)
-        self.means = [{}] * len(self._runs)
+        self.step = int(np.max(states.step))
+        self.means: list[dict[str, float]] = [{} for _ in names]
         self.timed, self.speed = timed, None
-        self._batch_size = config.train.batch_size
-        # On the CPU a step may take seconds, and fake devices want no queue of dispatches; but each
-        # dispatch maps its temporary memory anew, so that a few steps share it.
+        self._names, self._batch_size = names, config.train.batch_size
+        # A step on a CPU may take seconds, and fake devices must not queue dispatches; but each
+        # dispatch allocates its temporary memory anew, so a few steps share one.
         self._queues = jax.default_backend() != 'cpu'
-        self._dispatch = config.train.steps_per_dispatch
-        if not self._queues:
-            self._dispatch = min(self._dispatch, _STEPS_ON_CPU)
+        self._dispatch = config.train.steps_per_dispatch or (16 if self._queues else 4)
         self._devices = jax.devices()
-        self._advance = make_train_steps(
-            config,
-            experiment.ensemble,
-            experiment.optimizer,
-            (windows > 0).sum(1),
-            self._devices,
-            teacher and teacher.ensemble,
+        taught_by, teacher_params = teacher or (None, None)
+        self._advance = compile_train_steps(
+            config, ensemble, (windows > 0).sum(1), self._devices, taught_by
         )
-        data = TrainingData(
-            windows,
-            experiment.data.item_attributes,
-            together and together.settings,
-            teacher and teacher.params,
-        )
+        data = TrainingData(windows, item_attributes, varying, teacher_params)
         self._data = placement.replicate(data, self._devices)
-        self._wishes = [placement.fill(wish, self._devices) for wish in (NOTHING, SAVE, STOP)]
-        self._counts = {}
+        self._requests = [placement.fill(request, self._devices) for request in Request]
+        self._counts: dict[int, jax.Array] = {}
         self._compiled = False
-        self.state = placement.replicate(state, self._devices)
+        self.states = placement.replicate(states, self._devices)
 
-    def advance_to(self, stop: int, wish: Callable[[], int], watch: Callable[[], None]) -> int:
-        """Trains to step `stop`, or less far if any process wished something before it.
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next step, counted from 1."""
+        return self.step // self.per_epoch + 1
+
+    def advance_to(
+        self, stop: int, request: Callable[[], Request], on_dispatch: Callable[[], None]
+    ) -> Request:
+        """Trains to step `stop`, or less far if any process requests something before it.
 
         Args:
           stop: at most the end of this epoch.
-          wish: what this process wishes now: NOTHING, SAVE or STOP.
-          watch: called after every dispatch.
+          request: what this process requests now.
+          on_dispatch: called after every dispatch.
 
         Returns:
-          The strongest wish, the same on every process. Nothing is under way any more.
+          The highest request, the same on every process. Nothing is in flight any more.
 
         Raises:
           RunError: loss or gradients were not finite.
         """
         began, first = time.monotonic(), self.step
-        pending = []
-        granted = NOTHING
+        pending: list[Progress] = []
+        granted = Request.NONE
         while self.step < stop and not granted:
             count = min(self._dispatch, stop - self.step)
             with jax.transfer_guard('disallow'):
-                self.state, progress = self._advance(
-                    self.state, self._data, self._count(count), self._wishes[wish()]
+                self.states, progress = self._advance(
+                    self.states, self._data, self._count(count), self._requests[request()]
                 )
             self.step += count
             pending.append(progress)
@@ -120,7 +129,7 @@ class Trainer:
                 granted = max(granted, self._read(pending.pop(0)))
             if not self._compiled:
                 self._compiled, began, first = True, time.monotonic(), self.step
-            watch()
+            on_dispatch()
         while pending:
             granted = max(granted, self._read(pending.pop(0)))
         steps, seconds = self.step - first, time.monotonic() - began
@@ -131,43 +140,34 @@ class Trainer:
         self.speed = steps * self._batch_size / seconds if steps else None
         return granted
 
-    def states(self) -> list[TrainState]:
-        """Each run's state: host arrays where there are several."""
-        if self._data.settings is None:
-            return [self.state]
-        host = jax.device_get(self.state)
-        return [jax.tree.map(lambda x: x[r], host) for r in range(len(self._runs))]  # noqa: B023
+    def unstacked(self) -> list[TrainState]:
+        """The state of each run, as host arrays."""
+        return unstack_states(self.states)
 
     def params(self) -> Iterator[PyTree]:
-        """Each run's parameters, on all devices."""
-        if self._data.settings is None:
-            yield self.state.params
-            return
-        for r in range(len(self._runs)):
-            yield placement.take(self.state.params, r, self._devices)
+        """The parameters of each run, on all devices."""
+        for r in range(len(self._names)):
+            yield placement.take(self.states.params, r, self._devices)
 
-    def _count(self, count):
+    def _count(self, count: int) -> jax.Array:
         with jax.transfer_guard('allow'):
             if count not in self._counts:
                 self._counts[count] = placement.replicate(np.int32(count), self._devices)
             return self._counts[count]
 
-    def _read(self, progress: Progress) -> int:
+    def _read(self, progress: Progress) -> Request:
         progress = jax.device_get(progress)
-        for run, step, broken in zip(
-            self._runs, np.ravel(progress.step), np.atleast_2d(progress.broken), strict=True
-        ):
+        for name, step, broken in zip(self._names, progress.step, progress.broken, strict=True):
             if broken.any():
-                names = ', '.join(np.array(CHECKED)[broken])
+                parts = ', '.join(np.array(FINITE_CHECKED)[broken])
+                of_run = f' of {name}' if name else ''
                 raise RunError(
-                    f'Step {step + 1}{run and f" of {run}"}: {names} not finite; the checkpoints '
-                    'before it are kept: lower optimizer.learning_rate, or use '
-                    'model.dtype=float32.'
+                    f'Step {step + 1}{of_run}: {parts} not finite; the checkpoints before it are '
+                    'kept: lower optimizer.learning_rate, or use model.dtype=float32.'
                 )
         steps = (int(np.max(progress.step)) - 1) % self.per_epoch + 1
-        sums = {name: np.ravel(values) for name, values in progress.sums.items()}
         self.means = [
-            {name: float(values[r]) / steps for name, values in sums.items()}
-            for r in range(len(self._runs))
+            {name: float(values[r]) / steps for name, values in progress.sums.items()}
+            for r in range(len(self._names))
         ]
-        return int(progress.request)
+        return Request(int(progress.request))
