@@ -1,8 +1,7 @@
-"""Evaluation: every held-out item ranked among the whole catalogue, on the devices."""
+"""Evaluation: every held-out item is ranked among the whole catalogue, on the devices."""
 
-from emkd_jax.evaluation.baselines import floors
 from emkd_jax.evaluation.diversity import Diversity
 from emkd_jax.evaluation.evaluator import Evaluator, Result
 from emkd_jax.evaluation.ranking import RULES
 
-__all__ = ['RULES', 'Diversity', 'Evaluator', 'Result', 'floors']
+__all__ = ['RULES', 'Diversity', 'Evaluator', 'Result']

@@ -1,4 +1,9 @@
-"""A held-out set as batches of arrays that the devices can answer."""
+"""Histories as batches for the devices: for evaluation, and for recommendation.
+
+A batch holds histories of about the same length and is only as wide as its longest one needs,
+rounded up to one of a few sizes: padding on the left does not influence what is real, so most of it
+need not be computed, and each size compiles once.
+"""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,11 +14,13 @@ from jaxtyping import Array, Int, Int32, Int64
 from emkd_jax.data.dataset import Holdout, Ragged
 
 
-class Questions(NamedTuple):
-    """Which item follows? One row a user.
+class EvalBatch(NamedTuple):
+    """Held-out rows as the devices take them.
 
-    `items` is the end of the history and the mask token, left-padded; the rest is as
-    `ranking.target_ranks` takes it.
+    Attributes:
+      items: the end of each history and then the mask token, padded on the left with 0.
+      targets: the items to find.
+      others, visible: what else competes, as `ranking.target_ranks` takes it.
     """
 
     items: Int[Array | np.ndarray, '*lead slots']
@@ -22,20 +29,17 @@ class Questions(NamedTuple):
     visible: Int[Array | np.ndarray, '*lead']
 
 
-def question_batches(
-    holdout: Holdout, num_items: int, max_len: int, num_devices: int, rows: int
-) -> Iterator[tuple[Int64[np.ndarray, 'devices rows'], Questions]]:
-    """The held-out set in chunks of `rows`, shortest history first, a chunk for each device.
+def history_batches(
+    histories: Ragged, max_len: int, mask_token: int, num_devices: int, rows: int
+) -> Iterator[tuple[Int64[np.ndarray, 'devices rows'], Int32[np.ndarray, 'devices rows slots']]]:
+    """Cuts histories into chunks of `rows`, shortest first, with one chunk for each device.
 
-    A chunk is as wide as its longest input, rounded up to one of a few sizes: left padding never
-    influences what is real, so most of it need not be computed, and each size compiles once.
     What is in a chunk does not depend on the number of devices.
 
     Yields:
-      The place of each row in the held-out set (-1: the row only fills up), and the questions.
+      The place of each row in `histories` (-1: the row only fills up the batch); and the end of
+      each history and then the mask token, padded on the left with 0.
     """
-    histories = holdout.histories
-    others, visible = _distinct_others(holdout, max_len)
     order = np.argsort(histories.lengths, kind='stable')
     order = np.append(order, np.full(-len(order) % rows, -1)).reshape(-1, rows)
     longest = np.where(order < 0, 0, histories.lengths[order]).max(1)
@@ -46,23 +50,33 @@ def question_batches(
         for first in range(0, len(chunks), num_devices):
             places = np.full((num_devices, rows), -1)
             places[: len(chunks) - first] = chunks[first : first + num_devices]
-            real = places >= 0
-            items = np.full((*places.shape, size), num_items + 1, np.int32)
+            items = np.full((*places.shape, size), mask_token, np.int32)
             items[..., :-1] = last_values(histories, places, size - 1)
-            width = padded_width(int(others.lengths[places[real]].max()))
-            yield (
-                places,
-                Questions(
-                    items,
-                    np.where(real, holdout.targets[places], 1).astype(np.int32),
-                    last_values(others, places, width)[..., ::-1],
-                    np.where(real, visible[places], 0).astype(np.int32),
-                ),
-            )
+            yield places, items
+
+
+def eval_batches(
+    holdout: Holdout, max_len: int, mask_token: int, num_devices: int, rows: int
+) -> Iterator[tuple[Int64[np.ndarray, 'devices rows'], EvalBatch]]:
+    """`history_batches` of a held-out set, with what its targets compete against."""
+    others, visible = _distinct_others(holdout, max_len)
+    batches = history_batches(holdout.histories, max_len, mask_token, num_devices, rows)
+    for places, items in batches:
+        real = places >= 0
+        width = padded_width(int(others.lengths[places[real]].max()))
+        yield (
+            places,
+            EvalBatch(
+                items,
+                np.where(real, holdout.targets[places], 1).astype(np.int32),
+                last_values(others, places, width)[..., ::-1],
+                np.where(real, visible[places], 0).astype(np.int32),
+            ),
+        )
 
 
 def input_sizes(max_len: int) -> Int64[np.ndarray, ' sizes']:
-    """Numbers of slots worth a compilation of their own, ascending, `max_len` the last."""
+    """Numbers of slots that are worth a compilation, ascending; the last one is `max_len`."""
     sizes = [max_len]
     while sizes[-1] > 1:
         sizes.append(sizes[-1] * 4 // 5)
@@ -70,7 +84,7 @@ def input_sizes(max_len: int) -> Int64[np.ndarray, ' sizes']:
 
 
 def padded_width(longest: int) -> int:
-    """The width of lists that hold up to `longest` ids, one of few so that few compile."""
+    """The width of lists of up to `longest` ids, one of a few so that few compile."""
     width = 32
     while width < longest:
         width *= 4
@@ -80,7 +94,7 @@ def padded_width(longest: int) -> int:
 def last_values(
     ragged: Ragged, rows: Int[np.ndarray, '*rows'], count: int
 ) -> Int32[np.ndarray, '*rows count']:
-    """The last `count` values of the rows, left-padded with 0; row -1 is empty."""
+    """The last `count` values of the rows, padded on the left with 0; row -1 is empty."""
     starts = ragged.offsets[rows]
     ends = np.where(rows < 0, starts, ragged.offsets[rows + 1])
     index = ends[..., None] - count + np.arange(count)
@@ -89,8 +103,9 @@ def last_values(
     return values[np.where(inside, index, -1)]
 
 
-def _distinct_others(holdout, max_len):
-    """Each history's distinct items but the target, last seen last; how many the window shows."""
+def _distinct_others(holdout: Holdout, max_len: int) -> tuple[Ragged, Int64[np.ndarray, ' rows']]:
+    """The distinct items of each history but the target, the last seen one last; and how many of
+    them the input window shows."""
     histories, targets, _ = holdout
     row = np.repeat(np.arange(len(histories)), histories.lengths)
     from_end = histories.offsets[row + 1] - np.arange(len(row))  # 1: the last item

@@ -1,4 +1,4 @@
-"""Ranks of held-out items by the ensemble, and by each network alone."""
+"""Ranks of held-out items, by the ensemble and by each network alone."""
 
 import collections
 import functools
@@ -15,24 +15,27 @@ from jaxtyping import Array, Bool, Float, Int, Int32, PyTree
 
 from emkd_jax.data.dataset import Holdout
 from emkd_jax.errors import RunError
-from emkd_jax.evaluation.batches import question_batches
+from emkd_jax.evaluation.batches import eval_batches
 from emkd_jax.evaluation.metrics import metrics_by_rule
 from emkd_jax.evaluation.ranking import RULES, target_ranks
-from emkd_jax.model.ensemble import Ensemble, Network, take_network
+from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.training.placement import AXIS, fill
 
-# What a device works on at a time: on a CPU what its caches hold, elsewhere what memory spares.
+# What a device works on at a time: on CPUs what their caches hold, elsewhere what memory allows.
 _CHUNK_BYTES = {'cpu': 24 << 20}
 _CHUNK_BYTES_ELSEWHERE = 512 << 20
-_FEWEST_ROWS = 32  # all the same: each chunk reads the whole item heads once
-_AHEAD = 3  # batches sent to the devices before the first one's ranks are read
+_FEWEST_ROWS = 32  # since each chunk reads the whole item heads once
+_AHEAD = 3  # batches sent to the devices before the ranks of the first one are read
 
 
 class Result(NamedTuple):
-    """`ensemble` and each of `networks` are {rule: {metric: value}}.
+    """Metrics and ranks on a held-out set.
 
-    `ranks` (from 1; the ensemble's, then each network's) are those of the held-out rows in their
-    order, under each of `RULES`.
+    Attributes:
+      ensemble: {rule: {metric: value}}.
+      networks: the same for each network alone.
+      ranks: ranks from 1 of the held-out rows in their order, for the ensemble and then each
+        network, under each of `RULES`.
     """
 
     ensemble: dict[str, dict[str, float]]
@@ -41,16 +44,10 @@ class Result(NamedTuple):
 
 
 class Evaluator:
-    """Ranks a held-out set, which stays on the devices; call it with parameters.
+    """Ranks a held-out set, which stays on the devices. Call it with parameters.
 
-    The processes of a run share the work, so all must call it. What comes out does not depend on
-    the number of devices and processes.
-
-    Args:
-      options: `config.eval`.
-      ensemble: what to evaluate.
-      holdout: the items to find.
-      devices: of this process; all it has when None.
+    The processes of a run share the work, so all of them must call it. The result does not depend
+    on the number of devices and processes.
     """
 
     def __init__(
@@ -60,25 +57,28 @@ class Evaluator:
         holdout: Holdout,
         devices: Sequence[jax.Device] | None = None,
     ):
+        """Puts the held-out set on the devices.
+
+        Args:
+          options: `config.eval`.
+          ensemble: the networks.
+          holdout: the items to find.
+          devices: of this process; None: all that it has.
+        """
         devices = tuple(devices or jax.local_devices())
         network = ensemble.network
         self._ks = options.ks
         self._shape = (ensemble.num_networks + 1, len(RULES), len(holdout.targets))
         self._split, self._score, self._rank = _compiled(ensemble, devices)
         self._unused = fill(0, devices)  # a pmap needs a mapped argument
+        rows = _rows_at_a_time(options.batch_size, ensemble, devices[0].platform)
         batches = list(
-            question_batches(
-                holdout,
-                network.num_items,
-                network.encoder.max_len,
-                len(devices),
-                _rows_at_a_time(options.batch_size, ensemble, devices[0].platform),
-            )
+            eval_batches(holdout, network.encoder.max_len, network.mask_token, len(devices), rows)
         )
         spread = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
         self._batches = [
-            (places, jax.device_put(questions, spread))
-            for places, questions in batches[jax.process_index() :: jax.process_count()]
+            (places, jax.device_put(batch, spread))
+            for places, batch in batches[jax.process_index() :: jax.process_count()]
         ]
 
     def __call__(self, params: PyTree[Float[Array, 'networks ...']]) -> Result:
@@ -87,49 +87,47 @@ class Evaluator:
         Raises:
           RunError: a score is NaN or infinite.
         """
-        if jax.process_count() > 1:  # this process's copy; the others' are out of its reach
+        if jax.process_count() > 1:  # this process's copy; those of others are out of its reach
             params = jax.tree.map(lambda x: x.addressable_data(0), params)
         networks = self._split(params, self._unused)
         ranks, finite = np.zeros(self._shape, np.int32), True
-        under_way = collections.deque()
+        in_flight = collections.deque()
 
-        def read():
-            places, (of_batch, all_finite) = under_way.popleft()
+        def read() -> bool:
+            places, (batch_ranks, all_finite) = in_flight.popleft()
             real = places >= 0
-            ranks[..., places[real]] = np.moveaxis(np.asarray(of_batch), 0, -2)[..., real]
+            ranks[..., places[real]] = np.moveaxis(np.asarray(batch_ranks), 0, -2)[..., real]
             return bool(np.all(all_finite))
 
-        for places, questions in self._batches:
-            scores = [self._score(network, questions.items) for network in networks]
-            under_way.append((places, self._rank(scores, *questions[1:])))
-            if len(under_way) > _AHEAD:
+        for places, batch in self._batches:
+            scores = self._score(networks, batch.items)
+            in_flight.append((places, self._rank(scores, *batch[1:])))
+            if len(in_flight) > _AHEAD:
                 finite &= read()
-        while under_way:
+        while in_flight:
             finite &= read()
         if jax.process_count() > 1:
             shares, all_finite = multihost_utils.process_allgather((ranks, np.array(finite)))
             ranks, finite = shares.sum(0), bool(all_finite.all())
         if not finite:
             raise RunError('The scores of the model are not finite; its parameters are damaged.')
-        ensemble, *alone = [metrics_by_rule(r, self._ks) for r in ranks]
-        return Result(ensemble, alone, ranks)
+        whole, *alone = [metrics_by_rule(r, self._ks) for r in ranks]
+        return Result(whole, alone, ranks)
 
 
-@functools.cache
+@functools.lru_cache(4)
 def _compiled(ensemble, devices):
-    """The functions that every evaluation of `ensemble` shares, so that each compiles once.
+    """The functions that the validations and the test of a run share, so that each compiles once.
 
-    Networks are scored one at a time, by plain products: a CPU runs batched ones, or ones whose
-    weights are slices of stacked ones, at down to half the rate.
+    The cache is small: a notebook that builds many ensembles does not keep all of them alive.
     """
 
     def split(params: PyTree, _: Int[Array, '']) -> list[PyTree]:
-        return [take_network(params, n) for n in range(ensemble.num_networks)]
+        return ensemble.split(params)
 
     def score(params: PyTree, items: Int[Array, 'rows slots']) -> Float[Array, 'rows classes']:
-        variables = {'params': params}
-        hidden = ensemble.network.apply(variables, items, last_only=True)[:, -1]
-        return ensemble.network.apply(variables, hidden, method=Network.item_logits)
+        [scores] = ensemble.scores([params], items)
+        return scores
 
     def rank(
         scores: list[Float[Array, 'rows classes']],
@@ -139,18 +137,19 @@ def _compiled(ensemble, devices):
     ) -> tuple[Int[Array, 'scorers rules rows'], Bool[Array, '']]:
         together = sum(scores)
         ranks = [target_ranks(s, targets, others, visible) for s in (together, *scores)]
-        # The sum is finite only where each network's score is.
+        # The sum is finite only where the score of each network is.
         return jnp.stack(ranks), jnp.isfinite(together).all()
 
     pmap = functools.partial(jax.pmap, devices=devices, axis_name=AXIS)
-    return (
-        pmap(split, in_axes=(None, 0), out_axes=None),
-        pmap(score, in_axes=(None, 0)),
-        pmap(rank),
-    )
+    score_one = pmap(score, in_axes=(None, 0))
+
+    def score_all(networks: Sequence[PyTree], items: Array) -> list[Array]:
+        return [score_one(params, items) for params in networks]
+
+    return pmap(split, in_axes=(None, 0), out_axes=None), score_all, pmap(rank)
 
 
-def _rows_at_a_time(most, ensemble, platform):
+def _rows_at_a_time(most: int, ensemble: Ensemble, platform: str) -> int:
     network = ensemble.network
     scores = (ensemble.num_networks + 1) * (network.num_items + 1)
     activations = 8 * network.encoder.dim * network.encoder.max_len

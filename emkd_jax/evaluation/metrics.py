@@ -11,7 +11,7 @@ from emkd_jax.evaluation.ranking import RULES
 def user_metrics(
     ranks: Int[np.ndarray, '*lead users'], k: int
 ) -> dict[str, Float[np.ndarray, '*lead users']]:
-    """Each user's metrics at cut-off k.
+    """The metrics of each user at cut-off k.
 
     With one relevant item of rank r, counted from 1: HR = [r <= k], NDCG = [r <= k] / log2(r + 1),
     MRR = [r <= k] / r.

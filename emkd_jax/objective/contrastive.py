@@ -83,7 +83,7 @@ def _logsumexp_where(
     gram: Float[Array, 'x y rows keys'], counted: Bool[Array, 'rows keys']
 ) -> Float[Array, 'x y rows']:
     """Logsumexp over the counted keys; 0 for a row without any, such as a lone sequence."""
-    any_counted = hash_rng.any(-1)
+    any_counted = counted.any(-1)
     safe = counted | ~any_counted[:, None]
     sums = jax.nn.logsumexp(jnp.where(safe[None, None], gram, -jnp.inf), axis=-1)
     return jnp.where(any_counted[None, None], sums, 0)

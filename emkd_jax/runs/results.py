@@ -123,16 +123,15 @@ def print_results(results: dict[str, Any]) -> None:
 
 
 def print_tests(results: dict[str, Any]) -> None:
-    """Prints a table a rule: the ensemble, each network alone, and the baselines."""
-    data = results['data']
+    """Prints a table under the run's rule: the ensemble, each network alone, and the baselines."""
+    data, rule = results['data'], results['config']['eval']['rule']
     stand_in = ' (STAND-IN DATA)' if data['stand_in'] else ''
-    for rule, ensemble in results['test'].items():
-        rows = {'ensemble': ensemble}
-        rows |= {f'network {n}': network[rule] for n, network in enumerate(results['networks'])}
-        rows |= {f'baseline: {name}': base[rule] for name, base in results['floors'].items()}
-        columns = [column for column in ensemble if not column.endswith('@1')]
-        print_table(
-            f"Test on {data['name']}{stand_in}, rule '{rule}'",
-            ['', *columns],
-            [[name, *(f'{row[column]:.4f}' for column in columns)] for name, row in rows.items()],
-        )
+    rows = {'ensemble': results['test'][rule]}
+    rows |= {f'network {n}': network[rule] for n, network in enumerate(results['networks'])}
+    rows |= {f'baseline: {name}': base[rule] for name, base in results['floors'].items()}
+    columns = ['HR@10', 'NDCG@10', 'MRR@10']
+    print_table(
+        f"Test on {data['name']}{stand_in}, rule '{rule}'",
+        ['', *columns],
+        [[name, *(f'{row[column]:.4f}' for column in columns)] for name, row in rows.items()],
+    )

@@ -1,8 +1,7 @@
-"""The best items of many histories, on the devices."""
+"""The best items for many histories, on the devices."""
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,55 +10,15 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32, PyTree
 
 from emkd_jax.data.dataset import Ragged
 from emkd_jax.errors import RunError
-from emkd_jax.evaluation.batches import input_sizes, last_values, padded_width
-from emkd_jax.model.ensemble import Ensemble, Network, take_network
+from emkd_jax.evaluation.batches import history_batches, last_values, padded_width
+from emkd_jax.model.ensemble import Ensemble, take_network
 from emkd_jax.training.placement import AXIS
 
-_SCORES = 2**24  # of a batch, at most: what a device holds at a time
-
-
-@functools.cache
-def best_items(network: Network, k: int, devices: tuple[jax.Device, ...]) -> Callable[..., Any]:
-    """The mapped function (scores, items) of `_best_items`, compiled once for each shape."""
-    return jax.pmap(
-        functools.partial(_best_items, network, k),
-        axis_name=AXIS,
-        in_axes=(None, None, 0, 0),
-        devices=devices,
-    )
-
-
-def _best_items(
-    network: Network,
-    k: int,
-    params: list[PyTree],
-    allowed: Bool[Array, ' classes'],
-    items: Int[Array, 'rows slots'],
-    seen: Int[Array, 'rows width'],
-) -> tuple[Float[Array, 'rows k'], Int[Array, 'rows k']]:
-    scores = 0
-    for of_network in params:  # plain products: a CPU runs batched ones at half the rate
-        variables = {'params': of_network}
-        hidden = network.apply(variables, items, last_only=True)[:, -1]
-        scores += network.apply(variables, hidden, method=Network.item_logits)
-    scores = jnp.where(allowed[None], scores, -jnp.inf)
-    scores = scores.at[jnp.arange(len(items))[:, None], seen].set(-jnp.inf)
-    best_scores, best = jax.lax.top_k(scores, k)
-    return best_scores, best
+_SCORES = 2**24  # of a batch, at most; a device holds them at a time
 
 
 class Recommender:
-    """Call it with histories.
-
-    Args:
-      ensemble: the model.
-      params: its parameters, on this process's devices.
-      networks: those whose logits are summed.
-      allowed: which classes may come out.
-      k: how many items.
-      exclude_seen: leave out what is in the history (all of it, not what the model sees).
-      rows: histories at a time on each device, at most.
-    """
+    """Recommends items; call it with histories. It compiles once for each of a few lengths."""
 
     def __init__(
         self,
@@ -71,60 +30,62 @@ class Recommender:
         exclude_seen: bool,
         rows: int,
     ):
-        network = ensemble.network
-        self._max_len, self._mask_token = network.encoder.max_len, network.num_items + 1
-        self._devices = jax.local_devices()
+        """Prepares the model on the devices of this process.
+
+        Args:
+          ensemble: the networks.
+          params: their parameters.
+          networks: the numbers of the networks whose scores are summed.
+          allowed: which classes 0..V may be recommended.
+          k: number of items.
+          exclude_seen: whether to leave out every item of the history, also those beyond what the
+            model sees.
+          rows: histories at a time on each device, at most.
+        """
+        self._network = ensemble.network
+        self._devices = tuple(jax.local_devices())
         self._rows = max(1, min(rows, _SCORES // len(allowed)))
         self._params = [take_network(params, n) for n in networks]
         self._allowed, self._exclude_seen = allowed, exclude_seen
-        self._best = best_items(network, min(k, int(allowed.sum())), tuple(self._devices))
+        self._best = jax.pmap(
+            functools.partial(_best_items, ensemble, min(k, int(allowed.sum()))),
+            axis_name=AXIS,
+            in_axes=(None, None, 0, 0),
+            devices=self._devices,
+        )
 
     def __call__(
         self, histories: Ragged, progress: Callable[[int], object] = lambda count: None
     ) -> tuple[list[Int32[np.ndarray, ' found']], list[Float32[np.ndarray, ' found']]]:
         """Items (best first) and scores for each history; fewer than k where no more are left.
 
-        A batch has histories of about the same length, and each of a few lengths compiles once.
-
         Args:
-          histories: items 1..V, oldest first; any length, 0 too.
-          progress: told of every batch how many histories it had.
+          histories: items 1..V, oldest first, of any length, also 0.
+          progress: called after every batch with the number of histories in it.
 
         Raises:
           RunError: a score is not a number.
         """
-        found = [None] * len(histories)
-        under_way = None
-        for places, items, seen in self._batches(histories):
+        found: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0), np.zeros(0))] * len(histories)
+        in_flight = None
+        for places, items in history_batches(
+            histories,
+            self._network.encoder.max_len,
+            self._network.mask_token,
+            len(self._devices),
+            self._rows,
+        ):
+            seen = np.zeros((*places.shape, 1), np.int32)
+            if self._exclude_seen:
+                longest = int(histories.lengths[places[places >= 0]].max())
+                seen = last_values(histories, places, padded_width(longest))
             dispatched = places, self._best(self._params, self._allowed, items, seen)
-            if under_way:
-                self._read(found, progress, *under_way)
-            under_way = dispatched
-        if under_way:
-            self._read(found, progress, *under_way)
+            if in_flight:
+                self._read(found, progress, *in_flight)
+            in_flight = dispatched
+        if in_flight:
+            self._read(found, progress, *in_flight)
         return [item for item, _ in found], [score for _, score in found]
-
-    def _batches(self, histories):
-        """(places, items, seen), each (devices, rows, ...); place -1 fills up."""
-        shape = len(self._devices), self._rows
-        sizes = input_sizes(self._max_len)
-        order = np.argsort(histories.lengths, kind='stable')
-        slots = sizes[
-            np.searchsorted(sizes, np.minimum(histories.lengths[order] + 1, self._max_len))
-        ]
-        for size in np.unique(slots).tolist():
-            group = order[slots == size]
-            for first in range(0, len(group), np.prod(shape)):
-                places = np.full(shape, -1)
-                chunk = group[first : first + places.size]
-                places.flat[: len(chunk)] = chunk
-                items = np.full((*shape, size), self._mask_token, np.int32)
-                items[..., :-1] = last_values(histories, places, size - 1)
-                width = padded_width(int(histories.lengths[chunk].max()))
-                seen = np.zeros((*shape, 1), np.int32)
-                if self._exclude_seen:
-                    seen = last_values(histories, places, width)
-                yield places, items, seen
 
     @staticmethod
     def _read(found, progress, places, best):
@@ -136,3 +97,17 @@ class Recommender:
             left = score > -np.inf
             found[place] = row[left], score[left]
         progress(int(real.sum()))
+
+
+def _best_items(
+    ensemble: Ensemble,
+    k: int,
+    networks: list[PyTree],
+    allowed: Bool[Array, ' classes'],
+    items: Int[Array, 'rows slots'],
+    seen: Int[Array, 'rows width'],
+) -> tuple[Float[Array, 'rows k'], Int[Array, 'rows k']]:
+    scores = sum(ensemble.scores(networks, items))
+    scores = jnp.where(allowed[None], scores, -jnp.inf)
+    scores = scores.at[jnp.arange(len(items))[:, None], seen].set(-jnp.inf)
+    return jax.lax.top_k(scores, k)
