@@ -176,6 +176,11 @@ def gradients(
     return (values, grads) if axis_name is None else jax.lax.psum((values, grads), axis_name)
 
 
+def all_finite(tree: PyTree) -> Bool[Array, '']:
+    """Whether every number of a tree is finite."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
 def make_capacity(options: ml_collections.ConfigDict, lengths: np.ndarray, rows: int) -> Capacity:
     """Sizes of a device's buffers for `rows` windows, given the lengths of all windows."""
     return Capacity(
@@ -244,7 +249,7 @@ def one_step(
         )
     values, grads = gradients(state, batch, loss, axis_name)
     finite = [jnp.isfinite(values[part]) for part in PARTS]
-    finite.append(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads)]).all())
+    finite.append(all_finite(grads))
     broken = ~jnp.stack(finite)
     optimizer = make_optimizer(hyper.learning_rate)
     with jax.numpy_dtype_promotion('standard'):  # optax raises floats to integer powers

@@ -10,7 +10,7 @@ from configs import toys as toys_config
 from emkd_jax import data as data_room
 from emkd_jax.data.splits import leave_one_out
 from emkd_jax.evaluation import Evaluator
-from emkd_jax.evaluation import baselines as floors
+from emkd_jax.evaluation.baselines import evaluate_baselines
 from emkd_jax.model.ensemble import make_ensemble
 from tests.support.custom_data import load, prepared_in
 
@@ -66,7 +66,7 @@ def test_same_evaluation(both):
             (
                 result.ensemble,
                 result.networks,
-                floors(
+                evaluate_baselines(
                     split.train, split.test, data.num_items, config.model.max_len, config.eval.ks
                 ),
             )

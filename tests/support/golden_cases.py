@@ -11,7 +11,8 @@ import optax
 
 from emkd_jax.model.encoders.bert4rec import BERT4Rec
 from emkd_jax.model.ensemble import Ensemble, Network
-from emkd_jax.objective.emkd import Batch, Capacity, objective
+from emkd_jax.objective.emkd import Batch, Capacity, emkd_loss
+from emkd_jax.objective.hyper_parameters import HyperParameters
 from emkd_jax.objective.masking import Views
 from emkd_jax.serving.pytorch import params_from_state_dict
 
@@ -55,6 +56,13 @@ class Case:
                 'self_contrast': 'zero',
             }
         )
+        self.hyper = HyperParameters(
+            learning_rate=float(self.arrays['lr']),
+            dropout=0.0,
+            **{
+                name: self.options[name] for name in HyperParameters._fields if name in self.options
+            },
+        )
         self.sequences = jnp.asarray(self.arrays['sequences'], jnp.int32)
         rows = len(self.sequences)
         self.batch = Batch(
@@ -90,8 +98,14 @@ class Case:
 
     def objective(self, params):
         """(total, parts) of the case's batch."""
-        return objective(
-            params, self.ensemble, self.options, self.batch, self.item_attributes, self.capacity
+        return emkd_loss(
+            params,
+            self.ensemble,
+            self.options,
+            self.hyper,
+            self.batch,
+            self.item_attributes,
+            self.capacity,
         )
 
     def activations(self, params):

@@ -1,4 +1,4 @@
-"""Batches for the tiny ensemble, for tests of the rooms below the train step."""
+"""Batches for the tiny ensemble, for tests of the layers below the train step."""
 
 import functools
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from emkd_jax.model.ensemble import make_ensemble
 from emkd_jax.objective.emkd import Batch, Capacity
+from emkd_jax.objective.hyper_parameters import hyper_parameters
 from emkd_jax.objective.masking import draw_views
 from tests.support.tiny import NUM_ATTRIBUTES, NUM_ITEMS, tiny_config
 
@@ -29,11 +30,21 @@ def params(ensemble):
     return jax.jit(ensemble.init)(KEY)
 
 
+WEIGHTS = {'kd_weight': 0.1, 'contrast_weight': 0.2, 'attribute_weight': 0.5}
+
+
 def options(**changes):
     """Objective options that let every part count."""
     config = tiny_config().objective
-    config.update({'kd_weight': 0.1, 'contrast_weight': 0.2, 'attribute_weight': 0.5} | changes)
+    config.update(WEIGHTS | changes)
     return config
+
+
+def hyper(options):
+    """The hyper-parameters of objective options."""
+    config = tiny_config()
+    config.objective.update(options)
+    return hyper_parameters(config)
 
 
 def sequences(rows, seed=0):

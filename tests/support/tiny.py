@@ -59,5 +59,5 @@ def tiny_experiment(config=None, data=None):
         data,
         leave_one_out(data),
         make_ensemble(config, data.num_items, data.num_attributes),
-        make_optimizer(config.optimizer),
+        make_optimizer(config.optimizer.learning_rate),
     )

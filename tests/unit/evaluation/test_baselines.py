@@ -7,8 +7,7 @@ from emkd_jax.data import files
 from emkd_jax.data.dataset import Dataset, Holdout, Ragged
 from emkd_jax.data.splits import leave_one_out
 from emkd_jax.evaluation import RULES
-from emkd_jax.evaluation import baselines as floors
-from emkd_jax.evaluation.baselines import transitions
+from emkd_jax.evaluation.baselines import evaluate_baselines, transitions
 
 KS = (1, 2, 3, 4, 5)
 
@@ -18,12 +17,12 @@ def found_at(metrics, rule):
     return next((k for k in KS if metrics[rule][f'HR@{k}'] == 1), None)
 
 
-def floors_of(train, history, target):
+def evaluate(train, history, target):
     holdout = Holdout(
         Ragged.from_rows([np.array(history)]), np.array([target], np.int32), np.arange(1)
     )
     rows = Ragged.from_rows([np.array(row) for row in train])
-    return floors(rows, holdout, num_items=5, max_len=3, ks=KS)
+    return evaluate_baselines(rows, holdout, num_items=5, max_len=3, ks=KS)
 
 
 def test_transitions_stay_within_a_history():
@@ -40,28 +39,28 @@ TRAIN = [[1, 2, 1, 2, 1], [2, 4], [3], [3, 1]]
     ('target', 'popularity', 'markov'), [(1, 1, 1), (2, 2, 3), (3, 3, 4), (4, 4, 2), (5, 5, 5)]
 )
 def test_ranks_counted_by_hand(target, popularity, markov):
-    found = floors_of(TRAIN, [2], target)
+    found = evaluate(TRAIN, [2], target)
     assert found_at(found['popularity'], 'none') == popularity
     assert found_at(found['markov'], 'none') == markov
 
 
 def test_without_a_transition_markov_is_popularity():
-    found = floors_of(TRAIN, [5], 3)
+    found = evaluate(TRAIN, [5], 3)
     assert found['markov'] == found['popularity']
 
 
-def test_floors_follow_the_rules():
+def test_baselines_follow_the_rules():
     # The history holds 1 outside the window of two, and 2 within it.
-    found = floors_of(TRAIN, [1, 3, 2], 4)
+    found = evaluate(TRAIN, [1, 3, 2], 4)
     assert [found_at(found['popularity'], rule) for rule in RULES] == [2, 1, 4]
 
 
 def test_items_that_tie_follow_their_ids():
-    found = [floors_of([[4], [2], [5]], [1], target)['popularity'] for target in (2, 4, 5)]
+    found = [evaluate([[4], [2], [5]], [1], target)['popularity'] for target in (2, 4, 5)]
     assert [found_at(f, 'none') for f in found] == [1, 2, 3]
 
 
-def test_floors_on_the_real_toys(real_data):
+def test_baselines_on_the_real_toys(real_data):
     histories = files.read_histories(real_data / files.RELEASES['toys'].histories.path).histories
     num_items = int(histories.values.max())
     split = leave_one_out(
@@ -75,7 +74,7 @@ def test_floors_on_the_real_toys(real_data):
             np.arange(num_items),
         )
     )
-    found = floors(split.train, split.test, num_items, max_len=20, ks=(10,))
+    found = evaluate_baselines(split.train, split.test, num_items, max_len=20, ks=(10,))
     figures = {
         name: [round(found[name]['window'][metric], 4) for metric in ('HR@10', 'NDCG@10')]
         for name in found

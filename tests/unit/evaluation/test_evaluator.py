@@ -10,7 +10,7 @@ import pytest
 from emkd_jax.data.dataset import Holdout, Ragged
 from emkd_jax.errors import RunError
 from emkd_jax.evaluation import RULES, Evaluator
-from emkd_jax.evaluation.batches import question_batches
+from emkd_jax.evaluation.batches import eval_batches
 from emkd_jax.evaluation.metrics import metrics_by_rule
 from emkd_jax.evaluation.ranking import target_ranks
 from emkd_jax.model.ensemble import make_ensemble
@@ -61,11 +61,11 @@ def expected_ranks(scores, holdout):
 
 
 def answers(holdout, scores, **sizes):
-    """Ranks by `target_ranks`, the questions put by `question_batches`."""
+    """Ranks by `target_ranks`, batches made by `eval_batches`."""
     ranks = np.zeros((len(RULES), len(holdout.targets)), int)
     sizes = {'num_devices': 2, 'rows': 8} | sizes
-    for places, questions in question_batches(holdout, NUM_ITEMS, MAX_LEN, **sizes):
-        for place, _, targets, others, visible in zip(places, *questions, strict=True):
+    for places, batch in eval_batches(holdout, MAX_LEN, NUM_ITEMS + 1, **sizes):
+        for place, _, targets, others, visible in zip(places, *batch, strict=True):
             of_rows = jax.jit(target_ranks)(jnp.asarray(scores)[place], targets, others, visible)
             ranks[:, place[place >= 0]] = np.asarray(of_rows)[:, place >= 0]
     return ranks
@@ -126,11 +126,10 @@ def test_every_row_is_asked_once_and_alike_on_any_number_of_devices():
     asked = []
     for num_devices in (1, 2, 4):
         rows = {}
-        for places, questions in question_batches(holdout, NUM_ITEMS, MAX_LEN, num_devices, 8):
+        for places, batch in eval_batches(holdout, MAX_LEN, NUM_ITEMS + 1, num_devices, 8):
             assert places.shape == (num_devices, 8)
             for place, *row in zip(
-                *(x.reshape(num_devices * 8, *x.shape[2:]) for x in (places, *questions)),
-                strict=True,
+                *(x.reshape(num_devices * 8, *x.shape[2:]) for x in (places, *batch)), strict=True
             ):
                 if place >= 0:
                     assert place not in rows
@@ -152,7 +151,7 @@ def test_every_row_is_asked_once_and_alike_on_any_number_of_devices():
 def test_short_histories_are_asked_in_narrow_inputs():
     histories = Ragged.from_rows([np.arange(1, n + 1) for n in [20, 4, 2] * 8])
     holdout = Holdout(histories, np.full(24, 30, np.int32), np.arange(24))
-    slots = [q.items.shape[-1] for _, q in question_batches(holdout, NUM_ITEMS, MAX_LEN, 1, 8)]
+    slots = [q.items.shape[-1] for _, q in eval_batches(holdout, MAX_LEN, NUM_ITEMS + 1, 1, 8)]
     assert slots == [3, 6, 8]
 
 
@@ -171,8 +170,8 @@ def test_ranks_of_ensemble_and_networks_equal_the_plain_path(result):
 def test_scores_do_not_depend_on_the_width_of_the_input():
     holdout = make_holdout()
     alone = all_scores(holdout)
-    for places, questions in question_batches(holdout, NUM_ITEMS, MAX_LEN, 1, 8):
-        narrow = last_slot_scores(PARAMS, questions.items[0])
+    for places, batch in eval_batches(holdout, MAX_LEN, NUM_ITEMS + 1, 1, 8):
+        narrow = last_slot_scores(PARAMS, batch.items[0])
         real = places[0] >= 0
         np.testing.assert_allclose(narrow[:, real], alone[:, places[0][real]], rtol=1e-5, atol=1e-5)
 

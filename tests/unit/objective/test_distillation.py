@@ -1,4 +1,4 @@
-"""What a student learns from, against plain softmaxes over the catalogue."""
+"""The loss of a student, against plain softmaxes over the catalogue."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from emkd_jax.objective.distillation import student_loss
+from emkd_jax.objective.emkd import emkd_loss
 from emkd_jax.objective.masking import masked_positions
 from tests.support import small
 from tests.support.golden_cases import relative_error
@@ -23,9 +24,9 @@ def test_the_gradient_is_that_of_labels_and_teacher(student_dim):
     batch = small.batch(small.sequences(6), small.options())
 
     def ours(params, teacher_params):
-        return imitation(params, student, OPTIONS, batch, small.CAPACITY, teacher_params, teacher)[
-            0
-        ]
+        return student_loss(
+            params, student, OPTIONS, batch, small.CAPACITY, teacher_params, teacher
+        )[0]
 
     def plain(params):
         masked = masked_positions(batch.views.labels, small.CAPACITY.all_views)
@@ -47,3 +48,36 @@ def test_the_gradient_is_that_of_labels_and_teacher(student_dim):
     errors = jax.tree.map(relative_error, found, jax.jit(jax.grad(plain))(params))
     assert max(jax.tree.leaves(errors)) < 1e-4, errors
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(of_teacher))
+
+
+def test_the_logged_parts_are_those_of_the_student():
+    """Its own cross-entropy, and the divergence from the teacher; not the teacher's losses."""
+    teacher = small.ensemble(ensemble__num_networks=2)
+    student = small.ensemble(ensemble__num_networks=1)
+    teacher_params = jax.jit(teacher.init)(jax.random.key(1))
+    params = jax.jit(student.init)(jax.random.key(2))
+    options = small.options(kd_weight=0.0, contrast_weight=0.0, attribute_weight=0.0)
+    batch = small.batch(small.sequences(6), options)
+    total, parts = student_loss(
+        params, student, OPTIONS, batch, small.CAPACITY, teacher_params, teacher
+    )
+    alone, _ = emkd_loss(
+        params,
+        student,
+        options,
+        small.hyper(options),
+        batch,
+        small.item_attributes(),
+        small.CAPACITY,
+    )
+    np.testing.assert_allclose(parts['masked_items'], alone, rtol=1e-5)
+    assert parts['kd'] > 0
+    np.testing.assert_allclose(total, alone + OPTIONS.weight * parts['kd'], rtol=1e-5)
+
+
+def test_a_student_that_equals_its_teacher_has_no_divergence():
+    teacher = small.ensemble(ensemble__num_networks=1)
+    params = jax.jit(teacher.init)(jax.random.key(1))
+    batch = small.batch(small.sequences(6), small.options())
+    _, parts = student_loss(params, teacher, OPTIONS, batch, small.CAPACITY, params, teacher)
+    assert abs(float(parts['kd'])) < 1e-5

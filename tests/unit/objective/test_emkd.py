@@ -5,10 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from emkd_jax.errors import UserError
 from emkd_jax.objective.attributes import attribute_loss
 from emkd_jax.objective.contrastive import contrastive_loss
-from emkd_jax.objective.emkd import PARTS, Capacity, check_options, objective
+from emkd_jax.objective.emkd import PARTS, Capacity, emkd_loss
 from emkd_jax.objective.masking import at_positions
 from tests.reference.direct_losses import cross_entropy, distillation
 from tests.support import small
@@ -178,8 +177,14 @@ ENSEMBLE = small.ensemble(model__num_blocks=1)
 def parts_of(options, items, capacity=small.CAPACITY):
     batch = small.batch(items, options)
     total, parts = jax.jit(
-        lambda params: objective(
-            params, ENSEMBLE, options, batch, small.item_attributes(), capacity
+        lambda params: emkd_loss(
+            params,
+            ENSEMBLE,
+            options,
+            small.hyper(options),
+            batch,
+            small.item_attributes(),
+            capacity,
         )
     )(small.params(ENSEMBLE))
     return parts | {'total': total}
@@ -216,10 +221,11 @@ def value_and_gradients(options, items, valid, num_devices):
     split = num_devices, len(items) // num_devices
 
     def share(params, items, valid, row_ids):
-        (total, parts), gradients = jax.value_and_grad(objective, has_aux=True)(
+        (total, parts), gradients = jax.value_and_grad(emkd_loss, has_aux=True)(
             params,
             ENSEMBLE,
             options,
+            small.hyper(options),
             small.batch(items, options, valid, row_ids),
             small.item_attributes(),
             small.CAPACITY,
@@ -264,12 +270,3 @@ def test_rows_that_pad_a_short_batch_change_nothing():
     short = value_and_gradients(small.options(), items[:5], jnp.ones(5, bool), 1)
     # Rows 5 to 7 hold items here; `valid` alone keeps them out.
     assert_same(value_and_gradients(small.options(), items, jnp.arange(8) < 5, 1), short)
-
-
-@pytest.mark.parametrize(
-    'option, value',
-    [('self_contrast', 'none'), ('temperature', 0.0), ('mask_prob', 1.0), ('num_views', 0)],
-)
-def test_senseless_options_are_refused(option, value):
-    with pytest.raises(UserError, match=f'objective.{option}'):
-        check_options(small.options(**{option: value}))

@@ -11,11 +11,14 @@ import pytest
 from emkd_jax.errors import UserError
 from emkd_jax.training import placement
 from emkd_jax.training.step import (
-    CHECKED,
+    FINITE_CHECKED,
     TrainingData,
+    all_finite,
+    compile_train_steps,
     epoch_order,
-    make_train_steps,
+    stack_states,
     steps_per_epoch,
+    unstack_states,
 )
 from tests.support.golden_cases import relative_error
 from tests.support.tiny import tiny_experiment
@@ -27,11 +30,9 @@ def compiled(num_devices):
     experiment = tiny_experiment()
     on = jax.devices()[:num_devices]
     windows = experiment.windows
-    function = make_train_steps(
-        experiment.config, experiment.ensemble, experiment.optimizer, (windows > 0).sum(1), on
-    )
+    function = compile_train_steps(experiment.config, experiment.ensemble, (windows > 0).sum(1), on)
     data = placement.replicate(TrainingData(windows, experiment.data.item_attributes), on)
-    return function, data, on, jax.device_get(experiment.initial_state())
+    return function, data, on, stack_states([experiment.initial_state()])
 
 
 PER_EPOCH = steps_per_epoch(
@@ -64,9 +65,9 @@ def trajectories():
     for num_devices in (1, 2, 4):
         steps = Steps(num_devices)
         sums = [steps(1).sums]
-        first = steps.state
+        [first] = unstack_states(steps.state)
         sums += [steps(1).sums for _ in range(19)]
-        runs[num_devices] = sums, first, steps.state
+        runs[num_devices] = sums, first, unstack_states(steps.state)[0]
     return runs
 
 
@@ -105,7 +106,7 @@ def test_one_dispatch_of_many_steps_equals_many_of_one(trajectories):
         count = min(7, 20 - done, PER_EPOCH - done % PER_EPOCH)
         steps(count)
         done += count
-    jax.tree.map(np.testing.assert_array_equal, steps.state, expected)
+    jax.tree.map(np.testing.assert_array_equal, unstack_states(steps.state)[0], expected)
 
 
 def test_it_learns():
@@ -137,7 +138,7 @@ def test_an_epoch_visits_every_window_once_in_its_own_order():
 
 def test_sums_start_anew_each_epoch(trajectories):
     sums, _, _ = trajectories[1]
-    masked = [float(s['masked']) for s in sums]
+    masked = [float(s['masked'][0]) for s in sums]
     assert masked[PER_EPOCH - 1] > masked[PER_EPOCH - 2]
     assert masked[PER_EPOCH] < masked[PER_EPOCH - 1]
 
@@ -147,13 +148,23 @@ def test_a_step_that_is_not_finite_leaves_the_state_before_it():
     steps(2)
     good = steps.state
     poisoned = good.replace(params=jax.tree.map(np.copy, good.params))
-    poisoned.params['item_head_bias'][0, 3] = np.inf
+    poisoned.params['item_head_bias'][0, 0, 3] = np.inf
     progress = steps(3, state=poisoned)
-    names = {name for name, broken in zip(CHECKED, progress.broken, strict=True) if broken}
+    names = {
+        name for name, broken in zip(FINITE_CHECKED, progress.broken[0], strict=True) if broken
+    }
     assert {'masked_items', 'gradients'} <= names
     assert 'icl' not in names
-    assert progress.step == 2
+    assert progress.step == [2]
     jax.tree.map(np.testing.assert_array_equal, steps.state.opt_state, good.opt_state)
+
+
+def test_large_but_finite_gradients_are_finite():
+    """Their squares would overflow float32."""
+
+    assert all_finite({'w': jnp.full(3, 3e19), 'b': jnp.zeros(1)})
+    assert not all_finite({'w': jnp.array([1.0, jnp.inf]), 'b': jnp.zeros(1)})
+    assert not all_finite({'w': jnp.ones(2), 'b': jnp.array([jnp.nan])})
 
 
 def test_the_strongest_request_reaches_all():

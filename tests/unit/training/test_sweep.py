@@ -10,16 +10,17 @@ from etils import epath
 
 from benchmarks.original.compare import benchmark
 from emkd_jax.errors import PreemptedError, RunError, UserError
-from emkd_jax.runs import loop as train_room
+from emkd_jax.objective.hyper_parameters import OPTION_NAMES
+from emkd_jax.runs import loop
 from emkd_jax.runs.checkpoints import Checkpoints
-from emkd_jax.runs.evaluate import evaluate
-from emkd_jax.runs.loop import train, train_together
+from emkd_jax.runs.loop import train, train_runs
 from emkd_jax.runs.signals import StopSignals
+from emkd_jax.runs.trained import evaluate, load_run
 from emkd_jax.serving.import_weights import import_weights
 from emkd_jax.training import placement
-from emkd_jax.training.step import SETTINGS, TrainingData, make_train_steps
-from emkd_jax.training.sweep import Together, members, summary, together, took
-from emkd_jax.training.trainer import NOTHING, Trainer
+from emkd_jax.training.step import TrainingData, compile_train_steps, stack_states, unstack_states
+from emkd_jax.training.sweep import expand_sweep, stack_hyper_parameters
+from emkd_jax.training.trainer import Request, Trainer
 from tests.support.golden_cases import relative_error
 from tests.support.runs import lines, small_config, stop_at
 from tests.support.tiny import tiny_config, tiny_experiment
@@ -37,57 +38,57 @@ OTHERS = {
 }
 
 
-def steps_of(experiment, state, count, settings=None, num_devices=1):
-    """The state after so many steps, and what the last one reported."""
+def take_steps(experiment, states, count, varying=None, num_devices=1):
+    """The states after that many steps, and what the last one reported."""
     on = jax.devices()[:num_devices]
-    function = make_train_steps(
-        experiment.config,
-        experiment.ensemble,
-        experiment.optimizer,
-        (experiment.windows > 0).sum(1),
-        on,
-    )
-    data = placement.replicate(
-        TrainingData(experiment.windows, experiment.data.item_attributes, settings), on
-    )
-    state = placement.replicate(state, on)
+    lengths = (experiment.windows > 0).sum(1)
+    function = compile_train_steps(experiment.config, experiment.ensemble, lengths, on)
+    data = TrainingData(experiment.windows, experiment.data.item_attributes)
+    if varying is not None:
+        data = data._replace(varying=varying)
+    data = placement.replicate(data, on)
+    states = placement.replicate(stack_states(states), on)
     one, nothing = placement.replicate(np.int32(1), on), placement.fill(0, on)
     for _ in range(count):
-        state, progress = function(state, data, one, nothing)
+        states, progress = function(states, data, one, nothing)
         assert not progress.broken.any()
-    return jax.device_get(state), jax.device_get(progress)
+    return unstack_states(states), jax.device_get(progress)
 
 
 def test_a_run_among_others_is_the_run_alone():
     """The first differs from the base by its seed, the second by every setting as well."""
-    base, other = (
-        tiny_experiment(),
-        tiny_experiment(
-            tiny_config(**{name.replace('.', '__'): value for name, value in OTHERS.items()})
-        ),
-    )
-    assert set(OTHERS) == set(SETTINGS)
-    values = base.config.to_dict()
-    settings = {
-        name: np.array([values[name.split('.')[0]][name.split('.')[1]], value], np.float32)
-        for name, value in OTHERS.items()
-    }
+    other_config = tiny_config(**{name.replace('.', '__'): v for name, v in OTHERS.items()})
+    base, other = tiny_experiment(), tiny_experiment(other_config)
+    assert set(OTHERS) == set(OPTION_NAMES)
+    varying = stack_hyper_parameters([base.config, other.config])
+    assert None not in varying
     start = jax.device_get(jax.jit(base.initial_state)())
     starts = [start, start.replace(seed=np.uint32(7))]
-    together, progress = steps_of(
-        base, jax.tree.map(lambda *x: np.stack(x), *starts), 4, settings, num_devices=2
-    )
+    together, progress = take_steps(base, starts, 4, varying, num_devices=2)
     assert progress.step.shape == progress.sums['total'].shape == (2,)
     for r, (experiment, state) in enumerate(zip((base, other), starts, strict=True)):
-        alone, of_alone = steps_of(experiment, state, 4)
-        for name, value in of_alone.sums.items():
-            np.testing.assert_allclose(progress.sums[name][r], value, rtol=1e-5, atol=1e-6)
-        of_this = jax.tree.map(lambda x: x[r], together.opt_state[0])  # noqa: B023
-        for ours, expected in zip(of_this[1:], alone.opt_state[0][1:], strict=True):
+        [alone], alone_progress = take_steps(experiment, [state], 4)
+        for name, value in alone_progress.sums.items():
+            np.testing.assert_allclose(progress.sums[name][r], value[0], rtol=1e-5, atol=1e-6)
+        moments = together[r].opt_state[0][1:], alone.opt_state[0][1:]
+        for among, expected in zip(*moments, strict=True):
             errors = jax.tree.map(
-                relative_error, without_key_bias(ours), without_key_bias(expected)
+                relative_error, without_key_bias(among), without_key_bias(expected)
             )
             assert max(jax.tree.leaves(errors)) < 1e-5, errors
+
+
+def make_trainer(experiment, states, names):
+    return Trainer(
+        experiment.config,
+        experiment.ensemble,
+        experiment.windows,
+        experiment.data.item_attributes,
+        stack_states(states),
+        stack_hyper_parameters([experiment.config] * len(names)),
+        names,
+        {'steps': 0, 'seconds': 0.0},
+    )
 
 
 def test_a_broken_run_is_named():
@@ -95,25 +96,34 @@ def test_a_broken_run_is_named():
     good = jax.device_get(jax.jit(experiment.initial_state)())
     bad = good.replace(params=jax.tree.map(np.copy, good.params))
     bad.params['item_head_bias'][0, 3] = np.inf
-    trainer = Trainer(
-        experiment,
-        jax.tree.map(lambda *x: np.stack(x), good, bad),
-        {'steps': 0, 'seconds': 0.0},
-        Together(('seed_0', 'seed_1'), {}),
-    )
+    trainer = make_trainer(experiment, [good, bad], ['seed_0', 'seed_1'])
     with pytest.raises(RunError, match='Step 1 of seed_1: masked_items, .* not finite'):
-        trainer.advance_to(2, lambda: NOTHING, lambda: None)
+        trainer.advance_to(2, lambda: Request.NONE, lambda: None)
 
 
-def test_a_configuration_of_one_run_has_no_members():
-    assert members(tiny_config()) == []
+@pytest.mark.parametrize(('asked', 'expected'), [(0, [4, 4, 2]), (6, [6, 4])])
+def test_steps_per_dispatch_are_as_asked(monkeypatch, asked, expected):
+    """0 leaves the number to the platform; what is asked for is not changed."""
+    experiment = tiny_experiment(tiny_config(train__steps_per_dispatch=asked))
+    counts = []
+    trainer = make_trainer(experiment, [jax.device_get(experiment.initial_state())], [''])
+    monkeypatch.setattr(trainer, '_count', lambda count: counts.append(count) or count)
+    monkeypatch.setattr(trainer, '_advance', lambda states, *_: (states, None))
+    monkeypatch.setattr(trainer, '_read', lambda _: Request.NONE)
+    trainer.advance_to(10, lambda: Request.NONE, lambda: None)
+    assert counts == expected
 
 
-def test_members_are_what_they_would_be_alone():
+def test_a_configuration_of_one_run_is_that_run():
+    config = tiny_config()
+    assert expand_sweep(config) == [('', config)]
+
+
+def test_each_run_of_a_sweep_is_what_it_would_be_alone():
     config = tiny_config(
         seed=5, train__num_seeds=2, sweep__dropout=(0.1,), sweep__learning_rate=(1e-3, 0.02, 1e-3)
     )
-    found = {member.name: member.config for member in members(config)}
+    found = dict(expand_sweep(config))
     assert list(found) == [
         f'dropout_0.1_learning_rate_{rate}_seed_{seed}'
         for rate in ('0.001', '0.02')
@@ -124,42 +134,39 @@ def test_members_are_what_they_would_be_alone():
 
 
 def test_values_that_look_alike_have_folders_of_their_own():
-    names = [run.name for run in members(tiny_config(sweep__dropout=(0.10000001, 0.1)))]
+    names = [run.name for run in expand_sweep(tiny_config(sweep__dropout=(0.10000001, 0.1)))]
     assert len(set(names)) == 2
 
 
-def test_so_many_train_at_a_time_and_what_is_finished_does_not(tmp_path, monkeypatch):
+def test_a_limited_number_trains_at_a_time_and_finished_runs_do_not(tmp_path, monkeypatch):
     groups = []
 
     def run(runs, *_):
         groups.append([run.name for run in runs])
         return [{'of': run.name} for run in runs]
 
-    monkeypatch.setattr(train_room, '_run', run)
+    monkeypatch.setattr(loop, '_train_together', run)
     config = tiny_config(train__num_seeds=5, train__max_together=2)
     (tmp_path / 'seed_1').mkdir()
     (tmp_path / 'seed_1' / 'results.json').write_text('{"of": "seed_1"}')
     folder = epath.Path(tmp_path)
-    found = train_together(tiny_experiment(config), members(config), folder, StopSignals())
+    found = train_runs(tiny_experiment(config), expand_sweep(config), folder, StopSignals())
     assert groups == [['seed_0'], ['seed_2', 'seed_3'], ['seed_4']]
     assert [result['of'] for result in found] == [f'seed_{seed}' for seed in range(5)]
 
 
-def test_a_value_that_all_runs_at_a_time_share_is_theirs(tmp_path, monkeypatch):
-    """The compiled step is told only what differs; the rest is of the runs' own configuration."""
+def test_a_value_that_all_runs_of_a_group_share_is_their_own(tmp_path, monkeypatch):
+    """The step is given only what differs; the rest comes from the runs' own configuration."""
     rates, dropouts = [], []
 
     class Watched(Trainer):
-        def __init__(self, experiment, *args):
-            rates.append(experiment.config.optimizer.learning_rate)
-            dropouts.append(experiment.ensemble.network.encoder.dropout)
-            with jax.numpy_dtype_promotion('standard'):
-                optimizer, one = experiment.optimizer, np.ones(1, np.float32)
-                update, _ = optimizer.update(one, optimizer.init(one))
-            np.testing.assert_allclose(update, -rates[-1], rtol=1e-3)
-            super().__init__(experiment, *args)
+        def __init__(self, config, *arguments):
+            rates.append(config.optimizer.learning_rate)
+            dropouts.append(config.model.dropout)
+            assert arguments[4] == (None,) * len(OTHERS)
+            super().__init__(config, *arguments)
 
-    monkeypatch.setattr(train_room, 'Trainer', Watched)
+    monkeypatch.setattr(loop, 'Trainer', Watched)
     config = tiny_config(
         train__num_steps=1,
         train__num_seeds=2,
@@ -167,17 +174,17 @@ def test_a_value_that_all_runs_at_a_time_share_is_theirs(tmp_path, monkeypatch):
         sweep__dropout=(0.15,),
         sweep__learning_rate=(1e-4, 0.02),
     )
-    train_together(tiny_experiment(config), members(config), epath.Path(tmp_path), StopSignals())
+    train_runs(tiny_experiment(config), expand_sweep(config), epath.Path(tmp_path), StopSignals())
     assert rates == [1e-4, 0.02]
     assert dropouts == [0.15, 0.15]
 
 
-def test_what_differs_is_told_apart():
-    runs = members(tiny_config(train__num_seeds=2, sweep__kd_weight=(0.0, 0.1)))
-    names, settings = together(runs)
-    assert names[1] == 'kd_weight_0.0_seed_1'
-    assert list(settings) == ['objective.kd_weight']
-    np.testing.assert_allclose(settings['objective.kd_weight'], [0, 0, 0.1, 0.1])
+def test_what_differs_is_stacked():
+    runs = expand_sweep(tiny_config(train__num_seeds=2, sweep__kd_weight=(0.0, 0.1)))
+    assert runs[1].name == 'kd_weight_0.0_seed_1'
+    varying = stack_hyper_parameters([run.config for run in runs])
+    np.testing.assert_allclose(varying.kd_weight, [0, 0, 0.1, 0.1])
+    assert varying._replace(kd_weight=None) == (None,) * len(OTHERS)
 
 
 @pytest.mark.parametrize(
@@ -191,49 +198,22 @@ def test_what_differs_is_told_apart():
         ),
     ],
 )
-def test_values_that_make_no_sense_are_refused(changes, sentence):
+def test_values_that_are_not_allowed_are_refused(changes, sentence):
     with pytest.raises(UserError, match=sentence):
-        members(tiny_config(**changes))
-
-
-def test_the_summary_has_mean_and_deviation_and_the_best_on_validation_first():
-    config = tiny_config(train__num_seeds=2, sweep__kd_weight=(0.0, 0.1))
-    results = [
-        {
-            'config': member.config.to_dict(),
-            'best_validation': value,
-            'seconds': 5.0 + value,
-            'test': {'window': {'HR@10': 2 * value}},
-            'sequences_per_second': 10.0,
-            'data': {},
-            'floors': {},
-            'steps': 3,
-            'device': 'one',
-            'versions': {},
-        }
-        for member, value in zip(members(config), [0.1, 0.2, 0.3, 0.5], strict=True)
-    ]
-    found = summary(config, results)
-    assert [one['settings'] for one in found['tried']] == [{'kd_weight': 0.1}, {'kd_weight': 0.0}]
-    best = found['tried'][0]
-    assert best['seeds'] == [0, 1]
-    assert best['validation'] == pytest.approx({'mean': 0.4, 'deviation': 0.02**0.5})
-    assert best['test']['window']['HR@10'] == pytest.approx({'mean': 0.8, 'deviation': 0.08**0.5})
-    assert (found['sequences_per_second'], found['seconds']) == (40.0, 5.5)
-    assert took(results, 3) == {'seconds': 10.8, 'sequences_per_second': 20.0}
+        expand_sweep(tiny_config(**changes))
 
 
 @pytest.fixture(scope='module')
 def of_two(tmp_path_factory):
     """Two seeds that trained together, and their folder."""
     folder = tmp_path_factory.mktemp('runs') / 'two'
-    return train(small_config(train__num_seeds=2), str(folder)), folder
+    return train(small_config(train__num_seeds=2), workdir=str(folder)).results, folder
 
 
 def test_each_folder_is_the_lone_runs(of_two, tmp_path):
     _, folder = of_two
     config = small_config(seed=1)
-    alone = train(config, str(tmp_path))
+    alone = train(config, workdir=str(tmp_path)).results
     among = json.loads((folder / 'seed_1' / 'results.json').read_text())
     assert among.keys() == alone.keys()
     assert among['config'] == json.loads(json.dumps(alone['config']))
@@ -245,20 +225,30 @@ def test_each_folder_is_the_lone_runs(of_two, tmp_path):
         else:  # rounding may swap two items
             assert ours.keys() == theirs.keys()
             assert (ours['step'], ours['epoch']) == (theirs['step'], theirs['epoch'])
-    assert evaluate(config, str(folder / 'seed_1'))['test'] == among['test']
+    assert evaluate(load_run(folder / 'seed_1'))['test'] == among['test']
 
 
 def test_several_runs_print_their_summary_again(of_two, capsys):
     results, folder = of_two
-    assert train(small_config(train__num_seeds=2), str(folder)) == json.loads(json.dumps(results))
+    again = train(small_config(train__num_seeds=2), workdir=str(folder)).results
+    assert again == json.loads(json.dumps(results))
     out = capsys.readouterr().out
     assert 'STAND-IN' in out
-    assert 'as configured, 2 seed(s): HR@10 ' in out
+    assert 'as configured' in out
 
 
-def test_one_of_several_is_to_be_named(of_two):
-    with pytest.raises(UserError, match=r'trained together; .*--workdir=.*/seed_0 and its seed'):
-        evaluate(small_config(train__num_seeds=2), str(of_two[1]))
+def test_of_several_runs_the_best_on_validation_is_used(of_two, capsys):
+    _, folder = of_two
+    found = {
+        name: json.loads((folder / name / 'results.json').read_text())['best_validation']
+        for name in ('seed_0', 'seed_1')
+    }
+    best = max(found, key=found.get)
+    run = load_run(folder)
+    assert run.folder.name == best
+    assert f'{best} is the best on validation' in capsys.readouterr().out
+    assert run.config.seed == int(best[-1])
+    assert run.params['item_head_bias'].shape[0] == 2
 
 
 @pytest.mark.parametrize('mode', [lambda *of: import_weights(*of, 'weights.npz'), benchmark])
@@ -268,17 +258,41 @@ def test_what_is_of_one_run_refuses_several(tmp_path, mode):
     assert not (tmp_path / 'run').exists()
 
 
-def test_a_save_that_not_all_have_is_taken_again(of_two, tmp_path, monkeypatch):
-    """Killed between the saves of two runs: they go on from the step that both have."""
-    config = small_config(train__num_seeds=2)
+def stopped_run(folder, monkeypatch):
+    """Two seeds that were stopped after seven steps."""
     with monkeypatch.context() as patch:
         stop_at(patch, 7)
-        with pytest.raises(PreemptedError, match=f'its state is saved in {tmp_path}\\.'):
-            train(config, str(tmp_path))
+        with (
+            StopSignals() as signals,
+            pytest.raises(PreemptedError, match=f'its state is saved in {folder}\\.'),
+        ):
+            train(small_config(train__num_seeds=2), workdir=str(folder), signals=signals)
+
+
+def test_a_save_that_not_all_have_is_taken_again(of_two, tmp_path, monkeypatch):
+    """Killed between the saves of two runs: they go on from the step that both have."""
+    stopped_run(tmp_path, monkeypatch)
     checkpoints = tmp_path / 'seed_0' / 'checkpoints'
-    latest = Checkpoints(tmp_path / 'seed_0').latest
+    latest = Checkpoints(tmp_path / 'seed_0').steps[-1]
     shutil.copytree(checkpoints / str(latest), checkpoints / str(latest + 1))
     results, folder = of_two
-    assert train(config, str(tmp_path))['tried'] == results['tried']
+    again = train(small_config(train__num_seeds=2), workdir=str(tmp_path)).results
+    assert again['tried'] == results['tried']
     for run in ('seed_0', 'seed_1'):
         assert lines(tmp_path / run) == lines(folder / run)
+
+
+def test_runs_without_a_common_checkpoint_start_again(of_two, tmp_path, monkeypatch, capsys):
+    """One run's newest checkpoints are lost, and the other has deleted the older ones."""
+    stopped_run(tmp_path, monkeypatch)
+    checkpoints = tmp_path / 'seed_1' / 'checkpoints'
+    for path in checkpoints.iterdir():
+        path.rename(path.with_name(str(int(path.name) - 1)))
+    common = {int(p.name) for p in checkpoints.iterdir()} & {
+        int(p.name) for p in (tmp_path / 'seed_0' / 'checkpoints').iterdir()
+    }
+    for step in common:
+        shutil.rmtree(checkpoints / str(step))
+    again = train(small_config(train__num_seeds=2), workdir=str(tmp_path)).results
+    assert 'no checkpoint of the same step left' in capsys.readouterr().err
+    assert again['tried'] == of_two[0]['tried']
