@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Everything that is claimed of the method, on all three data sets:
+# Measures what the project claims of the method, on all three data sets:
 #
 #     benchmarks/results.sh FOLDER [options of launch.py ...]
 #
-# For each set, with three seeds: the released and the published hyper-parameters, the best of a
-# sweep on validation, the three studies, a student of the published ensemble, and what the second
-# seed costs. Every part keeps its workdir in FOLDER, and its figures in FOLDER/results. A part that
-# is finished is not run again and one that was stopped goes on, so start it again as often as
-# needed. requirements-report.txt and JAX for the accelerator are installed. From the environment:
-# SETS (toys beauty ml_1m), VARIANT (none; :quick for small models), TOGETHER (6 runs at a time, for
-# the memory), PYTHON (python).
+# For each data set: the released and the published hyper-parameters with three seeds, a sweep and
+# its best combination on validation, the three studies, a student of the published ensemble, and
+# the cost of a second seed. Every part has its workdir in FOLDER and its figures in FOLDER/results.
+# Start the script again as often as needed: finished parts are not run again, and a part that was
+# stopped continues. Install the extra `report` and JAX for the accelerator first. Variables of the
+# environment: SETS (toys beauty ml_1m), VARIANT (empty; :quick for small models), TOGETHER (largest
+# number of runs that train together, 6; lower it to save memory), PYTHON (python).
 set -u
 if [ $# -lt 1 ]; then
     sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"
@@ -24,13 +24,14 @@ python=${PYTHON:-python}
 together=--config.train.max_together=${TOGETHER:-6}
 failed=0
 
-# done_before NAME: is there a result?
+# done_before NAME: succeeds if the part has a result.
 done_before() { [ -s "$folder/results/$1.json" ]; }
 
-# keep FILE NAME: FILE becomes a result, without the place it came from.
+# keep FILE NAME: copies FILE to the results, without the path of the folder.
 keep() { [ ! -f "$1" ] || sed "s#$folder#FOLDER#g" "$1" > "$folder/results/$2"; }
 
-# part NAME FILE COMMAND...: runs it; FILE and a study's report and plot become results.
+# part NAME FILE ARGUMENTS...: runs Python with the arguments; FILE becomes the result, and so do
+# the report and the plot of a study.
 part() {
     local name=$1 file=$2 began=$SECONDS
     shift 2
@@ -61,14 +62,12 @@ for set in ${SETS:-toys beauty ml_1m}; do
         '--config.sweep.learning_rate=(5e-4,1e-3)' '--config.sweep.temperature=(0.3,1.0)' \
         "$together" "$@"
     if done_before "$set-sweep"; then
-        # The best on validation stands first.
-        best=$("$python" - "$folder/results/$set-sweep.json" << 'END'
-import json, sys
-rooms = {'dropout': 'model', 'learning_rate': 'optimizer'}
-for option, value in json.load(open(sys.argv[1]))['tried'][0]['settings'].items():
-    print(f'--config.{rooms.get(option, "objective")}.{option}={value}')
-END
-        )
+        # The combination that is best on validation comes first.
+        best=$("$python" -c 'if True:
+            import json, sys
+            best = json.load(open(sys.argv[1]))["tried"][0]["settings"]
+            print(*(f"--config.{option}={value}" for option, value in best.items()))
+        ' "$folder/results/$set-sweep.json")
         # shellcheck disable=SC2086
         part "$set-tuned" "$set-tuned/results.json" launch.py "$config" \
             "--workdir=$folder/$set-tuned" $best $seeds "$together" "$@"
@@ -78,8 +77,8 @@ END
             "--study=$study" "--workdir=$folder/$set-$study" $seeds "$together" "$@"
     done
     if done_before "$set-published"; then
-        part "$set-student" "$set-published/seed_0/student/distillation.json" launch.py "$config" \
-            --mode=distill "--workdir=$folder/$set-published/seed_0" "$together" "$@"
+        part "$set-student" "$set-published/seed_0/student/distillation.json" launch.py distill \
+            "--workdir=$folder/$set-published/seed_0" "$@"
     fi
     part "$set-seeds" "$set-seeds.cost" benchmarks/seeds.py "$config" \
         "--output=$folder/$set-seeds.cost" "$@"

@@ -44,11 +44,11 @@ def code(value: object) -> str:
 
 
 def allowed(option: Option) -> str:
-    """The allowed values in words."""
+    """The allowed values."""
     if option.choices:
         return ', '.join(code(choice) for choice in option.choices)
-    bounds = {'at least': option.least, 'more than': option.above, 'less than': option.below}
-    return ', '.join(f'{word} {bound:g}' for word, bound in bounds.items() if bound is not None)
+    bounds = {'≥': option.least, '&gt;': option.above, '&lt;': option.below}
+    return ', '.join(f'{sign} {bound:g}' for sign, bound in bounds.items() if bound is not None)
 
 
 def table(options: dict[str, Option]) -> str:

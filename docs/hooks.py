@@ -29,10 +29,25 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Renders $`...`$, and points links to records at the copies in the site."""
-    del page, config, files
-    markdown = re.sub(r'\$`(.+?)`\$', lambda found: convert(found[1]), markdown)
+    """Sets equations within a line aside, and points links to records at the copies in the site.
+
+    Markdown would take an equation at the beginning of a line for a block of HTML.
+    """
+    del config, files
+    page.meta['equations'] = equations = []
+
+    def set_aside(found):
+        equations.append(convert(found[1]))
+        return f'@equation{len(equations) - 1}@'
+
+    markdown = re.sub(r'\$`(.+?)`\$', set_aside, markdown)
     return re.sub(r'\]\(((?:\.\./)*)\.\./results/', r'](\1results/', markdown)
+
+
+def on_page_content(html, page, config, files):
+    """Puts the equations within lines back."""
+    del config, files
+    return re.sub(r'@equation(\d+)@', lambda found: page.meta['equations'][int(found[1])], html)
 
 
 def _equation(source, language, css_class, options, md, **kwargs):

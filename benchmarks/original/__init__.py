@@ -1,1 +1,1 @@
-"""`--mode=benchmark`: this code's speed, and beside it that of the authors' PyTorch code."""
+"""`--mode=benchmark`: the speed of this project, and of the authors' PyTorch code beside it."""

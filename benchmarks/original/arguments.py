@@ -1,11 +1,10 @@
-"""A configuration in the words of the original's command line."""
+"""Translates a configuration into the command-line arguments of the authors' code."""
 
-import functools
 from typing import Any
 
 import ml_collections
 
-from emkd_jax.config import base_config
+from emkd_jax.config import base_config, flatten
 from emkd_jax.errors import UserError
 
 _DATASET_CODES = {'toys': 'toys', 'beauty': 'beauty', 'ml_1m': 'ml-1m'}
@@ -25,40 +24,36 @@ _ARGUMENTS = {
     'optimizer.learning_rate': 'lr',
     'train.batch_size': 'train_batch_size',
 }
-_NOT_WORK = ('model.dtype', 'ensemble.shared_init')  # how a step is computed, not what
-_WORK = ('model', 'ensemble', 'objective', 'optimizer')
+_GROUPS = ('model', 'ensemble', 'objective', 'optimizer')  # options that decide what is computed
+_SAME_WORK = ('model.dtype', 'ensemble.shared_init')  # these do not change how much there is to do
 
 
 def dataset_code(config: ml_collections.ConfigDict) -> str:
-    """The original's name of the data set.
+    """Returns the name of the data set in the authors' code.
 
     Raises:
-      UserError: it does not have this data set.
+      UserError: the authors' code has no such data set.
     """
     if config.data.name not in _DATASET_CODES:
         raise UserError(
             f'--pytorch_repo: the original has no data set {config.data.name}; use a configuration '
-            f'of {", ".join(_DATASET_CODES)}.'
+            f'for {", ".join(_DATASET_CODES)}.'
         )
     return _DATASET_CODES[config.data.name]
 
 
 def arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The original's arguments, by name, that make its work that of `config`.
+    """Returns {argument: value} with which the authors' code does the work of `config`.
 
     Raises:
-      UserError: the configuration asks for something that the original cannot do.
+      UserError: the configuration asks for something that the authors' code cannot do.
     """
-    released = base_config()
-    for section in _WORK:
-        for option, value in config[section].items():
-            name, only = f'{section}.{option}', released[section][option]
-            if name not in _ARGUMENTS and name not in _NOT_WORK and value != only:
-                raise UserError(
-                    f'--pytorch_repo: the original cannot do {name}={value}; '
-                    f'compare with --config.{name}={only}.'
-                )
-    return {
-        argument: functools.reduce(getattr, name.split('.'), config)
-        for name, argument in _ARGUMENTS.items()
-    }
+    values, released = flatten(config.to_dict()), flatten(base_config().to_dict())
+    for name, value in values.items():
+        fixed = name.partition('.')[0] in _GROUPS and name not in (*_ARGUMENTS, *_SAME_WORK)
+        if fixed and value != released[name]:
+            raise UserError(
+                f'--pytorch_repo: the original cannot do {name}={value}; '
+                f'compare with --config.{name}={released[name]}.'
+            )
+    return {argument: values[name] for name, argument in _ARGUMENTS.items()}

@@ -1,4 +1,4 @@
-"""The authors' code as a user has it: a clone of hw-du/EMKD, read and never written to."""
+"""A clone of the authors' code, hw-du/EMKD, which is read and never written to."""
 
 import pathlib
 import subprocess
@@ -19,7 +19,13 @@ _CODE = (
 
 
 class Clone(NamedTuple):
-    """`commit` is None where git does not know it; `modified`: its code is not that commit's."""
+    """A clone of the authors' code.
+
+    Attributes:
+      path: its folder.
+      commit: the commit that is checked out; None if git does not know it.
+      modified: whether its Python files differ from the commit; None if that is not known.
+    """
 
     path: pathlib.Path
     commit: str | None
@@ -27,7 +33,7 @@ class Clone(NamedTuple):
 
 
 def open_clone(path: str, dataset_code: str) -> Clone:
-    """Checks that `path` holds the code and the prepared data set.
+    """Checks that a folder has the authors' code and their prepared data set.
 
     Raises:
       UserError: it does not.
@@ -37,27 +43,27 @@ def open_clone(path: str, dataset_code: str) -> Clone:
     if missing:
         raise UserError(
             f'--pytorch_repo={path} is not a clone of hw-du/EMKD (there is no {missing[0]}); '
-            f'git clone {_URL} and name its folder.'
+            f'run git clone {_URL} and give its folder.'
         )
     data = f'Data/preprocessed/{dataset_code}_min_rating0-min_uc5-min_sc5-splitleave_one_out'
     if not (folder / data / 'dataset.pkl').is_file():
         raise UserError(
-            f'--pytorch_repo={path} has no {data}/dataset.pkl, which the repository holds; '
-            f'git clone {_URL} anew and name its folder.'
+            f'--pytorch_repo={path} has no {data}/dataset.pkl, which is part of the repository; '
+            f'run git clone {_URL} again and give its folder.'
         )
     commit = _git(folder, 'rev-parse', 'HEAD')
-    changed = _git(folder, 'diff', '--name-only', 'HEAD', '--', '*.py') if commit else None
-    return Clone(folder, commit, None if changed is None else bool(changed))
+    changes = _git(folder, 'diff', '--name-only', 'HEAD', '--', '*.py') if commit else None
+    return Clone(folder, commit, None if changes is None else bool(changes))
 
 
-def lay_out(clone: Clone, folder: pathlib.Path) -> None:
-    """Makes `folder` what the original expects of its working directory, with links to its data."""
+def link_data(clone: Clone, folder: pathlib.Path) -> None:
+    """Links the data of a clone into `folder`, which is then a working directory for its code."""
     for name in ('Data', *(path.name for path in clone.path.glob('*_item2attributes.json'))):
         (folder / name).symlink_to(clone.path / name)
 
 
-def _git(folder, *words):
-    command = ['git', f'--git-dir={folder}/.git', f'--work-tree={folder}', *words]
+def _git(folder: pathlib.Path, *arguments: str) -> str | None:
+    command = ['git', f'--git-dir={folder}/.git', f'--work-tree={folder}', *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -1,4 +1,4 @@
-"""Two sides, each measured in a child process of its own: requests and replies as JSON lines."""
+"""Each side runs in a child process of its own: requests and replies are lines of JSON."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from emkd_jax.errors import UserError
@@ -15,21 +15,21 @@ from emkd_jax.errors import UserError
 _OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'RESOURCE_EXHAUSTED')
 
 
-def serve(handlers: Mapping[str, Callable[..., Any]]) -> None:
-    """The child's part: answers requests from standard input until it closes.
+def serve(side: object) -> None:
+    """In the child: answers requests from standard input with methods of `side` until it closes.
 
-    A request is `{"command": name, ...arguments}`. The reply is `{"value": ...}`, or
-    `{"mistake": sentence}` where the handler raised UserError, or `{"failure": what}` with the
-    traceback on standard error; with it comes the CPU time that was used since the last reply.
+    A request is `{"command": name of the method, ...arguments}`. The reply holds the `value`; or
+    `mistake`, the message of a UserError; or `failure`, another error, whose traceback goes to
+    standard error. It also holds the CPU time that was used since the last reply.
     """
     replies = os.fdopen(os.dup(1), 'w')
-    os.dup2(2, 1)  # what libraries print must not come between the replies
+    os.dup2(2, 1)  # output of libraries must not come between the replies
     idle_since = time.process_time()
     for line in sys.stdin:
-        reply = {'idle_cpu_seconds': time.process_time() - idle_since}
+        reply: dict[str, Any] = {'idle_cpu_seconds': time.process_time() - idle_since}
         request = json.loads(line)
         try:
-            reply['value'] = handlers[request.pop('command')](**request)
+            reply['value'] = getattr(side, request.pop('command'))(**request)
         except UserError as error:
             reply['mistake'] = str(error)
         except Exception as error:
@@ -40,15 +40,18 @@ def serve(handlers: Mapping[str, Callable[..., Any]]) -> None:
 
 
 class Child:
-    """The parent's part: one side's process. Use as a context manager; leaving it ends the process.
+    """In the parent: the process of one side. It ends with the `with` block.
 
     Args:
-      name: of the side, for messages.
-      module: run as `python -m module`; calls `serve`.
-      log: file that gets what the process prints.
+      name: the name of the side in messages.
+      module: run as `python -m module`; it calls `serve`.
+      log: file for the output of the process.
       cwd: its working directory.
-      env: set on top of this process's environment.
-      if_killed: what a user should do when the system kills it, a clause of a sentence.
+      env: added to the environment of this process.
+      advice: what the user should do if the memory is full, as a clause of a sentence.
+
+    Attributes:
+      idle_cpu_seconds: CPU time that was used between requests, while the other side was measured.
     """
 
     def __init__(
@@ -58,11 +61,10 @@ class Child:
         log: pathlib.Path,
         cwd: pathlib.Path | None = None,
         env: Mapping[str, str] | None = None,
-        if_killed: str = 'free some memory',
+        advice: str = 'free some memory',
     ):
-        self.name = name
-        self.idle_cpu_seconds = 0.0  # used between requests, while it was the other side's turn
-        self._log, self._if_killed = log, if_killed
+        self.idle_cpu_seconds = 0.0
+        self._name, self._log, self._advice = name, log, advice
         root = str(pathlib.Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, (root, os.environ.get('PYTHONPATH'))))
         with open(log, 'w') as output:
@@ -79,20 +81,19 @@ class Child:
     def __enter__(self) -> 'Child':
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.communicate()
 
     def ask(self, command: str, **arguments: Any) -> Any:
-        """The handler's value.
+        """Calls a method of the side and returns its value.
 
         Raises:
-          UserError: the handler refused or failed, or the process is gone.
+          UserError: the method raised an error, or the process has ended.
         """
+        request = json.dumps({'command': command, **arguments})
         try:
-            print(
-                json.dumps({'command': command, **arguments}), file=self._process.stdin, flush=True
-            )
+            print(request, file=self._process.stdin, flush=True)
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ''
@@ -100,22 +101,17 @@ class Child:
             raise UserError(self._ending())
         reply = json.loads(line)
         self.idle_cpu_seconds += reply['idle_cpu_seconds']
+        if failure := reply.get('failure'):
+            if any(words in failure for words in _OUT_OF_MEMORY):
+                raise UserError(f'{self._name} ran out of memory; {self._advice}.')
+            raise UserError(f'{self._name} failed ({failure}); see {self._log}.')
         if 'mistake' in reply:
             raise UserError(reply['mistake'])
-        if 'failure' in reply:
-            raise UserError(self._failure(reply['failure']))
         return reply['value']
-
-    def _failure(self, what: str) -> str:
-        if any(words in what for words in _OUT_OF_MEMORY):
-            return f'{self.name} ran out of memory; {self._if_killed}.'
-        return f'{self.name} failed ({what}); see {self._log}.'
 
     def _ending(self) -> str:
         code = self._process.wait()
         if code == -9:
-            return (
-                f'{self.name} was killed, most likely because the memory is full; '
-                f'{self._if_killed}.'
-            )
-        return f'{self.name} ended with code {code}; see {self._log}.'
+            reason = 'most likely because the memory is full'
+            return f'{self._name} was killed, {reason}; {self._advice}.'
+        return f'{self._name} ended with code {code}; see {self._log}.'

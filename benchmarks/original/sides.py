@@ -1,4 +1,4 @@
-"""Starts the two sides, on the same device and the same data."""
+"""Starts the two sides on the same device and the same data."""
 
 import contextlib
 import os
@@ -9,36 +9,36 @@ from typing import Any
 import ml_collections
 
 from benchmarks.original.arguments import arguments, dataset_code
-from benchmarks.original.clone import Clone, lay_out
+from benchmarks.original.clone import Clone, link_data
 from benchmarks.original.memory import available_host_bytes, original_host_bytes
 from benchmarks.original.protocol import Child
 from emkd_jax.errors import UserError
 
-_SMALLER = 'use a smaller batch, for example --config.train.batch_size=32'
-_DEVICES = {'cpu': 'cpu', 'gpu': 'cuda'}  # as JAX and as PyTorch call them
+_ADVICE = 'use a smaller batch, for example --config.train.batch_size=32'
+_DEVICES = {'cpu': 'cpu', 'gpu': 'cuda'}  # names of JAX and of PyTorch
 
 
-def start_ours(
+def start_jax(
     stack: contextlib.ExitStack, options: dict[str, Any], folder: pathlib.Path, alone: bool
 ) -> tuple[Child, dict[str, Any]]:
-    """This code's process, and what it says of itself.
+    """Starts the process of this project, and returns it with its description of itself.
 
     Args:
       stack: ends the process.
-      options: the configuration.
-      folder: of the log.
-      alone: whether it has the machine to itself.
+      options: the configuration as JSON.
+      folder: gets the log.
+      alone: whether no other side shares the machine.
 
     Raises:
-      UserError: an option makes no sense, or the data is not to be had.
+      UserError: an option is not allowed, or the data cannot be had.
     """
     child = stack.enter_context(
         Child(
             'This code',
-            'benchmarks.original.ours',
+            'benchmarks.original.jax_side',
             folder / 'benchmark_emkd_jax.log',
             env={} if alone else _one_gpu() | {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'},
-            if_killed=_SMALLER,
+            advice=_ADVICE,
         )
     )
     return child, child.ask('set_up', options=options)
@@ -48,45 +48,45 @@ def start_original(
     stack: contextlib.ExitStack,
     clone: Clone,
     config: ml_collections.ConfigDict,
-    ours: dict[str, Any],
+    jax_side: dict[str, Any],
     tuned: bool,
     folder: pathlib.Path,
 ) -> tuple[Child, dict[str, Any]]:
-    """The original's process, and what it says of itself.
+    """Starts the process of the original, and returns it with its description of itself.
 
     Args:
       stack: ends the process.
-      clone: of its code.
+      clone: the authors' code.
       config: what it should train.
-      ours: what this code's process said.
-      tuned: allow TF32.
-      folder: of the log.
+      jax_side: the description that `start_jax` returned.
+      tuned: whether the original may use TF32.
+      folder: gets the log.
 
     Raises:
-      UserError: it cannot do what `config` asks for, does not fit, lacks a module, or has other
-        data.
+      UserError: the original cannot do what `config` asks for, does not fit into memory, lacks a
+        module, or has other data.
     """
-    platform = ours['platform']
+    platform, counts = jax_side['platform'], jax_side['counts']
     if platform not in _DEVICES:
         raise UserError(
             f'--pytorch_repo: the original does not run on a {platform.upper()}; leave it out, or '
             'compare on the CPU with JAX_PLATFORMS=cpu.'
         )
     if platform == 'cpu':
-        _check_room(config, ours['counts'])
-    desk = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    lay_out(clone, desk)
+        _check_memory(config, counts)
+    workplace = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    link_data(clone, workplace)
     child = stack.enter_context(
         Child(
             'The original',
-            'benchmarks.original.original',
+            'benchmarks.original.pytorch_side',
             folder / 'benchmark_original.log',
-            cwd=desk,
+            cwd=workplace,
             env=_one_gpu(),
-            if_killed=_SMALLER,
+            advice=_ADVICE,
         )
     )
-    theirs = child.ask(
+    about = child.ask(
         'set_up',
         clone=str(clone.path),
         dataset_code=dataset_code(config),
@@ -94,24 +94,24 @@ def start_original(
         arguments=arguments(config),
         tuned=tuned,
     )
-    for name, count in theirs['counts'].items():
-        if count != ours['counts'][name]:
+    for name, count in about['counts'].items():
+        if count != counts[name]:
             raise UserError(
-                f'The two sides have different data ({ours["counts"][name]} {name} here, {count} '
-                f'in {clone.path}); use --config.data.source={clone.path}.'
+                f'The two sides have different data ({counts[name]} {name} here, {count} in '
+                f'{clone.path}); use --config.data.source={clone.path}.'
             )
-    return child, theirs
+    return child, about
 
 
-def _one_gpu():
+def _one_gpu() -> dict[str, str]:
     return {'CUDA_VISIBLE_DEVICES': os.environ.get('CUDA_VISIBLE_DEVICES', '0').split(',')[0]}
 
 
-def _check_room(config, counts):
+def _check_memory(config: ml_collections.ConfigDict, counts: dict[str, int]) -> None:
     needed, available = original_host_bytes(config, counts), available_host_bytes()
     if available is not None and needed > available:
         raise UserError(
             f'The original needs about {needed / 1e9:.0f} GB of memory on the CPU at '
-            f'train.batch_size={config.train.batch_size} and {available / 1e9:.0f} GB are free; '
-            f'{_SMALLER}.'
+            f'train.batch_size={config.train.batch_size}, and {available / 1e9:.0f} GB are free; '
+            f'{_ADVICE}.'
         )

@@ -1,4 +1,4 @@
-"""Plots as PNG files, in one style. Matplotlib is needed for reports alone."""
+"""Plots as PNG files, all in one style. Only reports and studies need Matplotlib."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from etils import epath
 from emkd_jax.errors import UserError
 from emkd_jax.runs.workdir import writing
 
-EPOCH = 'epoch'  # the label of an axis that counts them
+EPOCH = 'epoch'  # axes with this label have ticks at whole numbers
 COLOURS = ('#2a6f97', '#d1495b', '#66a182', '#edae49', '#8d6a9f', '#5c677d')
 _STYLE = {
     'figure.dpi': 150,
@@ -28,13 +28,12 @@ _STYLE = {
 
 
 def check_matplotlib() -> None:
-    """Raises UserError where Matplotlib is not installed: before the work that it would end."""
+    """Raises UserError if Matplotlib is missing; called before any long work."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise UserError(
-            'Reports need Matplotlib, which is not installed; pip install -r '
-            'requirements-report.txt.'
+            "Reports need Matplotlib, which is not installed; run pip install 'emkd-jax[report]'."
         ) from error
 
 
@@ -42,12 +41,12 @@ def check_matplotlib() -> None:
 def figure(
     file: epath.Path, panels: int = 1, width: float = 7.0, height: float = 3.2
 ) -> Iterator[list[Any]]:
-    """Axes to draw on, side by side; they are saved to `file` at the end.
+    """Gives axes to draw on, side by side, and saves them when the block ends.
 
     Args:
-      file: a PNG.
-      panels: how many.
-      width, height: of the figure, in inches.
+      file: the PNG file to write.
+      panels: the number of axes.
+      width, height: size of the figure in inches.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -55,7 +54,7 @@ def figure(
 
     with matplotlib.rc_context(_STYLE):
         drawn = Figure(figsize=(width, height), layout='constrained')
-        FigureCanvasAgg(drawn)
+        FigureCanvasAgg(drawn)  # draws without a screen
         yield list(drawn.subplots(1, panels, squeeze=False)[0])
         for axis in drawn.axes:
             if axis.get_xlabel() == EPOCH:

@@ -1,166 +1,164 @@
-"""`--mode=report`: how a run went, and for whom it is good, as Markdown with plots."""
+"""`--mode=report`: how a run went, and for which users it works well, as Markdown with plots."""
 
-from typing import Any
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 import numpy as np
 from etils import epath
 from jaxtyping import Float, Int
 
 from emkd_jax.analysis.plots import COLOURS, EPOCH, check_matplotlib, figure
 from emkd_jax.errors import UserError
-from emkd_jax.evaluation import RULES, Evaluator
+from emkd_jax.evaluation import RULES, Evaluator, Result
 from emkd_jax.evaluation.metrics import user_metrics
 from emkd_jax.objective.emkd import PARTS
-from emkd_jax.runs.evaluate import best_params
-from emkd_jax.runs.experiment import Experiment, make_experiment
-from emkd_jax.runs.reporting import read_log, say
-from emkd_jax.runs.results import default_workdir, read_results
+from emkd_jax.runs.console import markdown_table, say
+from emkd_jax.runs.results import read_results
+from emkd_jax.runs.trained import TrainedRun
 from emkd_jax.runs.workdir import writing
 from emkd_jax.training.placement import replicate
 
-_BINS = 6
+METRICS = ('HR@10', 'NDCG@10')
+Events = Sequence[dict[str, Any]]  # of metrics.jsonl
+_GROUPS = 6
 
 
-def report(config: ml_collections.ConfigDict, workdir: str = '') -> epath.Path:
-    """Writes report/report.md with its PNG files into a run's workdir, and returns its path.
+class UserGroup(NamedTuple):
+    """Users whose histories, or whose items to find, are alike.
 
-    A run that is not finished is reported as far as it is.
+    Attributes:
+      label: the range of the values that these users have in common.
+      users: the number of users.
+      ensemble: HR@10 of the ensemble.
+      network: HR@10 of a single network, the mean over the networks.
+    """
+
+    label: str
+    users: int
+    ensemble: float
+    network: float
+
+
+def report(run: TrainedRun) -> epath.Path:
+    """Writes report/report.md with its PNG files into the workdir of a run.
+
+    A run that has not finished is reported as far as it went.
+
+    Returns:
+      The path of report.md.
 
     Raises:
-      UserError: the workdir holds no run of this configuration, or none that was validated yet.
+      UserError: no epoch of the run was validated yet, or Matplotlib is missing.
     """
     check_matplotlib()
-    experiment = make_experiment(config)
-    folder = epath.Path(workdir or default_workdir(experiment))
-    params, record = best_params(experiment, str(folder))
-    trained, validated = (
-        [event for event in read_log(folder) if event['kind'] == kind]
-        for kind in ('train', 'validation')
-    )
+    history = run.history()
+    trained = [event for event in history if event['kind'] == 'train']
+    validated = [event for event in history if event['kind'] == 'validation']
     if not trained or not validated:
         raise UserError(
-            f'{folder}/metrics.jsonl tells of no epoch with a validation; a report shows how a run '
-            'went that was trained here.'
+            f'{run.folder}/metrics.jsonl has no epoch with a validation; a report needs a run that '
+            'was trained here.'
         )
-    rule = config.eval.rule
-    evaluate = Evaluator(config.eval, experiment.ensemble, experiment.split.test)
-    result = evaluate(replicate(params, jax.devices()))
+    test = run.experiment.split.test
+    evaluate = Evaluator(run.config.eval, run.experiment.ensemble, test)
+    result = evaluate(replicate(run.params, jax.devices()))
+    rule = run.config.eval.rule
     hits = user_metrics(result.ranks[:, RULES.index(rule)], 10)['HR@10']
     groups = {
-        'length': ('history, items', _by(_lengths(experiment), hits)),
-        'popularity': ('training events of the item to find', _by(_popularity(experiment), hits)),
+        'length': ('items in the history', group_users(test.histories.lengths, hits)),
+        'popularity': ('training events of the item', group_users(_popularity(run), hits)),
     }
+    compared = [event for event in validated if event.get('diversity')]
+    student = read_results(run.folder / 'student', 'distillation.json')
 
-    target = folder / 'report'
-    with writing(target):
-        target.mkdir(exist_ok=True)
-    _plot_parts(target / 'losses.png', trained)
-    _plot_validation(target / 'validation.png', validated, rule)
-    diverse = [line for line in validated if line.get('diversity')]
-    if diverse:
-        _plot_diversity(target / 'diversity.png', diverse)
-    for name, (label, groups_of) in groups.items():
-        _plot_groups(target / f'{name}.png', label, groups_of)
-    file = target / 'report.md'
+    folder = run.folder / 'report'
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+    _plot_training(folder, trained, validated, rule)
+    if compared:
+        _plot_diversity(folder / 'diversity.png', compared)
+    for name, (label, users) in groups.items():
+        _plot_groups(folder / f'{name}.png', label, users)
+    file = folder / 'report.md'
     with writing(file):
-        student = read_results(folder / 'student', 'distillation.json')
-        file.write_text(_markdown(experiment, record, result, groups, bool(diverse), student))
-    say(f'{file} is written.')
+        file.write_text(_markdown(run, result, groups, bool(compared), student))
+    say(f'The report is in {file}.')
     return file
 
 
-def _lengths(experiment):
-    return experiment.split.test.histories.lengths
-
-
-def _popularity(experiment):
-    counts = np.bincount(experiment.split.train.values, minlength=experiment.data.num_items + 1)
-    return counts[experiment.split.test.targets]
-
-
-def _by(
+def group_users(
     values: Int[np.ndarray, ' users'], hits: Float[np.ndarray, 'scorers users']
-) -> list[dict[str, Any]]:
-    """Users in about equal groups by `values`: their range and number, HR@10 of every scorer."""
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, _BINS + 1)[1:-1], method='lower'))
-    group = np.searchsorted(edges, values)  # up to and with an edge
-    return [
-        {
-            'low': int(values[chosen].min()),
-            'high': int(values[chosen].max()),
-            'users': int(chosen.sum()),
-            'HR@10': hits[:, chosen].mean(1).tolist(),
+) -> list[UserGroup]:
+    """Splits users into groups of about equal size by `values`, and averages their hits."""
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, _GROUPS + 1)[1:-1], method='lower'))
+    group = np.searchsorted(edges, values)  # a value equal to an edge is in the group below it
+    found = []
+    for chosen in (group == g for g in np.unique(group)):
+        low, high = values[chosen].min(), values[chosen].max()
+        label = f'{low:,}' if low == high else f'{low:,} to {high:,}'
+        ensemble, *networks = hits[:, chosen].mean(1).tolist()
+        found.append(UserGroup(label, int(chosen.sum()), ensemble, float(np.mean(networks))))
+    return found
+
+
+def _popularity(run: TrainedRun) -> Int[np.ndarray, ' users']:
+    split = run.experiment.split
+    events = np.bincount(split.train.values, minlength=run.dataset.num_items + 1)
+    return events[split.test.targets]
+
+
+def _plot_training(folder: epath.Path, trained: Events, validated: Events, rule: str) -> None:
+    parts = [part for part in PARTS if any(event[part] for event in trained)]
+    panels = {part.replace('_', ' '): {'': [event[part] for event in trained]} for part in parts}
+    _plot_curves(folder / 'losses.png', trained, panels, 2.4 * len(parts), 2.2)
+    scorers = ['ensemble', *(name for name in validated[0] if name.startswith('network_'))]
+    panels = {
+        f'validation {metric}': {
+            scorer.replace('_', ' '): [event[scorer][rule][metric] for event in validated]
+            for scorer in scorers
         }
-        for chosen in (group == g for g in np.unique(group))
-    ]
+        for metric in METRICS
+    }
+    _plot_curves(folder / 'validation.png', validated, panels)
 
 
-def _plot_parts(file, lines):
-    shown = [part for part in PARTS if any(line[part] for line in lines)]
-    with figure(file, len(shown), width=2.4 * len(shown), height=2.2) as axes:
-        for axis, part in zip(axes, shown, strict=True):
-            axis.plot(
-                [line['epoch'] for line in lines], [line[part] for line in lines], color=COLOURS[0]
-            )
-            axis.set_title(part.replace('_', ' '))
-            axis.set_xlabel(EPOCH)
+def _plot_diversity(file: epath.Path, validated: Events) -> None:
+    titles = {'overlap@10': 'share of common items in two top tens', 'kl': 'divergence, nats'}
+    panels = {
+        title: {'': [event['diversity'][name] for event in validated]}
+        for name, title in titles.items()
+    }
+    _plot_curves(file, validated, panels)
 
 
-def _plot_validation(file, lines, rule):
-    epochs = [line['epoch'] for line in lines]
-    networks = sum(name.startswith('network_') for name in lines[0])
-    with figure(file, 2) as axes:
-        for axis, metric in zip(axes, ('HR@10', 'NDCG@10'), strict=True):
-            for n in range(networks):
-                axis.plot(
-                    epochs,
-                    [line[f'network_{n}'][rule][metric] for line in lines],
-                    color=COLOURS[5],
-                    alpha=0.6,
-                    linewidth=1,
-                    label='its networks' if n == 0 else None,
-                )
-            axis.plot(
-                epochs,
-                [line['ensemble'][rule][metric] for line in lines],
-                color=COLOURS[1],
-                label='ensemble',
-            )
-            axis.set_title(f'validation {metric}')
-            axis.set_xlabel(EPOCH)
-            axis.set_ylim(0)
-        axes[0].legend()
-
-
-def _plot_diversity(file, lines):
-    titles = {'overlap@10': 'share of the top 10 in common', 'kl': 'divergence, nats'}
-    with figure(file, 2) as axes:
-        for axis, (name, title) in zip(axes, titles.items(), strict=True):
-            axis.plot(
-                [line['epoch'] for line in lines],
-                [line['diversity'][name] for line in lines],
-                color=COLOURS[2],
-            )
+def _plot_curves(
+    file: epath.Path,
+    events: Events,
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    width: float = 7.0,
+    height: float = 3.2,
+) -> None:
+    """Draws {title: {label: a value for each event}} over the epochs."""
+    epochs = [event['epoch'] for event in events]
+    with figure(file, len(panels), width, height) as axes:
+        for axis, (title, curves) in zip(axes, panels.items(), strict=True):
+            for (label, values), colour in zip(curves.items(), itertools.cycle(COLOURS)):
+                axis.plot(epochs, values, color=colour, label=label)
             axis.set_title(title)
             axis.set_xlabel(EPOCH)
-            axis.set_ylim(0)
+            if len(curves) > 1:
+                axis.legend()
 
 
-def _plot_groups(file, label, groups):
+def _plot_groups(file: epath.Path, label: str, groups: Sequence[UserGroup]) -> None:
     places = np.arange(len(groups))
-    of_networks = [np.mean(group['HR@10'][1:]) for group in groups]
     with figure(file, width=6.0, height=2.8) as [axis]:
-        axis.bar(
-            places - 0.2,
-            [group['HR@10'][0] for group in groups],
-            0.38,
-            color=COLOURS[1],
-            label='ensemble',
-        )
-        axis.bar(places + 0.2, of_networks, 0.38, color=COLOURS[5], label='a network, on average')
-        axis.set_xticks(places, [_range(group) for group in groups])
+        for side, scorer, colour in ((-0.2, 'ensemble', 0), (0.2, 'network', 5)):
+            rates = [getattr(group, scorer) for group in groups]
+            axis.bar(places + side, rates, 0.38, color=COLOURS[colour], label=scorer)
+        axis.set_xticks(places, [group.label for group in groups])
         axis.set_xlabel(label)
         axis.set_title('test HR@10')
         axis.grid(visible=False, axis='x')
@@ -168,76 +166,53 @@ def _plot_groups(file, label, groups):
 
 
 def _markdown(
-    experiment: Experiment,
-    record: dict[str, Any],
-    result: Any,
-    groups: dict[str, tuple[str, list[dict[str, Any]]]],
-    diverse: bool,
+    run: TrainedRun,
+    result: Result,
+    groups: Mapping[str, tuple[str, Sequence[UserGroup]]],
+    with_diversity: bool,
     student: dict[str, Any] | None,
 ) -> str:
-    config, data = experiment.config, experiment.data
-    rule = config.eval.rule
-    lines = [f'# {config.name}', '']
-    if data.stand_in:
-        lines += ['**Made-up stand-in data: no figure here means anything.**', '']
-    lines += [
-        f'{data.name}, {config.ensemble.num_networks} x {config.model.encoder}; the best epoch on '
-        f"validation is {record['best']['epoch']}. Test, rule '{rule}':",
-        '',
-        '| | HR@10 | NDCG@10 |',
-        '| --- | ---: | ---: |',
-        *_table(
-            {'ensemble': result.ensemble[rule]}
-            | {f'network {n}': network[rule] for n, network in enumerate(result.networks)}
-        ),
-        '',
+    config, rule = run.config, run.config.eval.rule
+    scorers = {'ensemble': result.ensemble} | {
+        f'network {n}': network for n, network in enumerate(result.networks)
+    }
+    stand_in = '**This is made-up stand-in data, so the figures mean nothing.**'
+    parts = [
+        f'# {config.name}',
+        stand_in if run.dataset.stand_in else '',
+        f'{run.dataset.name}, {config.ensemble.num_networks} x {config.model.encoder}. The best '
+        f"epoch on validation is {run.record['best']['epoch']}. Test under the rule '{rule}':",
+        _metrics_table({name: metrics[rule] for name, metrics in scorers.items()}),
         '## Training',
-        '',
-        '![parts of the objective](losses.png)',
-        '',
+        '![parts of the loss](losses.png)',
         '![validation](validation.png)',
-        '',
+        '## How the networks differ\n\n![diversity](diversity.png)' if with_diversity else '',
+        '## Which users are served well',
     ]
-    if diverse:
-        lines += ['## How the networks differ', '', '![diversity](diversity.png)', '']
-    lines += ['## For whom', '']
-    for name, (label, of_groups) in groups.items():
-        lines += [
-            f'![HR@10 by {name}]({name}.png)',
-            '',
-            f'| {label} | users | HR@10, ensemble | HR@10, a network |',
-            '| ---: ' * 4 + '|',
-            *(
-                f'| {_range(group)} | {group["users"]:,} | {group["HR@10"][0]:.4f} | '
-                f'{np.mean(group["HR@10"][1:]):.4f} |'
-                for group in of_groups
-            ),
-            '',
+    for name, (label, users) in groups.items():
+        rows = [
+            [group.label, f'{group.users:,}', f'{group.ensemble:.4f}', f'{group.network:.4f}']
+            for group in users
         ]
+        columns = [label, 'users', 'HR@10, ensemble', 'HR@10, mean over its networks']
+        parts += [f'![HR@10 by {name}]({name}.png)', markdown_table(columns, rows, 0)]
     if student:
-        lines += [
+        kept = {
+            metric: 'no gain' if share is None else f'{share:.0%}'
+            for metric, share in student['kept'].items()
+        }
+        parts += [
             '## Its student',
-            '',
-            'One network, taught by this ensemble (`--mode=distill`):',
-            '',
-            '| | HR@10 | NDCG@10 |',
-            '| --- | ---: | ---: |',
-            *_table(student['test']),
-            f'| share of the gain that is kept | {_share(student["kept"]["HR@10"])} | '
-            f'{_share(student["kept"]["NDCG@10"])} |',
-            '',
+            'One network that was trained by this ensemble with `--mode=distill`:',
+            _metrics_table(student['test'] | {'share of the gain that is kept': kept}),
         ]
-    return '\n'.join(lines)
+    return '\n\n'.join(filter(None, parts)) + '\n'
 
 
-def _table(rows):
-    return [f'| {name} | {of["HR@10"]:.4f} | {of["NDCG@10"]:.4f} |' for name, of in rows.items()]
+def _metrics_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    def cell(value: float | str) -> str:
+        return value if isinstance(value, str) else f'{value:.4f}'
 
-
-def _share(kept):
-    return 'no gain' if kept is None else f'{kept:.0%}'
-
-
-def _range(group):
-    low, high = group['low'], group['high']
-    return f'{low:,}' if low == high else f'{low:,} to {high:,}'
+    return markdown_table(
+        ['', *METRICS], [[name, *(cell(row[m]) for m in METRICS)] for name, row in rows.items()]
+    )

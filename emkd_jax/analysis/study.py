@@ -1,14 +1,7 @@
-"""`--mode=study`: one of the paper's questions, from training to a report.
+"""`--mode=study`: trains the systems of a comparison and reports what the differences are worth."""
 
-questions.py    what is compared with what
-significance.py paired bootstrap over users
-cost.py         what a system costs to train and to serve
-report.py       report.md with its plots, and study.json
-"""
-
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,130 +11,125 @@ from etils import epath
 from jaxtyping import Float, Int
 
 from emkd_jax.analysis.plots import check_matplotlib
+from emkd_jax.analysis.speed import measure_cost
 from emkd_jax.analysis.statistics import paired_bootstrap
-from emkd_jax.analysis.study_cost import cost_of
-from emkd_jax.analysis.study_designs import QUESTIONS, System
+from emkd_jax.analysis.study_designs import DESIGNS, Comparison, System
 from emkd_jax.analysis.study_report import markdown, write_report
+from emkd_jax.config import to_json
+from emkd_jax.data.cache import holds_dataset, save_dataset
 from emkd_jax.errors import UserError
 from emkd_jax.evaluation import RULES, Evaluator
 from emkd_jax.evaluation.metrics import user_metrics
 from emkd_jax.runs.cluster import check_same
-from emkd_jax.runs.evaluate import best_params
-from emkd_jax.runs.experiment import Experiment, check_config, make_experiment
-from emkd_jax.runs.loop import train_together
-from emkd_jax.runs.reporting import say
-from emkd_jax.runs.results import announce, default_workdir, finished
+from emkd_jax.runs.console import say
+from emkd_jax.runs.experiment import Experiment, make_experiment
+from emkd_jax.runs.loop import train_runs
+from emkd_jax.runs.results import announce, finished_results
 from emkd_jax.runs.signals import StopSignals
-from emkd_jax.runs.workdir import open_workdir, sole_writer
+from emkd_jax.runs.summary import mean_and_std, timing
+from emkd_jax.runs.trained import default_workdir, load_run
+from emkd_jax.runs.workdir import open_workdir, sole_writer, writing
 from emkd_jax.training.placement import replicate
-from emkd_jax.training.step import SETTINGS
-from emkd_jax.training.sweep import Member, spread, took
+from emkd_jax.training.sweep import SweepRun, expand_sweep
 
 METRICS = ('HR@10', 'NDCG@10')
 
 
 def study(
-    config: ml_collections.ConfigDict, workdir: str = '', question: str = ''
+    config: ml_collections.ConfigDict,
+    workdir: str = '',
+    design: str = '',
+    signals: StopSignals | None = None,
 ) -> dict[str, Any]:
-    """Trains what `question` compares, `train.num_seeds` times each, and writes the report.
+    """Trains the systems of a study with `train.num_seeds` seeds each, and writes the report.
 
-    Runs that differ in seeds and weights alone train together; each has an ordinary workdir of its
-    own inside, and a study that was stopped goes on.
+    Runs that differ only in seeds and weights train together. Each run has an ordinary workdir
+    inside that of the study. A study that was stopped continues where it was.
 
     Args:
-      config: of the reference; the systems differ from it as the question says.
-      workdir: folder of the study; '' for `runs/<config.name>_<question>`.
-      question: of `questions.QUESTIONS`.
+      config: the options of the reference system.
+      workdir: folder of the study; empty for `runs/<config.name>_<design>`.
+      design: a name in `study_designs.DESIGNS`.
+      signals: may stop the study; None leaves signals alone.
 
     Returns:
-      What study.json holds.
+      The content of study.json.
 
     Raises:
       UserError: an option, the data or the workdir is wrong.
     """
-    if question not in QUESTIONS:
-        raise UserError(f"--study is '{question}'; use {', '.join(QUESTIONS)}.")
-    if any(config.sweep.values()) or config.distill.teacher:
+    _check(config, design)
+    signals = signals or StopSignals()
+    experiment = make_experiment(config)
+    folder = open_workdir(workdir or f'{default_workdir(config)}_{design}', experiment.config)
+    announce(experiment, folder)
+    check_same('configuration, data or workdir', f'{config} {experiment.data.fingerprint} {design}')
+    found = finished_results(folder, experiment, 'study.json')
+    if found is None:
+        with sole_writer(folder):
+            found = _carry_out(experiment, design, folder, signals)
+            if jax.process_index() == 0:
+                write_report(folder, found)
+    elif found['study'] != design:
         raise UserError(
-            'A study has values of its own to try, of ensembles without a teacher; leave sweep.* '
-            'and distill.teacher out.'
+            f'{folder} holds the study {found["study"]}; choose another --workdir for {design}.'
         )
-    if question != 'ensemble_size' and config.ensemble.num_networks < 2:
-        raise UserError(
-            f'--study={question} is of ensembles, and ensemble.num_networks is '
-            f'{config.ensemble.num_networks}; take 2 at least.'
-        )
-    check_matplotlib()
-    with StopSignals() as signals:
-        experiment = make_experiment(config)
-        folder = open_workdir(
-            workdir or f'{default_workdir(experiment)}_{question}', experiment.config
-        )
-        announce(experiment, folder)
-        check_same(
-            'configuration, data or workdir', f'{config} {experiment.data.fingerprint} {question}'
-        )
-        found = finished(folder, experiment, 'study.json')
-        if found is not None and found['study'] != question:
-            raise UserError(
-                f'{folder} holds the study {found["study"]}; choose another --workdir for '
-                f'{question}.'
-            )
-        if found is None:
-            with sole_writer(folder):
-                found = _answer(experiment, question, folder, signals)
-                if jax.process_index() == 0:
-                    write_report(folder, found)
-    say(f'\n{markdown(found)}\n{folder / "report.md"} has it with plots.')
+    say(f'\n{markdown(found)}')
     return found
 
 
-def _answer(experiment, question, folder, signals):
+def _check(config: ml_collections.ConfigDict, design: str) -> None:
+    if design not in DESIGNS:
+        raise UserError(f"--study is '{design}'; it must be one of {', '.join(DESIGNS)}.")
+    if any(config.sweep.values()) or config.distill.teacher:
+        raise UserError(
+            'A study chooses the options that it varies and has no teacher; leave sweep.* and '
+            'distill.teacher out.'
+        )
+    if design != 'ensemble_size' and config.ensemble.num_networks < 2:
+        raise UserError(
+            f'--study={design} compares ensembles, and ensemble.num_networks is '
+            f'{config.ensemble.num_networks}; set it to 2 at least.'
+        )
+    check_matplotlib()
+
+
+def _carry_out(
+    experiment: Experiment, design: str, folder: epath.Path, signals: StopSignals
+) -> dict[str, Any]:
     config = experiment.config
-    systems, pairs = QUESTIONS[question](config)
-    seeds = range(config.seed, config.seed + config.train.num_seeds)
-    trained = {
-        _slug(system): [_member(config, system, seed) for seed in seeds] for system in systems
-    }
-    results, ranks, seconds = {}, {}, 0.0
-    for group in _groups([member for of_system in trained.values() for member in of_system]):
-        of_group = experiment.with_config(group[0].config)
-        done = train_together(of_group, group, folder, signals)
+    comparison = DESIGNS[design](config)
+    runs = {system.name: _runs(config, system) for system in comparison.systems}
+    if jax.process_index() == 0 and not holds_dataset(folder / 'data'):
+        with writing(folder / 'data'):
+            save_dataset(experiment.data, folder / 'data')
+    results: dict[str, dict[str, Any]] = {}
+    ranks: dict[str, Int[np.ndarray, 'scorers users']] = {}
+    seconds = 0.0
+    for group in _groups(run for system_runs in runs.values() for run in system_runs):
+        done = train_runs(experiment.with_config(group[0].config), group, folder, signals)
         results |= {run.name: result for run, result in zip(group, done, strict=True)}
-        seconds += took(done, config.train.max_together)['seconds']
-        ranks |= {run.name: _ranks(of_group, run, folder) for run in group}
-    signals.at_once = True  # nothing that follows takes long
-    scores = {system.name: _scores(system, trained, ranks) for system in systems}
+        seconds += timing(done, config.train.max_together)['seconds']
+        ranks |= {run.name: _test_ranks(experiment, folder / run.name) for run in group}
+    signals.at_once = True  # what follows takes little time
+    scores = {
+        system.name: _user_scores(system, [ranks[run.name] for run in runs[system.name]])
+        for system in comparison.systems
+    }
     first = next(iter(results.values()))
     return {
-        'study': question,
-        'config': json.loads(config.to_json_best_effort()),
+        'study': design,
+        'question': comparison.question,
+        'config': to_json(config),
         'data': first['data'],
-        'seeds': list(seeds),
+        'seeds': list(range(config.seed, config.seed + config.train.num_seeds)),
         'systems': [
-            system._asdict()
-            | {
-                'test': {
-                    metric: spread(values.mean(-1).tolist()) | {'seeds': values.mean(-1).tolist()}
-                    for metric, values in scores[system.name].items()
-                },
-                'cost': cost,
-            }
-            for system, cost in zip(systems, _costs(experiment, systems), strict=True)
+            system._asdict() | {'test': _summary(scores[system.name]), 'cost': cost}
+            for system, cost in zip(
+                comparison.systems, _costs(experiment, comparison.systems), strict=True
+            )
         ],
-        'comparisons': [
-            {
-                'better': better,
-                'than': than,
-                'differences': {
-                    metric: paired_bootstrap(
-                        (scores[better][metric] - scores[than][metric]).mean(0)
-                    )._asdict()
-                    for metric in METRICS
-                },
-            }
-            for better, than in pairs
-        ],
+        'comparisons': _compare(comparison, scores),
         'steps': {name: result['steps'] for name, result in results.items()},
         'seconds': seconds,
         'device': first['device'],
@@ -149,73 +137,84 @@ def _answer(experiment, question, folder, signals):
     }
 
 
-def _member(config: ml_collections.ConfigDict, system: System, seed: int) -> Member:
-    alone = _changed(config, system.changes)
-    alone.seed, alone.train.num_seeds = seed, 1
-    return Member(f'{_slug(system)}/seed_{seed}', alone)
+def _runs(config: ml_collections.ConfigDict, system: System) -> list[SweepRun]:
+    """A run for each seed. Systems that train in the same way share their runs."""
+    parts = (f'{option.partition(".")[2]}_{value}' for option, value in system.changes.items())
+    name = re.sub(r'[^\w.-]', '_', '_'.join(parts)) or 'as_configured'
+    return [
+        SweepRun(f'{name}/seed_{run.config.seed}', run.config)
+        for run in expand_sweep(_changed(config, system.changes))
+    ]
 
 
-def _changed(config, changes):
-    alone = config.copy_and_resolve_references()
-    alone.update_from_flattened_dict(changes)
-    check_config(alone)
-    return alone
+def _changed(
+    config: ml_collections.ConfigDict, changes: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+    changed = config.copy_and_resolve_references()
+    changed.update_from_flattened_dict(changes)
+    return changed
 
 
-def _slug(system: System) -> str:
-    """What its runs' folder is called: systems that train alike share one."""
-    changes = (f'{option.split(".")[1]}_{value}' for option, value in system.changes.items())
-    return re.sub(r'[^\w.-]', '_', '_'.join(changes)) or 'as_configured'
-
-
-def _groups(runs: Sequence[Member]) -> list[list[Member]]:
-    """Runs that can train together: they differ in seeds and `step.SETTINGS` alone."""
-    groups = {}
+def _groups(runs: Iterable[SweepRun]) -> list[list[SweepRun]]:
+    """Groups of runs that can train together, without repetitions."""
+    groups: dict[str, dict[str, SweepRun]] = {}
     for run in runs:
-        shape = run.config.copy_and_resolve_references()
-        shape.update_from_flattened_dict(dict.fromkeys(SETTINGS, 0.0) | {'seed': 0})
-        groups.setdefault(shape.to_json_best_effort(), []).append(run)
-    return list(groups.values())
+        same = _changed(run.config, dict.fromkeys(HYPER_PARAMETER_OPTIONS, 0.0) | {'seed': 0})
+        groups.setdefault(same.to_json_best_effort(), {})[run.name] = run
+    return [list(group.values()) for group in groups.values()]
 
 
-def _ranks(
-    experiment: Experiment, run: Member, folder: epath.Path
-) -> Int[np.ndarray, 'scorers users']:
-    """The test ranks of a run's best checkpoint under the configured rule."""
-    experiment = experiment.with_config(run.config)
-    params, _ = best_params(experiment, str(folder / run.name))
-    evaluate = Evaluator(run.config.eval, experiment.ensemble, experiment.split.test)
-    return evaluate(replicate(params, jax.devices())).ranks[:, RULES.index(run.config.eval.rule)]
+def _test_ranks(experiment: Experiment, folder: epath.Path) -> Int[np.ndarray, 'scorers users']:
+    """Ranks of the test items by the ensemble and by each network, under the configured rule."""
+    run = load_run(folder, dataset=experiment.data)
+    evaluate = Evaluator(run.config.eval, run.experiment.ensemble, run.experiment.split.test)
+    ranks = evaluate(replicate(run.params, jax.devices())).ranks
+    return ranks[:, RULES.index(run.config.eval.rule)]
 
 
-def _scores(
-    system: System,
-    trained: dict[str, list[Member]],
-    ranks: dict[str, Int[np.ndarray, 'scorers users']],
+def _user_scores(
+    system: System, ranks: Sequence[Int[np.ndarray, 'scorers users']]
 ) -> dict[str, Float[np.ndarray, 'seeds users']]:
-    of_seeds = [ranks[run.name] for run in trained[_slug(system)]]
-    if system.alone:
-        values = [user_metrics(of_run[1:], 10) for of_run in of_seeds]
-        return {name: np.stack([of_run[name].mean(0) for of_run in values]) for name in METRICS}
-    values = [user_metrics(of_run[0], 10) for of_run in of_seeds]
-    return {name: np.stack([of_run[name] for of_run in values]) for name in METRICS}
+    """Each user's metrics in every seed's run of a system."""
+    scorers = slice(1, None) if system.alone else slice(0, 1)
+    runs = [user_metrics(run[scorers], 10) for run in ranks]
+    return {metric: np.stack([run[metric].mean(0) for run in runs]) for metric in METRICS}
+
+
+def _summary(scores: dict[str, Float[np.ndarray, 'seeds users']]) -> dict[str, Any]:
+    seeds = {metric: values.mean(-1).tolist() for metric, values in scores.items()}
+    return {metric: mean_and_std(values) | {'seeds': values} for metric, values in seeds.items()}
+
+
+def _compare(
+    comparison: Comparison, scores: dict[str, dict[str, Float[np.ndarray, 'seeds users']]]
+) -> list[dict[str, Any]]:
+    found = []
+    for better, than in comparison.pairs:
+        differences = {m: (scores[better][m] - scores[than][m]).mean(0) for m in METRICS}
+        found.append(
+            {
+                'better': better,
+                'than': than,
+                'differences': {m: paired_bootstrap(d)._asdict() for m, d in differences.items()},
+            }
+        )
+    return found
 
 
 def _costs(experiment: Experiment, systems: Sequence[System]) -> Iterator[dict[str, int | float]]:
-    """Of each system; those that compute the same are measured once."""
-    costs = {}
+    """The cost of each system; systems that compute the same are measured once."""
+    costs: dict[tuple[Any, ...], dict[str, int | float]] = {}
     for system in systems:
         config = _changed(experiment.config, system.changes)
         if system.alone:
             config.ensemble.num_networks = 1
-        options = config.objective
-        computes = (
+        weights = ('contrast_weight', 'attribute_weight', 'kd_weight')
+        work = (
             config.model.encoder,
             config.ensemble.num_networks,
-            options.contrast_weight > 0,
-            options.attribute_weight > 0,
-            options.kd_weight > 0,
+            *(config.objective[weight] > 0 for weight in weights),
         )
-        if computes not in costs:
-            costs[computes] = cost_of(experiment.with_config(config))
-        yield costs[computes]
+        if work not in costs:
+            costs[work] = measure_cost(experiment.with_config(config))
+        yield costs[work]

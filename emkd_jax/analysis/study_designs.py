@@ -1,4 +1,4 @@
-"""What a study compares with what."""
+"""What each study compares with what."""
 
 from typing import Any, NamedTuple
 
@@ -6,7 +6,7 @@ import ml_collections
 
 from emkd_jax.model.encoders import ENCODERS
 
-_PLAIN = {
+_WITHOUT_EMKD = {
     'objective.kd_weight': 0.0,
     'objective.contrast_weight': 0.0,
     'objective.attribute_weight': 0.0,
@@ -15,10 +15,10 @@ _SIZES = range(1, 6)
 
 
 class System(NamedTuple):
-    """Something that recommends: the configuration with `changes` (option: value).
+    """A system under comparison: the configuration of the study with `changes` to its options.
 
-    `alone`: each of its networks by itself, as the mean over them. Networks that share nothing but
-    their data are what they would be alone.
+    If it is `alone`, each of its networks is evaluated by itself and the system is their mean.
+    This is the same as training networks one at a time where nothing in the objective couples them.
     """
 
     name: str
@@ -26,56 +26,55 @@ class System(NamedTuple):
     alone: bool = False
 
 
-class Question(NamedTuple):
-    """`pairs` are names of systems: is the first one better than the second?"""
+class Comparison(NamedTuple):
+    """A question, the systems that answer it, and pairs: is the first better than the second?"""
 
+    question: str
     systems: list[System]
     pairs: list[tuple[str, str]]
 
 
-def ablation(config: ml_collections.ConfigDict) -> Question:
-    """What does each part of the objective bring?"""
-    less = {
+def ablation(config: ml_collections.ConfigDict) -> Comparison:
+    """Compares EMKD with itself without each part of the objective."""
+    without = {
         'without ICL': {'objective.icl_weight': 0.0},
         'without CCL': {'objective.ccl_weight': 0.0},
         'without distillation': {'objective.kd_weight': 0.0},
         'without attributes': {'objective.attribute_weight': 0.0},
-        'plain ensemble': _PLAIN,
+        'plain ensemble': _WITHOUT_EMKD,
     }
-    if not config.objective.attribute_weight:  # as where the data has none
-        del less['without attributes']
-    return Question(
-        [System('EMKD', {})] + [System(name, changes) for name, changes in less.items()],
-        [('EMKD', name) for name in less],
+    if not config.objective.attribute_weight:  # the data may have no attributes
+        del without['without attributes']
+    return Comparison(
+        'What does each part of the objective contribute?',
+        [System('EMKD', {}), *(System(name, changes) for name, changes in without.items())],
+        [('EMKD', name) for name in without],
     )
 
 
-def generality(config: ml_collections.ConfigDict) -> Question:
-    """Does the method improve other encoders as well?"""
+def generality(config: ml_collections.ConfigDict) -> Comparison:
+    """Compares every encoder alone, as a plain ensemble, and with EMKD."""
     del config
     systems, pairs = [], []
     for encoder in ENCODERS:
-        plain = {'model.encoder': encoder} | _PLAIN
-        of_encoder = [
-            System(f'{encoder} alone', plain, alone=True),
-            System(f'{encoder} ensemble', plain),
-            System(f'{encoder} EMKD', {'model.encoder': encoder}),
+        plain = {'model.encoder': encoder} | _WITHOUT_EMKD
+        alone, ensemble, emkd = (f'{encoder} {kind}' for kind in ('alone', 'ensemble', 'EMKD'))
+        systems += [
+            System(alone, plain, alone=True),
+            System(ensemble, plain),
+            System(emkd, {'model.encoder': encoder}),
         ]
-        systems += of_encoder
-        alone, ensemble, emkd = (system.name for system in of_encoder)
         pairs += [(ensemble, alone), (emkd, alone), (emkd, ensemble)]
-    return Question(systems, pairs)
+    return Comparison('Does the method improve other encoders as well?', systems, pairs)
 
 
-def ensemble_size(config: ml_collections.ConfigDict) -> Question:
-    """How many networks does it take?"""
+def ensemble_size(config: ml_collections.ConfigDict) -> Comparison:
+    """Compares ensembles of one to five networks, each with the next smaller one."""
     del config
-    names = [f'N = {size}' for size in _SIZES]
-    systems = [
-        System(name, {'ensemble.num_networks': size})
-        for name, size in zip(names, _SIZES, strict=True)
-    ]
-    return Question(systems, list(zip(names[1:], names, strict=False)))
+    systems = [System(f'N = {size}', {'ensemble.num_networks': size}) for size in _SIZES]
+    names = [system.name for system in systems]
+    pairs = list(zip(names[1:], names, strict=False))
+    return Comparison('How many networks are worth training?', systems, pairs)
 
 
-QUESTIONS = {'ablation': ablation, 'generality': generality, 'ensemble_size': ensemble_size}
+DESIGNS = {'ablation': ablation, 'generality': generality, 'ensemble_size': ensemble_size}

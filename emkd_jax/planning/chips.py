@@ -1,4 +1,4 @@
-"""What the makers say of the devices, and what a step's counts mean on them."""
+"""Vendor specifications of accelerators, and what the counts of a step mean on them."""
 
 import math
 import os
@@ -9,7 +9,7 @@ import jax
 
 
 class Chip(NamedTuple):
-    """Of one device: dense bfloat16 FLOP/s, bytes/s of its memory, and its bytes."""
+    """Dense bfloat16 FLOP/s, memory bandwidth in bytes/s, and memory in bytes."""
 
     flops: float
     bandwidth: float
@@ -29,23 +29,26 @@ CHIPS = {  # by jax's device_kind
 }
 
 
-def chip_of(devices: Sequence[jax.Device]) -> Chip | None:
-    """What each of the devices has; a chip may be several devices. None of those CHIPS lacks."""
-    whole = CHIPS.get(devices[0].device_kind)
-    if whole is None or not hasattr(devices[0], 'coords'):
-        return whole
+def device_chip(devices: Sequence[jax.Device]) -> Chip | None:
+    """The share of a chip that each device has; a TPU chip may be two devices.
+
+    None for a kind of device that is not in `CHIPS`.
+    """
+    chip = CHIPS.get(devices[0].device_kind)
+    if chip is None or not hasattr(devices[0], 'coords'):
+        return chip
     chips = len({tuple(device.coords) for device in devices})
-    return Chip(*(figure * chips / len(devices) for figure in whole))
+    return Chip(*(value * chips / len(devices) for value in chip))
 
 
-def memory_of(devices: Sequence[jax.Device]) -> float:
-    """Bytes that each of the devices has; infinite where nobody says."""
+def device_memory(devices: Sequence[jax.Device]) -> float:
+    """The memory of each device in bytes; infinite if it is not known."""
     device = devices[0]
-    if device in jax.devices():  # it is here, and says what of its memory a program gets
+    if device in jax.devices():  # the device itself knows how much a program may use
         limit = (device.memory_stats() or {}).get('bytes_limit')
         if limit:
             return float(limit)
-    chip = chip_of(devices)
+    chip = device_chip(devices)
     if chip:
         return chip.memory
     if device.platform == 'cpu':
@@ -56,9 +59,13 @@ def memory_of(devices: Sequence[jax.Device]) -> float:
 def roofline(
     chip: Chip | None, flops: float, bytes_accessed: float, batch_size: int
 ) -> dict[str, Any]:
-    """The least time of a step, what binds it, and the sequences/s of all devices together.
+    """The shortest time of a step, what limits it, and the sequences/s of all devices together.
 
-    Empty for devices of which nothing is known.
+    Args:
+      chip: of each device; None gives an empty result.
+      flops: floating-point operations of a step on each device.
+      bytes_accessed: bytes that a step moves on each device.
+      batch_size: sequences of a step on all devices together.
     """
     if chip is None:
         return {}

@@ -1,78 +1,80 @@
-"""`--mode=plan`: what a train step needs of a device, from compiling it and not running it."""
+"""`--mode=plan`: compiles the train step without running it, and reports what it needs."""
 
 import json
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import ml_collections
 from etils import epath
 
+from emkd_jax.data.atomic import write_json
 from emkd_jax.errors import UserError
-from emkd_jax.model.ensemble import make_ensemble
-from emkd_jax.planning.chips import chip_of, memory_of, roofline
-from emkd_jax.planning.cost import step_cost
-from emkd_jax.planning.topology import devices_of
+from emkd_jax.planning.chips import device_chip, device_memory, roofline
+from emkd_jax.planning.cost import Cost, step_cost
+from emkd_jax.planning.topology import target_devices
+from emkd_jax.runs.console import print_table, say
 from emkd_jax.runs.experiment import make_experiment
-from emkd_jax.runs.workdir import make_folder, write_json, writing
-from emkd_jax.training.sweep import members, together
+from emkd_jax.runs.workdir import make_folder, writing
+from emkd_jax.training.sweep import expand_sweep
 
-_COUNTED_ONCE = 'gru4rec'  # the encoder with a loop of its own
+_COUNTED_ONCE = 'gru4rec'  # XLA counts the body of its loop over slots once
 _GUESSES = 2  # of the largest batch; each compiles the step
-_MARGIN = 0.97  # of the free memory: a guess just too large is lost
+_MARGIN = 0.97  # share of the free memory that a guess uses: one just too large would be wasted
 
 
-def plan(config: ml_collections.ConfigDict, workdir: str, topology: str) -> dict[str, Any]:
-    """Prints the report of `config`'s train step, last as one line of JSON, and returns it.
+def plan(
+    config: ml_collections.ConfigDict, workdir: str = '', topology: str = ''
+) -> dict[str, Any]:
+    """Prints what a train step needs: a table, and as the last line the same figures as JSON.
+
+    Where `train.num_seeds` or `sweep` ask for several runs, the plan is for those that train
+    together.
 
     Args:
-      config: the run's.
-      workdir: where plan.json goes, too; '' = nowhere.
-      topology: of a TPU slice, as `v5e:2x4`; '' = the devices of this process.
+      config: the options of the run.
+      workdir: folder in which plan.json is written; empty for none.
+      topology: a TPU slice such as `v5e:2x4`; empty for the devices of this process.
 
     Raises:
-      UserError: there is no such topology, its compiler is missing, or the data is.
+      UserError: there is no such slice, its compiler is missing, or an option or the data is wrong.
     """
     if config.distill.teacher:
-        raise UserError("--mode=plan is of an ensemble's own training; leave distill.teacher out.")
+        raise UserError('--mode=plan plans the training of ensembles; leave distill.teacher out.')
     if workdir:
         make_folder(workdir)
-    devices = devices_of(topology)
+    with target_devices(topology) as devices:
+        report = {'topology': topology} | _plan(config, devices)
+    _print(report)
+    if workdir:
+        path = epath.Path(workdir) / 'plan.json'
+        with writing(path):
+            write_json(path, report)
+    say(json.dumps(report))
+    return report
+
+
+def _plan(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> dict[str, Any]:
     experiment = make_experiment(config)
-    runs = members(experiment.config)[: config.train.max_together]
-    several = together(runs) if runs else None
-    if runs:
-        experiment = experiment.with_config(runs[0].config)
-    config, data = experiment.config, experiment.data
-    ensemble = make_ensemble(config, data.num_items, data.num_attributes, devices[0].platform)
-    lengths = (experiment.windows > 0).sum(1)
+    runs = expand_sweep(experiment.config)[: config.train.max_together]
+    batch_size, memory = config.train.batch_size, device_memory(devices)
 
-    def cost_of(batch_size):
-        changed = config.copy_and_resolve_references()
-        changed.train.batch_size = batch_size
-        return step_cost(
-            changed,
-            ensemble,
-            experiment.optimizer,
-            lengths,
-            data.item_attributes.shape[1],
-            devices,
-            several,
-        )
+    def cost_of_batch(size: int) -> Cost | None:
+        return step_cost(experiment, runs, size, devices)
 
-    batch_size, memory = config.train.batch_size, memory_of(devices)
-    cost = cost_of(batch_size)
+    cost = cost_of_batch(batch_size)
+    known = math.isfinite(memory)
     report = {
         'config': config.name,
-        'stand_in': data.stand_in,
-        'topology': topology,
+        'stand_in': experiment.data.stand_in,
         'device': devices[0].device_kind,
         'devices': len(devices),
-        'runs': len(runs) or 1,
+        'runs': len(runs),
         'batch_size': batch_size,
-        'dtype': str(ensemble.network.encoder.dtype),
-        'fits': bool(cost and cost.memory <= memory) if math.isfinite(memory) else None,
-        'hbm_bytes_there': memory if math.isfinite(memory) else None,
+        'dtype': activation_dtype(config, devices),
+        'fits': bool(cost and cost.memory <= memory) if known else None,
+        'hbm_bytes_there': memory if known else None,
     }
     if config.model.encoder == _COUNTED_ONCE:
         report['note'] = f'the recurrence of {_COUNTED_ONCE} is counted for one slot only'
@@ -83,95 +85,103 @@ def plan(config: ml_collections.ConfigDict, workdir: str, topology: str) -> dict
             'flops': cost.flops,
             'bytes_accessed': cost.bytes_accessed,
             'compile_seconds': round(cost.compile_seconds, 1),
-        } | roofline(chip_of(devices), cost.flops, cost.bytes_accessed, batch_size * report['runs'])
-    report['largest_batch'] = _largest_batch(cost_of, batch_size, len(devices), cost, memory)
+        }
+        sequences = batch_size * len(runs)
+        report |= roofline(device_chip(devices), cost.flops, cost.bytes_accessed, sequences)
+    if known:
+        largest = _largest_batch(cost_of_batch, batch_size, len(devices), cost, memory)
+    report['largest_batch'] = largest if known else None
     report['versions'] = {'jax': jax.__version__}
-    _print(report)
-    if workdir:
-        path = epath.Path(workdir) / 'plan.json'
-        with writing(path):
-            write_json(path, report)
-    print(json.dumps(report))
     return report
 
 
-def _largest_batch(cost_of, batch_size, devices, cost, memory):
-    """The largest global batch found to fit; None where the memory is not known.
+def _largest_batch(
+    cost_of_batch: Callable[[int], Cost | None],
+    batch_size: int,
+    num_devices: int,
+    cost: Cost | None,
+    memory: float,
+) -> int:
+    """The largest global batch that was found to fit; 0 if none was.
 
-    Each guess is compiled: first in proportion to the size asked about, then by a x + b x^2 through
-    the last two sizes, the square being that of the sequences' contrast with one another, or by
-    a + b x where less of the memory grows.
+    Args:
+      cost_of_batch: compiles the step for a batch size.
+      batch_size: the first size.
+      num_devices: the batch must be a multiple of this.
+      cost: of the first size; None: the compiler found that it does not fit.
+      memory: of a device, in bytes.
     """
-    if not math.isfinite(memory):
-        return None
-    most, known = 0, []  # (size, temporary bytes)
+    largest, known = 0, []  # known: (size, temporary bytes), the last two
     for guesses_left in range(_GUESSES, -1, -1):
-        if cost is None:  # the compiler gave up
+        if cost is None:
             guess = batch_size / 2
         else:
-            free = memory - cost.memory + cost.temporary
             if cost.memory <= memory:
-                most = max(most, batch_size)
+                largest = max(largest, batch_size)
             known = [*known[-1:], (batch_size, cost.temporary)]
-            guess = _size_of(free, known)
-        guess = int(guess) // devices * devices
-        if not guesses_left or guess <= most:
+            guess = _batch_for(memory - (cost.memory - cost.temporary), known)
+        guess = int(guess) // num_devices * num_devices
+        if not guesses_left or guess <= largest:
             break
-        batch_size, cost = guess, cost_of(guess)
-    return most
+        batch_size, cost = guess, cost_of_batch(guess)
+    return largest
 
 
-def _size_of(temporary, known):
-    """A batch that needs a little less than that, after one or two sizes that are known."""
-    temporary *= _MARGIN
+def _batch_for(free: float, known: Sequence[tuple[int, int]]) -> float:
+    """The batch size whose temporary memory fills `free` bytes, less a margin.
+
+    The memory of one known size x is extended in proportion. Through two known sizes goes
+    a x + b x^2, since every sequence of the batch is contrasted with every other, or a line where
+    a part of the memory does not grow.
+    """
+    free *= _MARGIN
     (size, needed), *second = known
-    each = needed / size
+    per_sequence = needed / size
     if not second or second[0][0] == size:
-        return temporary / each
-    [(other, of_other)] = second
-    bend = (of_other / other - each) / (other - size)
-    if bend <= 0:  # a part does not grow with the batch: the line through both
-        return size + (temporary - needed) * (other - size) / (of_other - needed)
-    slope = max(each - bend * size, 0.0)
-    return (math.sqrt(slope**2 + 4 * bend * temporary) - slope) / (2 * bend)
+        return free / per_sequence
+    [(other, other_needed)] = second
+    quadratic = (other_needed / other - per_sequence) / (other - size)
+    if quadratic <= 0:
+        return size + (free - needed) * (other - size) / (other_needed - needed)
+    linear = max(per_sequence - quadratic * size, 0.0)
+    return (math.sqrt(linear**2 + 4 * quadratic * free) - linear) / (2 * quadratic)
 
 
-def _print(report):
-    def gb(name, digits=2):
+def _print(report: dict[str, Any]) -> None:
+    def gigabytes(name: str, digits: int = 2) -> str:
         return f'{report[name] / 1e9:.{digits}f} GB'
 
-    there = gb('hbm_bytes_there', 1) if report['hbm_bytes_there'] else 'an unknown size'
+    several = report['runs'] > 1
+    there = gigabytes('hbm_bytes_there', 1) if report['hbm_bytes_there'] else 'an unknown size'
     rows = [
         ('devices', f'{report["devices"]} x {report["device"]}, {report["dtype"]} activations'),
         ('global batch', f'{report["batch_size"]:,}'),
     ]
-    of_all = ''
-    if report['runs'] > 1:
-        of_all = ' in all'
+    if several:
         rows.append(('runs that train together', f'{report["runs"]}, each with this batch'))
     if 'flops' in report:
+        verdict = ': it does not fit' if report['fits'] is False else ''
         rows += [
-            (
-                'memory of each',
-                f'{gb("hbm_bytes")} of {there}'
-                + (': it does not fit' if report['fits'] is False else ''),
-            ),
-            ('... for the time of a step', gb('temporary_bytes')),
-            ('FLOPs of each and step', f'{report["flops"] / 1e12:.3f} T'),
-            ('bytes moved by each and step', gb('bytes_accessed', 1)),
+            ('memory per device', f'{gigabytes("hbm_bytes")} of {there}{verdict}'),
+            ('... only during a step', gigabytes('temporary_bytes')),
+            ('FLOPs per device and step', f'{report["flops"] / 1e12:.3f} T'),
+            ('bytes moved per device and step', gigabytes('bytes_accessed', 1)),
             ('time to compile', f'{report["compile_seconds"]} s'),
         ]
     else:
-        rows.append(('memory of each', f'more than there is ({there})'))
+        rows.append(('memory per device', f'more than there is ({there})'))
     if 'roofline_ms' in report:
+        speed = f'{report["sequences_per_second"]:,}' + (' of all runs together' if several else '')
         rows += [
-            ('a step at the roofline', f'{report["roofline_ms"]} ms; {report["binds"]} binds'),
-            ('sequences/s at the roofline', f'{report["sequences_per_second"]:,}' + of_all),
+            (
+                'step time at the roofline',
+                f'{report["roofline_ms"]} ms, bound by {report["binds"]}',
+            ),
+            ('sequences/s at the roofline', speed),
         ]
-    most = report['largest_batch']
-    most = f'at least {most:,}' if most else 'none was found' if most == 0 else 'unknown'
-    rows.append(('largest global batch', most))
+    largest = report['largest_batch']
+    found = f'at least {largest:,}' if largest else 'none was found' if largest == 0 else 'unknown'
+    rows.append(('largest global batch', found))
     if 'note' in report:
-        rows.append(('to be noted', report['note']))
-    for name, value in rows:
-        print(f'{name:30} {value}')
+        rows.append(('note', report['note']))
+    print_table('', ['', ''], rows, text_columns=2)

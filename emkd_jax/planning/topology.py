@@ -1,15 +1,16 @@
-"""Devices to compile for: those at hand, or a TPU slice that need not be there."""
+"""The devices to compile for: those of this process, or a TPU slice that need not exist here."""
 
+import contextlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 
 from emkd_jax.errors import UserError
 
 _KINDS = ('v4', 'v5e', 'v5p', 'v6e')
-_NO_TPU_HERE = {  # what libtpu would ask the machine for, and complain of
+_ENVIRONMENT = {  # keeps libtpu from asking the machine about a TPU and from logging
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
     'TPU_SKIP_MDS_QUERY': '1',
     'TPU_WORKER_HOSTNAMES': 'localhost',
@@ -19,31 +20,55 @@ _NO_TPU_HERE = {  # what libtpu would ask the machine for, and complain of
 }
 
 
-def devices_of(topology: str) -> Sequence[jax.Device]:
-    """The devices of a slice, as `v5e:2x4`; '' = those at hand.
+@contextlib.contextmanager
+def target_devices(topology: str) -> Iterator[Sequence[jax.Device]]:
+    """Gives the devices of a TPU slice to compile for.
+
+    Inside the block JAX runs on the CPU, so that a TPU of this machine stays free for others. At
+    the end of the block JAX's settings and the environment are what they were before. (A process
+    that uses JAX for the first time inside the block keeps the CPU.)
+
+    Args:
+      topology: kind and shape of the slice, such as `v5e:2x4`; empty for the devices at hand.
 
     Raises:
-      UserError: there is no such slice, or its compiler is not installed.
+      UserError: there is no such slice, or the compiler for TPUs is not installed.
     """
     if not topology:
-        return jax.devices()
+        yield jax.devices()
+        return
     if topology.split(':')[0] not in _KINDS:
         raise UserError(
-            f'--topology={topology} is not known; it is one of {", ".join(_KINDS)} and its chips, '
-            'as in v5e:2x4 or v4:2x2x1.'
+            f'--topology={topology} is not known; give one of {", ".join(_KINDS)} and the shape of '
+            'the slice, as in v5e:2x4 or v4:2x2x1.'
         )
     if importlib.util.find_spec('libtpu') is None:
         raise UserError(
-            f'--topology={topology} needs the compiler for TPUs; install it with '
-            '`pip install -r requirements-plan.txt`.'
+            f"--topology={topology} needs the compiler for TPUs; run pip install 'emkd-jax[plan]'."
         )
     from jax.experimental import topologies
 
-    for name, value in _NO_TPU_HERE.items():
-        os.environ.setdefault(name, value)
-    jax.config.update('jax_platforms', 'cpu')  # a TPU that is here is not for this
+    platforms = jax.config.jax_platforms
+    jax.config.update('jax_platforms', 'cpu')
     try:
-        return topologies.get_topology_desc(topology, 'tpu').devices
-    except Exception as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise UserError(f'--topology={topology} cannot be planned for: {said}') from error
+        with _environment(_ENVIRONMENT):
+            try:
+                devices = topologies.get_topology_desc(topology, 'tpu').devices
+            except Exception as error:  # the libraries raise several kinds
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+                raise UserError(f'--topology={topology} cannot be used: {reason}') from error
+            yield devices
+    finally:
+        jax.config.update('jax_platforms', platforms)
+
+
+@contextlib.contextmanager
+def _environment(defaults: Mapping[str, str]) -> Iterator[None]:
+    """Sets environment variables that have no value, and removes them again."""
+    missing = [name for name in defaults if name not in os.environ]
+    os.environ.update({name: defaults[name] for name in missing})
+    try:
+        yield
+    finally:
+        for name in missing:
+            os.environ.pop(name, None)

@@ -3,21 +3,24 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import numpy as np
 import pytest
 
 from benchmarks.original import memory, report, sides
 from benchmarks.original.arguments import arguments, dataset_code
-from benchmarks.original.clone import lay_out, open_clone
+from benchmarks.original.clone import link_data, open_clone
 from benchmarks.original.compare import benchmark
 from benchmarks.original.protocol import Child
 from configs import quickstart, toys
 from emkd_jax.errors import UserError
 from emkd_jax.runs.experiment import make_experiment
+from tests.support import ROOT
 
 _PREPROCESSED = 'Data/preprocessed/toys_min_rating0-min_uc5-min_sc5-splitleave_one_out'
 
@@ -27,7 +30,7 @@ _COUNTS = {'users': 600, 'items': 40, 'attributes': 5, 'windows': 50}
 def _clone(folder, counts=_COUNTS):
     """A folder with the fake, its data set and an attribute file."""
     shutil.copytree(
-        _TESTS.parent / 'support' / 'fake_clone',
+        ROOT / 'tests' / 'support' / 'fake_clone',
         folder,
         ignore=lambda *_: ['__pycache__'],
         dirs_exist_ok=True,
@@ -42,6 +45,7 @@ def _config(**changes):
     config = toys.get_config('quick')
     config.update(
         {
+            'data': {'stand_in': True},
             'model': {'max_len': 4, 'hidden_dim': 8, 'num_blocks': 1},
             'objective': {'num_views': 1},
             'train': {'batch_size': 16},
@@ -63,26 +67,32 @@ import os, signal, time
 from benchmarks.original.protocol import serve
 from emkd_jax.errors import UserError
 
-def echo(value):
-    print('noise')
-    os.system('echo noise of a library')
-    return value
+class Side:
+    def echo(self, value):
+        print('noise')
+        os.system('echo noise of a library')
+        return value
 
-def work():
-    sum(range(3_000_000))
-    return time.process_time()
+    def work(self):
+        sum(range(3_000_000))
+        return time.process_time()
 
-def refuse():
-    raise UserError('Do it otherwise.')
+    def refuse(self):
+        raise UserError('Do it otherwise.')
 
-def fail(what):
-    raise RuntimeError(what)
+    def fail(self, what):
+        raise RuntimeError(what)
 
-serve({'echo': echo, 'work': work, 'refuse': refuse, 'fail': fail, 'leave': lambda: os._exit(3),
-       'die': lambda: os.kill(os.getpid(), signal.SIGKILL)})
+    def leave(self):
+        os._exit(3)
+
+    def die(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+serve(Side())
 """)
     log = tmp_path / 'side.log'
-    with Child('The side', 'side', log, cwd=tmp_path, if_killed='take less') as side:
+    with Child('The side', 'side', log, cwd=tmp_path, advice='take less') as side:
         yield side
 
 
@@ -135,8 +145,8 @@ def _blocks(*seconds, what='sequences'):
     return [{'steps': 2, what: 64, 'seconds': s} for s in seconds]
 
 
-def test_summary_of_two_sides():
-    summary = report.summary(
+def test_summary_of_two_sides(capsys):
+    summary = report.summarise(
         {'emkd_jax': _blocks(1.0, 2.0, 1.0), 'original': _blocks(8.0, 8.0, 4.0)},
         {'emkd_jax': _blocks(1.0, 1.0, what='users'), 'original': _blocks(40.0, what='users')},
         {'emkd_jax': {'host': 10**9, 'device': 5}, 'original': {'host': 4 * 10**9, 'device': None}},
@@ -146,22 +156,24 @@ def test_summary_of_two_sides():
     assert summary['sequences_per_second'] == {'emkd_jax': 64.0, 'original': 8.0}
     assert summary['step_seconds'] == {'emkd_jax': 0.5, 'original': 4.0}
     assert summary['evaluation_speedup'] == 40.0
-    lines = report.table(summary).splitlines()
-    assert lines[1].split() == ['training,', 'sequences/s', '64.0', '8.0', '4']
-    assert lines[3].split() == ['peak', 'host', 'memory,', 'GB', '1.00', '4.00', '0.25']
-    assert 'device' not in lines[4]  # one side could not tell
+    report.print_summary(summary)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == ['training,', 'sequences/s', '64.0', '8.0', '4']
+    assert lines[4].split() == ['peak', 'host', 'memory,', 'GB', '1.00', '4.00', '0.25']
+    assert 'device' not in lines[5]  # one side could not tell
     assert '3 pairs' in lines[-1]
 
 
-def test_summary_of_this_code_alone():
-    summary = report.summary(
+def test_summary_of_this_code_alone(capsys):
+    summary = report.summarise(
         {'emkd_jax': _blocks(1.0, 2.0)},
         {'emkd_jax': _blocks(1.0, what='users')},
         {'emkd_jax': {'host': 10**9, 'device': None}},
     )
     assert summary['speedup'] is summary['evaluation_speedup'] is None
     assert summary['sequences_per_second'] == {'emkd_jax': 48.0}
-    assert 'ratio' not in report.table(summary)
+    report.print_summary(summary)
+    assert 'ratio' not in capsys.readouterr().out
 
 
 def test_clone_is_checked(tmp_path):
@@ -194,16 +206,16 @@ def test_clone_knows_its_commit(tmp_path):
 
 
 def test_original_is_driven_and_left_as_it_was(tmp_path):
-    clone, desk = _clone(tmp_path / 'clone'), tmp_path / 'desk'
-    desk.mkdir()
-    lay_out(open_clone(str(clone), 'toys'), desk)
+    clone, workplace = _clone(tmp_path / 'clone'), tmp_path / 'workplace'
+    workplace.mkdir()
+    link_data(open_clone(str(clone), 'toys'), workplace)
     before = _files(clone)
     given = arguments(_config(train__batch_size=20, ensemble__num_networks=4))
     with Child(
         'It',
-        'benchmarks.original.original',
+        'benchmarks.original.pytorch_side',
         tmp_path / 'log',
-        cwd=desk,
+        cwd=workplace,
         env={'PYTHONDONTWRITEBYTECODE': ''},
     ) as original:
         about = original.ask(
@@ -224,7 +236,7 @@ def test_original_is_driven_and_left_as_it_was(tmp_path):
     assert (one_batch['users'], whole['users']) == (256, 600)
     assert peaks['host'] > 1e6
     assert peaks['device'] is None
-    seen = json.loads((desk / 'seen.json').read_text())
+    seen = json.loads((workplace / 'seen.json').read_text())
     assert seen['template_was_set'] == 'train_bert'
     assert (seen['dataset_code'], seen['device']) == ('toys', 'cpu')
     assert seen['N'] == 4
@@ -233,7 +245,9 @@ def test_original_is_driven_and_left_as_it_was(tmp_path):
 
 
 def _set_up(tmp_path, **arguments_changed):
-    with Child('It', 'benchmarks.original.original', tmp_path / 'log', cwd=tmp_path) as original:
+    with Child(
+        'It', 'benchmarks.original.pytorch_side', tmp_path / 'log', cwd=tmp_path
+    ) as original:
         original.ask(
             'set_up',
             clone=str(tmp_path),
@@ -246,18 +260,12 @@ def _set_up(tmp_path, **arguments_changed):
 
 def test_module_the_original_lacks(tmp_path):
     (_clone(tmp_path) / 'models/__init__.py').write_text('import a_module_nobody_has')
-    with pytest.raises(UserError, match=r"'a_module_nobody_has'.*-r requirements-benchmark\.txt"):
+    with pytest.raises(UserError, match=r"'a_module_nobody_has'.*pip install 'emkd-jax\[torch\]'"):
         _set_up(tmp_path)
-    requirements = (_TESTS.parent / 'requirements-benchmark.txt').read_text()
-    assert {line.split('>')[0] for line in requirements.splitlines()} >= {
-        'torch',
-        'tensorboard',
-        'numpy',
-        'pandas',
-        'scipy',
-        'tqdm',
-        'wget',
-    }
+    project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+    lines = [*project['optional-dependencies']['torch'], *(ROOT / 'requirements.txt').open()]
+    installed = {re.match(r'[\w-]*', line).group() for line in lines}
+    assert installed >= {'torch', 'tensorboard', 'numpy', 'pandas', 'scipy', 'tqdm', 'wget'}
 
 
 def test_other_version_of_the_original(tmp_path):
@@ -356,7 +364,7 @@ def test_both_sides_in_one_run(tmp_path, monkeypatch, capsys):
     counts = make_experiment(config).counts
     clone = _clone(tmp_path / 'clone', counts)
     benchmark(config, '', str(clone), pairs=2, block_seconds=0.0)
-    workdir = tmp_path / 'runs/toys_quick'
+    workdir = tmp_path / 'runs/toys_quick_stand_in'
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert printed == json.loads((workdir / 'benchmark.json').read_text())
     assert printed['sizes'] == counts
@@ -375,12 +383,12 @@ def test_mistake_in_the_flags_is_one_sentence(tmp_path):
     done = subprocess.run(
         [
             sys.executable,
-            _TESTS.parent / 'launch.py',
+            ROOT / 'launch.py',
             '--config=configs/toys.py',
             '--mode=benchmark',
             f'--pytorch_repo={tmp_path}',
         ],
-        cwd=_TESTS.parent,
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )

@@ -1,6 +1,5 @@
 """The report of a run."""
 
-import itertools
 import json
 import shutil
 import sys
@@ -8,17 +7,17 @@ import sys
 import numpy as np
 import pytest
 
-from emkd_jax.analysis.report import _by, report
+from emkd_jax.analysis.report import group_users, report
 from emkd_jax.errors import UserError
-from tests.support.runs import small_config
+from emkd_jax.runs.trained import load_run
 
 
 def test_a_run_is_reported_with_its_plots(finished):
     results, folder = finished
-    file = report(small_config(), str(folder))
+    file = report(load_run(folder))
     text = file.read_text()
     assert 'stand-in' in text
-    assert f'| ensemble | {results["test"]["window"]["HR@10"]:.4f} |' in text
+    assert f'| ensemble  |  {results["test"]["window"]["HR@10"]:.4f} |' in text
     shown = [line.split('](')[1][:-1] for line in text.splitlines() if line.startswith('![')]
     assert shown == [
         'losses.png',
@@ -39,13 +38,13 @@ def test_a_run_is_reported_as_far_as_it_is(finished, tmp_path):
     log = folder / 'metrics.jsonl'
     whole = log.read_text().splitlines(keepends=True)
     log.write_text(''.join(whole[:4]) + whole[4][:20])
-    assert (report(small_config(), str(folder)).parent / 'losses.png').exists()
+    assert (report(load_run(folder)).parent / 'losses.png').exists()
 
 
 def test_the_student_of_a_run_is_reported_with_it(finished, tmp_path):
     folder = tmp_path / 'run'
     shutil.copytree(finished[1], folder, ignore=shutil.ignore_patterns('report', 'student'))
-    assert 'student' not in report(small_config(), str(folder)).read_text()
+    assert 'student' not in report(load_run(folder)).read_text()
     (folder / 'student').mkdir()
     (folder / 'student' / 'distillation.json').write_text(
         json.dumps(
@@ -55,9 +54,11 @@ def test_the_student_of_a_run_is_reported_with_it(finished, tmp_path):
             }
         )
     )
-    text = report(small_config(), str(folder)).read_text()
-    assert '| student | 0.1000 | 0.0500 |' in text
-    assert '| share of the gain that is kept | 75% | no gain |' in text
+    text = report(load_run(folder)).read_text()
+    cells = [line.strip('| ').split('|') for line in text.splitlines() if line.startswith('|')]
+    rows = {cell[0].strip(): [value.strip() for value in cell[1:]] for cell in cells}
+    assert rows['student'] == ['0.1000', '0.0500']
+    assert rows['share of the gain that is kept'] == ['75%', 'no gain']
 
 
 @pytest.mark.parametrize('lines', [None, 0, 1])
@@ -70,15 +71,9 @@ def test_without_a_validated_epoch_there_is_nothing_to_report(finished, tmp_path
         log.unlink()
     else:
         log.write_text(''.join(log.read_text().splitlines(keepends=True)[:lines]))
-    with pytest.raises(UserError, match=r'metrics\.jsonl tells of no epoch with a validation'):
-        report(small_config(), str(folder))
+    with pytest.raises(UserError, match=r'metrics\.jsonl has no epoch with a validation'):
+        report(load_run(folder))
     assert not (folder / 'report').exists()
-
-
-def test_without_a_run_there_is_nothing_to_report(tmp_path):
-    with pytest.raises(UserError, match='holds no run'):
-        report(small_config(), str(tmp_path / 'nowhere'))
-    assert not (tmp_path / 'nowhere').exists()
 
 
 def test_diversity_is_logged_at_each_validation(finished):
@@ -93,15 +88,14 @@ def test_diversity_is_logged_at_each_validation(finished):
 def test_groups_hold_every_user_once():
     values = np.array([1, 1, 1, 1, 1, 2, 2, 3, 9, 9, 50, 70])
     hits = np.stack([values > 8, values > 0]).astype(float)
-    groups = _by(values, hits)
-    assert sum(group['users'] for group in groups) == len(values)
-    for group, after in itertools.pairwise(groups):
-        assert group['high'] < after['low']
-    assert groups[0] == {'low': 1, 'high': 1, 'users': 5, 'HR@10': [0.0, 1.0]}
-    assert groups[-1]['HR@10'] == [1.0, 1.0]
+    groups = group_users(values, hits)
+    assert sum(group.users for group in groups) == len(values)
+    assert [group.label for group in groups] == ['1', '2', '3 to 9', '50 to 70']
+    assert groups[0] == ('1', 5, 0.0, 1.0)
+    assert groups[-1][2:] == (1.0, 1.0)
 
 
-def test_without_matplotlib_it_is_said_what_to_install(monkeypatch):
+def test_without_matplotlib_it_is_said_what_to_install(finished, monkeypatch):
     monkeypatch.setitem(sys.modules, 'matplotlib', None)
-    with pytest.raises(UserError, match=r'pip install -r requirements-report\.txt'):
-        report(small_config(), 'nowhere')
+    with pytest.raises(UserError, match=r"pip install 'emkd-jax\[report\]'"):
+        report(load_run(finished[1]))

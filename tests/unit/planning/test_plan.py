@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import os
 
 import jax
 import numpy as np
@@ -12,13 +13,16 @@ from configs import toys
 from emkd_jax.errors import UserError
 from emkd_jax.model.ensemble import make_ensemble
 from emkd_jax.objective.emkd import BLOCK
-from emkd_jax.planning.chips import CHIPS, Chip, chip_of, memory_of, roofline
+from emkd_jax.planning.chips import CHIPS, Chip, device_chip, device_memory, roofline
 from emkd_jax.planning.cost import Cost, compile_loss, step_cost
 from emkd_jax.planning.plan import _largest_batch, plan
-from emkd_jax.planning.topology import devices_of
+from emkd_jax.planning.topology import target_devices
 from emkd_jax.training.step import make_capacity, make_optimizer
 from tests.support import tiny
 
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec('libtpu') is None, reason='needs the extra plan'
+)
 CPU_BYTES, CPU_FLOPS, CPU_TEMPORARY = 13e9, 0.225e12, 1.1e9  # 12.4, 0.219 and 1.02
 ITEMS, ATTRIBUTES, WINDOWS = 11_924, 1_027, 31_506  # of Toys
 
@@ -44,11 +48,10 @@ def test_a_step_on_the_cpu_moves_no_more_than_it_did():
     assert cost.temporary < CPU_TEMPORARY
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec('libtpu') is None, reason='needs requirements-plan.txt'
-)
+@needs_libtpu
 def test_a_step_on_a_tpu_moves_no_more_than_it_did():
-    cost = cost_of_toys(devices_of('v5e:2x2'), 1024, 'tpu')
+    with target_devices('v5e:2x2') as devices:
+        cost = cost_of_toys(devices, 1024, 'tpu')
     assert cost.bytes_accessed < 30e9
     assert cost.memory < 3e9
 
@@ -101,7 +104,7 @@ def test_a_chip_of_two_devices_is_shared():
             self.coords = coords
 
     cores = [Core(chip, 0, 0) for chip in (0, 0, 1, 1)]
-    assert chip_of.__wrapped__(cores).memory == CHIPS['TPU v4'].memory / 2
+    assert device_chip.__wrapped__(cores).memory == CHIPS['TPU v4'].memory / 2
 
 
 def test_the_report_of_the_devices_at_hand(tiny_plan, tmp_path, capsys, monkeypatch):
@@ -182,16 +185,29 @@ def test_the_largest_batch_where_the_compiler_gives_up():
 
 
 def test_memory_of_a_cpu_is_the_machines():
-    assert memory_of(jax.devices()) * len(jax.devices()) > 2**28
+    assert device_memory(jax.devices()) * len(jax.devices()) > 2**28
 
 
+@needs_libtpu
+def test_planning_for_a_tpu_leaves_the_process_as_it_was():
+    environment, platforms = dict(os.environ), jax.config.jax_platforms
+    with target_devices('v5e:2x2') as devices:
+        assert len(devices) == 4
+        assert device_memory(devices) == CHIPS['TPU v5 lite'].memory
+    assert (dict(os.environ), jax.config.jax_platforms) == (environment, platforms)
+    with pytest.raises(UserError), target_devices('v5e:two'):
+        pass
+    assert (dict(os.environ), jax.config.jax_platforms) == (environment, platforms)
+
+
+@needs_libtpu
 @pytest.mark.parametrize('topology', ['v9:2x2', 'v5e:two'])
-def test_a_topology_that_is_none(topology):
-    with pytest.raises(UserError, match='topology'):
-        devices_of(topology)
+def test_a_topology_that_does_not_exist_is_refused(topology):
+    with pytest.raises(UserError, match=f'--topology={topology}'), target_devices(topology):
+        pass
 
 
 def test_without_the_compiler_the_package_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-    with pytest.raises(UserError, match=r'requirements-plan\.txt'):
-        devices_of('v5e:2x2')
+    with pytest.raises(UserError, match=r"'emkd-jax\[plan\]'"), target_devices('v5e:2x2'):
+        pass

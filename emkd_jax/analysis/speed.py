@@ -1,0 +1,49 @@
+"""How much a system costs: its parameters, and its speed on the devices of this process."""
+
+import time
+
+import jax
+import numpy as np
+
+from emkd_jax.evaluation import Evaluator
+from emkd_jax.runs.experiment import Experiment
+from emkd_jax.training.trainer import Request, Trainer
+
+_SECONDS = 3.0  # of training that are timed
+
+
+def train_for(trainer: Trainer, seconds: float, min_steps: int = 1) -> tuple[int, float]:
+    """Trains until the time is up and `min_steps` steps are done, beyond the last epoch if needed.
+
+    Returns:
+      The steps that were taken, and the seconds that they took.
+    """
+    began, first = time.perf_counter(), trainer.step
+
+    def request() -> Request:
+        late = time.perf_counter() - began >= seconds
+        return Request.STOP if late and trainer.step >= first + min_steps else Request.NONE
+
+    answer = Request.NONE
+    while answer != Request.STOP:
+        epoch_end = (trainer.step // trainer.per_epoch + 1) * trainer.per_epoch
+        answer = trainer.advance_to(epoch_end, request)
+    return trainer.step - first, time.perf_counter() - began
+
+
+def measure_cost(experiment: Experiment) -> dict[str, int | float]:
+    """Returns 'parameters' of all networks, training 'sequences/s', and validation 'users/s'."""
+    trainer = make_trainer(experiment)
+    train_for(trainer, 0)  # compiles
+    steps, seconds = train_for(trainer, _SECONDS)
+    [params] = trainer.params()
+    validation = experiment.split.validation
+    evaluate = Evaluator(experiment.config.eval, experiment.ensemble, validation)
+    evaluate(params)  # compiles
+    began = time.perf_counter()
+    evaluate(params)
+    return {
+        'parameters': sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params)),
+        'sequences/s': experiment.config.train.batch_size * steps / seconds,
+        'users/s': len(validation.targets) / (time.perf_counter() - began),
+    }
