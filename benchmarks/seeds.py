@@ -1,113 +1,108 @@
-"""What the second seed costs, where several train in one compiled step:
+"""What the second seed costs where several train in one compiled step:
 
-    python benchmarks/seeds.py --config=configs/toys.py:quick --output=FILE [options of launch.py]
+    python benchmarks/seeds.py --config=toys:quick --output=FILE [--config.data.source=FOLDER]
 
 For 1, 2, ... --most seeds: FLOPs and bytes of a compiled train step as XLA counts them, and the
-seconds of a step, the median of rounds that take turns.
+seconds of a step, as the median of rounds that take turns.
 """
 
-import importlib.metadata
+import argparse
 import json
 import pathlib
-import platform
 import statistics
 import sys
 import time
 
-import jax
-import numpy as np
-from absl import app, flags
-from ml_collections import config_flags
-
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from emkd_jax.runs.experiment import make_experiment
-from emkd_jax.training.step import TrainingData, make_train_steps
-from emkd_jax.training.sweep import Member, together
-from emkd_jax.training.trainer import NOTHING, Trainer
-from emkd_jax.xla_flags import set_xla_flags
+from emkd_jax.cli import set_xla_flags
 
-config_flags.DEFINE_config_file('config', None, 'Configuration.', lock_config=True)
-flags.DEFINE_string('output', 'seeds.json', 'JSON file to write.')
-flags.DEFINE_integer('most', 3, 'The most seeds.', lower_bound=2)
-flags.DEFINE_integer('rounds', 7, 'Timed rounds.', lower_bound=1)
+set_xla_flags()  # before jax is imported, as the command line does
 
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
 
-def members_of(config, seeds):
-    """As many runs; one alone is no member of anything."""
-    runs = []
-    for seed in range(seeds):
-        alone = config.copy_and_resolve_references()
-        alone.seed = seed
-        runs.append(Member(f'seed_{seed}', alone))
-    return runs if seeds > 1 else []
+from emkd_jax.config import get_config  # noqa: E402
+from emkd_jax.runs.experiment import make_experiment  # noqa: E402
+from emkd_jax.runs.results import device_name, versions  # noqa: E402
+from emkd_jax.training.step import TrainingData, compile_train_steps, stack_states  # noqa: E402
+from emkd_jax.training.sweep import expand_sweep, stack_hyper_parameters  # noqa: E402
+from emkd_jax.training.trainer import Request, Trainer  # noqa: E402
 
 
-def stacked(experiment, runs):
-    """The first state of `runs`, or of the experiment alone."""
-    if not runs:
-        return jax.device_get(experiment.initial_state())
-    states = [jax.device_get(experiment.with_config(run.config).initial_state()) for run in runs]
-    return jax.tree.map(lambda *of_runs: np.stack(of_runs), *states)
+def first_states(experiment, runs):
+    """The stacked states before the first step."""
+    return stack_states([experiment.with_config(run.config).initial_state() for run in runs])
 
 
-def counted_by_xla(experiment, state, runs):
+def xla_counts(experiment, states):
     """FLOPs and bytes of a step on one device."""
-    step = make_train_steps(
-        experiment.config,
-        experiment.ensemble,
-        experiment.optimizer,
-        (experiment.windows > 0).sum(1),
-        jax.devices()[:1],
-    )
-    data = TrainingData(
-        experiment.windows,
-        experiment.data.item_attributes,
-        together(runs).settings if runs else None,
-    )
-    cost = step.lower(state, data, np.int32(1), np.zeros(1, np.int32)).compile().cost_analysis()
+    lengths = (experiment.windows > 0).sum(1)
+    step = compile_train_steps(experiment.config, experiment.ensemble, lengths, jax.devices()[:1])
+    data = TrainingData(experiment.windows, experiment.data.item_attributes)
+    cost = step.lower(states, data, np.int32(1), np.zeros(1, np.int32)).compile().cost_analysis()
     return {'flops': cost['flops'], 'bytes': cost['bytes accessed']}
 
 
-def main(_):
-    set_xla_flags()  # as launch.py does
-    config = flags.FLAGS.config
+def advance(trainer, steps):
+    """Takes so many steps."""
+    trainer.advance_to(trainer.step + steps, lambda: Request.NONE, lambda: None)
+
+
+def main():
+    """Measures and writes the record."""
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--config', required=True)
+    parser.add_argument('--output', default='seeds.json')
+    parser.add_argument('--most', type=int, default=3)
+    parser.add_argument('--rounds', type=int, default=7)
+    given, options = parser.parse_known_args()
+    changes = dict(option.removeprefix('--config.').split('=', 1) for option in options)
+    config = get_config(given.config, **changes)
     experiment = make_experiment(config)
-    steps = config.train.steps_per_dispatch if jax.default_backend() != 'cpu' else 2
+    steps = 16 if jax.default_backend() != 'cpu' else 2
     found, trainers = {}, {}
-    for seeds in range(1, flags.FLAGS.most + 1):
-        runs = members_of(config, seeds)
-        state = stacked(experiment, runs)
-        found[seeds] = counted_by_xla(experiment, state, runs)
+    for seeds in range(1, given.most + 1):
+        config.train.num_seeds = seeds
+        runs = expand_sweep(config)
+        states = first_states(experiment, runs)
+        found[seeds] = xla_counts(experiment, states)
         trainers[seeds] = Trainer(
-            experiment, state, {'steps': 0, 'seconds': 0.0}, together(runs) if runs else None
+            config,
+            experiment.ensemble,
+            experiment.windows,
+            experiment.data.item_attributes,
+            states,
+            stack_hyper_parameters([run.config for run in runs]),
+            [run.name for run in runs],
+            {'steps': 0, 'seconds': 0.0},
         )
-        trainers[seeds].advance_to(1, lambda: NOTHING, lambda: None)  # compiles
+        advance(trainers[seeds], 1)  # compiles
     seconds = {seeds: [] for seeds in trainers}
-    for _ in range(flags.FLAGS.rounds):
+    for _ in range(given.rounds):
         for seeds, trainer in trainers.items():
             before = trainer.timed['seconds']
-            trainer.advance_to(trainer.step + steps, lambda: NOTHING, lambda: None)
+            advance(trainer, steps)
             seconds[seeds].append((trainer.timed['seconds'] - before) / steps)
-    for seeds, of_step in found.items():
-        of_step['seconds'] = statistics.median(seconds[seeds])
-    file = config_flags.get_config_filename(flags.FLAGS['config'])
+    for seeds, counts in found.items():
+        counts['seconds'] = statistics.median(seconds[seeds])
     record = {
-        'command': f'python benchmarks/seeds.py --config={file} --output=FILE '
-        f'--rounds={flags.FLAGS.rounds}',
+        'command': f'python benchmarks/seeds.py --config={given.config} --output=FILE '
+        f'--rounds={given.rounds}',
         'date': time.strftime('%Y-%m-%d'),
-        'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
-        'versions': {name: importlib.metadata.version(name) for name in ('jax', 'flax', 'optax')}
-        | {'python': platform.python_version()},
+        'device': device_name(),
+        'versions': versions(),
         'data': experiment.data.name,
         'batch_size': config.train.batch_size,
-        'rounds': flags.FLAGS.rounds,
-        'step_of_so_many_seeds': found,
-        'second_seed_of_first': {what: found[2][what] / found[1][what] - 1 for what in found[1]},
+        'rounds': given.rounds,
+        'step_by_number_of_seeds': found,
+        'second_seed_relative_to_first': {
+            what: found[2][what] / found[1][what] - 1 for what in found[1]
+        },
     }
-    pathlib.Path(flags.FLAGS.output).write_text(json.dumps(record, indent=2) + '\n')
+    pathlib.Path(given.output).write_text(json.dumps(record, indent=2) + '\n')
     print(json.dumps(record, indent=2))
 
 
 if __name__ == '__main__':
-    app.run(main)
+    main()

@@ -9,7 +9,7 @@ import jax
 import ml_collections
 from etils import epath
 
-from emkd_jax.data.cache import save_dataset
+from emkd_jax.data.cache import holds_dataset, save_dataset
 from emkd_jax.data.dataset import Dataset
 from emkd_jax.errors import PreemptedError
 from emkd_jax.evaluation import Diversity, Evaluator
@@ -222,7 +222,7 @@ def _save(runs: Sequence[TrainingRun], trainer: Trainer, spent: dict[str, Any]) 
 
 def _keep_data(data: Dataset, folder: epath.Path) -> None:
     """Keeps a copy of the data in the workdir, which is then enough to use the run."""
-    if jax.process_index() == 0 and not (folder / 'data').exists():
+    if jax.process_index() == 0 and not holds_dataset(folder / 'data'):
         with writing(folder / 'data'):
             save_dataset(data, folder / 'data')
 

@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from emkd_jax import data
 from emkd_jax.config import from_json
-from emkd_jax.data.cache import read_dataset
+from emkd_jax.data.cache import holds_dataset, read_dataset
 from emkd_jax.data.dataset import Dataset
 from emkd_jax.errors import UserError
 from emkd_jax.runs.checkpoints import read_best
@@ -161,6 +161,6 @@ def _best_of_several(folder: epath.Path) -> tuple[epath.Path, ml_collections.Con
 def _stored_data(*folders: epath.Path) -> Dataset | None:
     """The copy of the data in a run's folder, or in the folder around a run of several."""
     for folder in dict.fromkeys([*folders, folders[0].parent]):
-        if (folder / 'data').exists():
+        if holds_dataset(folder / 'data'):
             return read_dataset(folder / 'data')
     return None

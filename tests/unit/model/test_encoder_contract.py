@@ -14,13 +14,14 @@ from emkd_jax.evaluation import Evaluator
 from emkd_jax.model.encoders import ENCODERS
 from emkd_jax.model.ensemble import make_ensemble, take_network
 from emkd_jax.training import placement
-from emkd_jax.training.step import TrainingData, make_train_steps
+from emkd_jax.training.step import TrainingData, compile_train_steps, stack_states
 from tests.support import small
 from tests.support.tiny import NUM_ITEMS, tiny_config, tiny_data, tiny_experiment
 
 CAUSAL = [name for name in ENCODERS if name != 'bert4rec']
 
-each_encoder = pytest.mark.parametrize('name', ENCODERS)
+OWN = 'tests.support.own_encoder:MeanOfItems'  # as a user would add one
+each_encoder = pytest.mark.parametrize('name', [*ENCODERS, OWN])
 each_causal_encoder = pytest.mark.parametrize('name', CAUSAL)
 
 
@@ -224,31 +225,39 @@ def test_a_planted_pattern_is_learned(name):
     )
     experiment = tiny_experiment(config, data)
     on = jax.devices()[:2]
-    step = make_train_steps(
-        config, experiment.ensemble, experiment.optimizer, (experiment.windows > 0).sum(1), on
-    )
-    state = placement.replicate(jax.jit(experiment.initial_state)(), on)
+    lengths = (experiment.windows > 0).sum(1)
+    step = compile_train_steps(config, experiment.ensemble, lengths, on)
+    states = placement.replicate(stack_states([jax.jit(experiment.initial_state)()]), on)
     training_data, all_steps, nothing = (
         placement.replicate(TrainingData(experiment.windows, data.item_attributes), on),
         placement.replicate(np.int32(10), on),
         placement.fill(0, on),
     )
     for epoch in range(10):
-        state, progress = step(state, training_data, all_steps, nothing)
-        assert progress.step == 10 * epoch + 10  # and so waits: fake devices want no queue
+        states, progress = step(states, training_data, all_steps, nothing)
+        assert progress.step == [10 * epoch + 10]  # this waits: fake devices must not queue
     evaluate = Evaluator(config.eval, experiment.ensemble, experiment.split.test, on)
-    result = evaluate(state.params)
+    result = evaluate(placement.take(states.params, 0, on))
     for metrics in (result.ensemble, *result.networks):
         assert metrics['none']['HR@1'] > 0.95
 
 
 @pytest.mark.parametrize('name', ['gru4rec', 'caser'])
-def test_options_of_other_encoders_are_not_looked_at(name):
-    made_with = make_ensemble(tiny_config(model__encoder=name, model__num_heads=3), 10, 3)
-    assert not hasattr(made_with.network.encoder, 'num_heads')
+def test_encoders_without_heads_take_any_number_of_them(name):
+    make_ensemble(tiny_config(model__encoder=name, model__num_heads=3), 10, 3)
+    with pytest.raises(UserError, match=r'hidden_dim=16 is not divisible by model\.num_heads=3'):
+        make_ensemble(tiny_config(model__encoder='sasrec', model__num_heads=3), 10, 3)
 
 
-@pytest.mark.parametrize('name', ['transformer', 'bert4rec,gru4rec'])
-def test_an_encoder_that_is_not_there_is_refused(name):
-    with pytest.raises(UserError, match=rf"model\.encoder is '{name}'; all networks .* the same"):
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('transformer', r"model\.encoder is 'transformer'; use one of bert4rec, .*package\.module"),
+        ('no_such_module:Encoder', r'cannot be imported \(No module named'),
+        ('tests.support.own_encoder:Missing', r'cannot be imported \(module .* has no attribute'),
+        ('tests.support.own_encoder:NOTHING', r'is no subclass of emkd_jax\.SequenceEncoder'),
+    ],
+)
+def test_an_encoder_that_does_not_exist_is_refused(name, message):
+    with pytest.raises(UserError, match=message):
         make_ensemble(tiny_config(model__encoder=name), 10, 3)

@@ -1,0 +1,29 @@
+"""An encoder as a user would write it: one file, nothing of ours changed."""
+
+import jax
+import jax.numpy as jnp
+
+from emkd_jax import SequenceEncoder
+from emkd_jax.model import hash_rng
+from emkd_jax.model.encoders.layers import Linear
+
+NOTHING = None
+
+
+class MeanOfItems(SequenceEncoder):
+    """A decaying mean of the earlier items, and a layer with ReLU for every block."""
+
+    has_slot_embeddings = False
+
+    def blocks(self, x, items, keys, last_only):
+        """The mean, then the layers."""
+        slot = jnp.arange(items.shape[1])
+        age = (slot[:, None] - slot[None, :]).astype(jnp.float32)
+        weights = jnp.where((age >= 0)[None] & (items > 0)[:, None], 0.3 ** jnp.abs(age)[None], 0)
+        x = jnp.einsum('rqk,rkd->rqd', weights.astype(x.dtype), x)
+        if last_only:
+            x = x[:, -1:]
+        for block, block_keys, _ in self.each_block(keys, last_only):
+            x = x + jax.nn.relu(Linear(self.dim, self.dtype, name=f'layer_{block}')(x))
+            x = hash_rng.dropout(x, block_keys, 1, self.dropout)
+        return Linear(self.dim, self.dtype, name='out')(x)
