@@ -10,7 +10,7 @@ from the one before it.
 import errno
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -163,7 +163,11 @@ class Checkpoints:
             warn(f'Checkpoint {path.name} was moved to {folder}: {fault}.')
 
 
-def read_best(workdir: epath.PathLike, shapes: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+def read_best(
+    workdir: epath.PathLike,
+    shapes: PyTree,
+    check: Callable[[dict[str, Any]], None] = lambda record: None,
+) -> tuple[PyTree, dict[str, Any]] | None:
     """Parameters (host arrays) and record of the best checkpoint; None before the first validation.
 
     Nothing else is read: not the moments of the optimizer, and no file of other checkpoints.
@@ -172,6 +176,7 @@ def read_best(workdir: epath.PathLike, shapes: PyTree) -> tuple[PyTree, dict[str
     Args:
       workdir: of the run.
       shapes: shapes and dtypes of the parameters of one run.
+      check: called with the record before anything large is read; it may raise.
 
     Raises:
       RunError: there are checkpoints, and none can be trusted.
@@ -187,6 +192,7 @@ def read_best(workdir: epath.PathLike, shapes: PyTree) -> tuple[PyTree, dict[str
         best = _best(record)
         if best is None:
             return None
+        check(record)
         if fault := _fault(root / str(best)):
             faults[best] = fault
             continue

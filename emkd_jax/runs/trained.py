@@ -86,12 +86,14 @@ class TrainedRun:
 
     @functools.cached_property
     def _best(self) -> tuple[PyTree, dict[str, Any]]:
-        found = read_best(self.folder, self.experiment.state_shapes().params)
+        def same_data(record: dict[str, Any]) -> None:
+            check_data(self.folder, record['data'], self.dataset.fingerprint)
+
+        found = read_best(self.folder, self.experiment.state_shapes().params, same_data)
         if found is None:
             raise UserError(
                 f'The run in {self.folder} has no validated checkpoint yet; let --mode=train go on.'
             )
-        check_data(self.folder, found[1]['data'], self.dataset.fingerprint)
         return found
 
 
@@ -113,8 +115,8 @@ def load_run(
     Raises:
       UserError: the folder holds no run, or one with another configuration or other data.
     """
+    config = config or stored_config(workdir)
     folder = epath.Path(workdir)
-    config = config or stored_config(folder)
     check_same_config(folder, config)
     parent = folder
     if len(expand_sweep(config)) > 1:

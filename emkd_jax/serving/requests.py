@@ -81,9 +81,7 @@ def read_requests(path: str, data: Dataset, unknown: Unknown) -> Iterator[Reques
         yield from read(itertools.chain(head, lines))
 
 
-def read_ids(
-    path: str, option: str, data: Dataset, unknown: Unknown
-) -> Int[np.ndarray, ' items']:
+def read_ids(path: str, option: str, data: Dataset, unknown: Unknown) -> Int[np.ndarray, ' items']:
     """Numbers of the items whose ids stand in the file at `path`, one a line."""
     numbers = _numbers(data.item_ids, 1)
     found = []

@@ -26,6 +26,7 @@ class Caser(SequenceEncoder):
     vertical: int = 4
 
     has_slot_embeddings = False
+    embedding_scale = 1.0
     drops_embeddings = False
 
     def blocks(

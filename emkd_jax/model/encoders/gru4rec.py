@@ -49,6 +49,7 @@ class GRU4Rec(SequenceEncoder):
     """
 
     has_slot_embeddings = False
+    embedding_scale = 1.0
 
     def blocks(
         self,

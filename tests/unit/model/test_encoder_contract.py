@@ -235,7 +235,7 @@ def test_a_planted_pattern_is_learned(name):
     )
     for epoch in range(10):
         states, progress = step(states, training_data, all_steps, nothing)
-        assert progress.step == [10 * epoch + 10]  # this waits: fake devices must not queue
+        assert int(progress.step[0]) == 10 * epoch + 10  # this waits: fake devices must not queue
     evaluate = Evaluator(config.eval, experiment.ensemble, experiment.split.test, on)
     result = evaluate(placement.take(states.params, 0, on))
     for metrics in (result.ensemble, *result.networks):

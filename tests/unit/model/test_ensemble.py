@@ -88,7 +88,6 @@ def test_dropout_depends_on_row_key_network_and_slot(ensemble, params):
     [
         ({'model__encoder': 'rnn'}, "model.encoder is 'rnn'"),
         ({'model__num_heads': 3}, 'not divisible by model.num_heads=3'),
-        ({'model__dtype': 'float8'}, "model.dtype is 'float8'"),
     ],
 )
 def test_senseless_options_are_refused(changes, sentence):

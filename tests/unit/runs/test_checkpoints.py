@@ -147,6 +147,7 @@ def test_without_its_best_a_checkpoint_is_of_no_use(tmp_path):
 def test_damage_after_the_start_is_noticed_too(tmp_path):
     root = save(tmp_path, {1: 1})
     checkpoints = Checkpoints(tmp_path)
+    checkpoints.restore(1, state(0))
     (root / '1' / 'state' / 'manifest.ocdbt').write_bytes(b'')
     with pytest.raises(RunError, match='manifest.ocdbt is damaged.*start the same command again'):
         checkpoints.restore(1, state(0))

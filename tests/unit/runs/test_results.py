@@ -9,14 +9,14 @@ import pytest
 
 from tests.support import ROOT as _ROOT
 
-_BEST = {'dropout': 0.5, 'learning_rate': 5e-4, 'temperature': 1.0}
+_BEST = {'model.dropout': 0.5, 'optimizer.learning_rate': 5e-4, 'objective.temperature': 1.0}
 
 
 def _results(tmp_path, *flags, fails='nothing', **env):
     """What the script says, and the calls it makes, less the workdir and those of python itself."""
     python = tmp_path / 'python'
     python.write_text(f"""#!/usr/bin/env bash
-[ "$1" = - ] && exec python3 "$@"
+[ "$1" = -c ] && exec python3 "$@"
 workdir=
 for flag; do
     case "$flag" in
