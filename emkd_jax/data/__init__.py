@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from typing import Any
 
 import ml_collections
 
@@ -37,6 +38,28 @@ def load_dataset(name: str, source: str | os.PathLike[str] = '', stand_in: bool 
     return load(ml_collections.ConfigDict(options))
 
 
+def read_events(events: Any, items: Any = None, **options: Any) -> Dataset:
+    """Reads an event log of your own: which user took which item, and when.
+
+        data = read_events('events.csv', items='items.csv', k_core=3)
+        data = read_events(frame[['user', 'item', 'time']])
+        print(data.notes)  # what was read, left out and assumed
+
+    Args:
+      events: the path of a file or folder, a pandas or polars DataFrame, or an Arrow table.
+      items: the same for the attributes and titles of the items; None: those that lie beside the
+        events, if there are any.
+      **options: options of event logs without their prefix `data.`, such as `user_column`,
+        `min_rating`, `k_core` or `split`.
+
+    Raises:
+      UserError: an option is not known, or the events cannot be read.
+    """
+    from emkd_jax.data import event_log
+
+    return event_log.read_events(events, items, **options)
+
+
 def load(options: ml_collections.ConfigDict) -> Dataset:
     """Loads the data set that `config.data` describes, and prepares it first if it is not.
 
@@ -68,15 +91,6 @@ def prepare(options: ml_collections.ConfigDict) -> pathlib.Path:
     if options.stand_in or options.name == stand_in.QUICKSTART:
         raise UserError(f'The {options.name} data is made up at each start: nothing to prepare.')
     return prepared.prepare(options.name, options.source)
-
-
-def titles(options: ml_collections.ConfigDict) -> list[str]:
-    """Titles of the items, item i's at i - 1; empty if the data has none."""
-    if options.name == _EVENT_LOG:
-        from emkd_jax.data import event_log
-
-        return event_log.titles(options)
-    return []
 
 
 def _check(options: ml_collections.ConfigDict) -> None:
