@@ -26,7 +26,7 @@ _FEATURES = {
 }
 
 
-class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[misc, call-arg]
     """Prepares a data set from the released files, which are in the TFDS `manual_dir`."""
 
     VERSION = tfds.core.Version('1.0.0')
@@ -43,7 +43,9 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             homepage='https://github.com/hw-du/EMKD',
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[Any]]:
         folder = pathlib.Path(dl_manager.manual_dir)
         return {SPLITS[self.builder_config.name]: self._generate_examples(folder)}
 

@@ -90,15 +90,16 @@ def download(name: str, folder: pathlib.Path) -> None:
         for path in registry:
             fetcher.fetch(path)
     except (OSError, ValueError) as error:  # no answer, or an answer with another SHA-256
-        reason = str(error).partition('\n')[0]
+        reason: BaseException = error
+        while reason.__context__:  # the first error in the chain is the clearest
+            reason = reason.__context__
         raise UserError(
-            f'The {name} data is not on this machine and cannot be downloaded from GitHub; on '
-            'made-up data, this works here at once: python launch.py '
-            '--config=configs/quickstart.py\n'
-            f'For {name} itself, name a folder with the files of the authors in '
-            '--config.data.source=FOLDER, or run --mode=prepare on a machine with a network and '
-            'set TFDS_DATA_DIR to a copy of its result, or train on a made-up stand-in with '
-            f'--config.data.stand_in=True. (The download failed: {reason})'
+            f'The {name} data is not on this machine and cannot be downloaded from GitHub '
+            f'({str(reason)[:200]}). `python launch.py --config=configs/quickstart.py` works here '
+            f'at once, on made-up data. For {name} itself, name a folder with the files of the '
+            'authors in --config.data.source=FOLDER, or run --mode=prepare on a machine with a '
+            'network and set TFDS_DATA_DIR to a copy of its result here, or train on a made-up '
+            'stand-in with --config.data.stand_in=True.'
         ) from error
 
 

@@ -112,4 +112,4 @@ class _Catalogue:
         low = self.cumulative[np.searchsorted(labels, wanted, 'left')]
         high = self.cumulative[np.searchsorted(labels, wanted, 'right')]
         point = low + random.random(wanted.shape) * (high - low)
-        return np.searchsorted(self.cumulative, point, 'right') - 1
+        return np.asarray(np.searchsorted(self.cumulative, point, 'right') - 1)
