@@ -5,9 +5,11 @@ write equations as hosts render them: in fences named `math`, and as $`...`$ wit
 """
 
 import pathlib
+import posixpath
 import re
 
 from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 RESULTS = pathlib.Path(__file__).parent.parent / 'results'
@@ -45,8 +47,18 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def on_page_content(html, page, config, files):
-    """Puts the equations within lines back."""
-    del config, files
+    """Puts the equations within lines back, and lets the links of notebooks point at pages."""
+    del config
+    if page.file.src_uri.endswith('.ipynb'):
+        folder = posixpath.dirname(page.file.src_uri)
+
+        def to_page(found):
+            target = files.get_file_from_path(posixpath.normpath(f'{folder}/{found[1]}'))
+            if target is None:
+                raise PluginError(f'{page.file.src_uri} links to {found[1]}, which does not exist.')
+            return f'href="{target.url_relative_to(page.file)}'
+
+        html = re.sub(r'href="([^":#]+\.(?:md|ipynb))', to_page, html)
     return re.sub(r'@equation(\d+)@', lambda found: page.meta['equations'][int(found[1])], html)
 
 

@@ -1,8 +1,9 @@
-"""A made-up shop: writes events.csv and items.csv into a folder, the same at every call.
+"""Writes the files of a made-up shop, events.csv and items.csv, to a folder.
 
     python examples/shop.py FOLDER
 
-Customers have one or two hobbies and mostly go on from what they bought last. Nobody real is in it.
+Every call writes the same events. Customers have two hobbies, and mostly buy next what follows
+their last purchase. No data of real people is used.
 """
 
 import csv
@@ -90,7 +91,7 @@ HOBBIES = {
 
 
 def main(folder: pathlib.Path) -> None:
-    """Writes both files."""
+    """Writes both files to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     titles = {
         f'{hobby[:3].upper()}-{number:02}': (title, hobby)
@@ -110,7 +111,7 @@ def main(folder: pathlib.Path) -> None:
 
 
 def purchases(customer: int, random: np.random.Generator) -> list[tuple[str, str, str]]:
-    """(customer, item, date) of one customer."""
+    """The purchases of one customer: (customer, item, date)."""
     hobbies = random.choice(len(HOBBIES), 2, replace=False)
     place = random.integers(0, 4, 2)
     day = datetime.date(2025, 1, 1) + datetime.timedelta(int(random.integers(300)))

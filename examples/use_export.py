@@ -1,4 +1,4 @@
-"""Recommends from an exported folder, with jax and flatbuffers: use_export.py FOLDER ITEM ..."""
+"""Recommends from an exported folder; needs jax and flatbuffers: use_export.py FOLDER ITEM ..."""
 
 import json
 import pathlib
@@ -11,10 +11,10 @@ folder, history = pathlib.Path(sys.argv[1]), sys.argv[2:]
 items = json.loads((folder / 'items.json').read_text())['items']
 slots = json.loads((folder / 'card.json').read_text())['slots']
 model = jax.export.deserialize(bytearray((folder / 'model.stablehlo').read_bytes()))
-number = {str(item): n for n, item in enumerate(items, 1)}
-seen = [number[item] for item in history if item in number]
-row = np.array([[0] * (slots - len(seen)) + seen[-slots:]], np.int32)
-scores = np.array(model.call(row))[0]
+numbers = {str(item): number for number, item in enumerate(items, 1)}
+seen = [numbers[item] for item in history if item in numbers]
+window = ([0] * slots + seen)[len(seen) :]  # the last `slots` of them, padded on the left with 0
+scores = np.array(model.call(np.array([window], np.int32)))[0]
 scores[np.array(seen, int) - 1] = -np.inf
-for n in np.argsort(-scores)[:10]:
-    print(items[n], scores[n])
+for place in np.argsort(-scores)[:10]:
+    print(items[place], scores[place])

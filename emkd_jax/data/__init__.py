@@ -1,61 +1,113 @@
-"""From the authors' files to histories, attributes and ids in memory."""
+"""Data sets: the released ones, event logs of your own, and made-up data."""
 
+import os
 import pathlib
+from typing import Any
 
 import ml_collections
 
-from emkd_jax.data import prepared, stand_in
+from emkd_jax.data import prepared, released, stand_in
 from emkd_jax.data.dataset import Dataset
 from emkd_jax.errors import UserError
 
-_CUSTOM = 'custom'  # the name of anybody's own data
+_EVENT_LOG = 'custom'
+
+
+def load_dataset(name: str, source: str | os.PathLike[str] = '', stand_in: bool = False) -> Dataset:
+    """Loads a data set by name; the first call downloads and prepares it.
+
+        data = load_dataset('toys')
+        data.counts()  # {'users': 19412, 'items': 11924, 'interactions': 167597, ...}
+
+    Prepared data is kept in the folder `TFDS_DATA_DIR`, by default `~/tensorflow_datasets`.
+    `read_events` reads data of your own.
+
+    Args:
+      name: 'toys' (Amazon Toys and Games), 'beauty' (Amazon Beauty), 'ml_1m' (MovieLens-1M), or
+        'quickstart', a small data set that is made up.
+      source: a folder with the files that the authors of EMKD released, in the layout of their
+        repository; empty: download the files unless the data is prepared already.
+      stand_in: make up data that resembles the data set, instead of loading it. It needs no files
+        and no network, and its results have no meaning.
+
+    Raises:
+      UserError: there is no such data set, its files are not the released ones, or they can neither
+        be found nor downloaded.
+    """
+    options = {'name': name, 'source': str(source), 'stand_in': stand_in}
+    return load(ml_collections.ConfigDict(options))
+
+
+def read_events(events: Any, items: Any = None, **options: Any) -> Dataset:
+    """Reads an event log of your own: which user took which item, and when.
+
+        data = read_events('events.csv', items='items.csv', k_core=3)
+        data = read_events(frame[['user', 'item', 'time']])
+        print(data.notes)  # what was read, left out and assumed
+
+    Args:
+      events: the path of a file or folder, a pandas or polars DataFrame, or an Arrow table.
+      items: the same for the attributes and titles of the items; None: those that lie beside the
+        events, if there are any.
+      **options: options of event logs without their prefix `data.`, such as `user_column`,
+        `min_rating`, `k_core` or `split`.
+
+    Raises:
+      UserError: an option is not known, or the events cannot be read.
+    """
+    from emkd_jax.data import event_log
+
+    return event_log.read_events(events, items, **options)
 
 
 def load(options: ml_collections.ConfigDict) -> Dataset:
-    """The data set that `config.data` asks for, decoded; prepared first where need be.
+    """Loads the data set that `config.data` describes, and prepares it first if it is not.
 
-    With `stand_in`, where real data is neither prepared nor in `source`, made-up data.
+    Raises:
+      UserError: the options contradict each other, or the data cannot be had.
     """
-    if options.name == _CUSTOM:
-        from emkd_jax.data import event_log as custom
-
-        return custom.load(options)
     _check(options)
-    if options.name == stand_in.ONLY or (
-        options.stand_in and not options.source and not prepared.is_prepared(options.name)
-    ):
+    if options.name == _EVENT_LOG:
+        from emkd_jax.data import event_log
+
+        return event_log.load(options)
+    if options.stand_in or options.name == stand_in.QUICKSTART:
         return stand_in.make(options.name)
     prepared.prepare(options.name, options.source)
     return prepared.read(options.name)
 
 
 def prepare(options: ml_collections.ConfigDict) -> pathlib.Path:
-    """Prepares the real data that `config.data` names, and returns its folder."""
-    if options.name == _CUSTOM:
-        from emkd_jax.data import event_log as custom
+    """Prepares the data set that `config.data` describes, and returns its folder.
 
-        return custom.prepare(options)
+    Raises:
+      UserError: the data is made up, the options contradict each other, or the data cannot be had.
+    """
     _check(options)
-    if options.name == stand_in.ONLY:
-        raise UserError(f'The {stand_in.ONLY} data is made up at each start: nothing to prepare.')
+    if options.name == _EVENT_LOG:
+        from emkd_jax.data import event_log
+
+        return event_log.prepare(options)
+    if options.stand_in or options.name == stand_in.QUICKSTART:
+        raise UserError(f'The {options.name} data is made up at each start: nothing to prepare.')
     return prepared.prepare(options.name, options.source)
 
 
-def titles(options: ml_collections.ConfigDict) -> list[str]:
-    """Titles of the items, that of item i at i - 1; empty where the data has none."""
-    if options.name == _CUSTOM:
-        from emkd_jax.data import event_log as custom
-
-        return custom.titles(options)
-    return []
-
-
-def _check(options):
-    names = (*prepared.BUILDERS, stand_in.ONLY, _CUSTOM)
+def _check(options: ml_collections.ConfigDict) -> None:
+    names = (*released.RELEASES, stand_in.QUICKSTART, _EVENT_LOG)
     if options.name not in names:
         raise UserError(f"data.name is '{options.name}'; use one of {', '.join(names)}.")
-    if options.name == stand_in.ONLY and (options.source or not options.stand_in):
+    if options.name == stand_in.QUICKSTART and options.source:
         raise UserError(
-            f'data.name={stand_in.ONLY} has made-up data only; leave data.stand_in=True and '
-            f'data.source empty, or take one of {", ".join(prepared.BUILDERS)}.'
+            f'data.name={stand_in.QUICKSTART} is always made up; leave data.source empty, or take '
+            f'one of {", ".join(released.RELEASES)}.'
+        )
+    if options.stand_in and options.name == _EVENT_LOG:
+        raise UserError(
+            f'data.name={_EVENT_LOG} has no made-up stand-in; leave data.stand_in=False.'
+        )
+    if options.stand_in and options.source:
+        raise UserError(
+            'data.stand_in=True trains on made-up data and data.source names real data; set only '
+            'one of them.'
         )

@@ -1,83 +1,85 @@
-"""TFDS builders of the three data sets, read back without TensorFlow.
+"""TFDS builders of the three released data sets, which are read back without TensorFlow.
 
-A set has two configs of one split each: `histories` with an example a user, and `items` with one
-an item.
+A data set has two configs with one split each: `histories` has one example for each user, and
+`items` has one for each item. Importing this module imports TFDS, which takes time.
 """
 
 import pathlib
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from emkd_jax.data import files
+from emkd_jax.data import released
 
-SPLITS = {'histories': 'users', 'items': 'items'}  # by config
+SPLITS = {'histories': 'users', 'items': 'items'}  # the split of each config
 _FEATURES = {
     'histories': {
-        'user_id': np.int64,  # original
+        'user_id': np.int64,  # the original id
         'history': tfds.features.Tensor(shape=(None,), dtype=np.int32),  # items, oldest first
     },
     'items': {
-        'item_id': np.int64,  # original; the items' own numbers count up from 1
+        'item_id': np.int64,  # the original id; the n-th example is item n
         'attributes': tfds.features.Tensor(shape=(None,), dtype=np.int32),
     },
 }
 
 
-class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Prepares one release from its files in the TFDS `manual_dir`."""
+class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[misc, call-arg]
+    """Prepares a data set from the released files, which are in the TFDS `manual_dir`."""
 
     VERSION = tfds.core.Version('1.0.0')
     BUILDER_CONFIGS: ClassVar = [tfds.core.BuilderConfig(name=name) for name in _FEATURES]
     MANUAL_DOWNLOAD_INSTRUCTIONS = "A folder with the layout of the authors' repository."
-    release: ClassVar[files.Release]
+    data_name: ClassVar[str]  # the key of `released.RELEASES`
 
-    def _info(self):
+    def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
             description='Interactions of users with items, and the attributes of the items.',
             features=tfds.features.FeaturesDict(_FEATURES[self.builder_config.name]),
-            disable_shuffling=True,  # users and items stay in their order
+            disable_shuffling=True,  # users and items keep their order
             homepage='https://github.com/hw-du/EMKD',
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[Any]]:
         folder = pathlib.Path(dl_manager.manual_dir)
         return {SPLITS[self.builder_config.name]: self._generate_examples(folder)}
 
-    def _generate_examples(self, folder):
-        files.verify(self.release, folder)
-        read = files.read_histories(folder / self.release.histories.path)
+    def _generate_examples(self, folder: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+        release = released.RELEASES[self.data_name]
+        read = released.read_histories(released.read_verified(release.histories, folder))
         if self.builder_config.name == 'histories':
             for user, user_id in enumerate(read.user_ids):
                 yield user, {'user_id': user_id, 'history': read.histories[user]}
         else:
-            attributes = files.read_attributes(
-                folder / self.release.attributes.path, len(read.item_ids)
-            )
-            for item, item_id in enumerate(read.item_ids, start=1):
-                row = attributes[item]
-                yield item, {'item_id': item_id, 'attributes': row[row > 0]}
+            content = released.read_verified(release.attributes, folder)
+            attributes = released.read_attributes(content, len(read.item_ids))
+            for item, item_id in enumerate(read.item_ids):
+                numbers = np.array(attributes[item], np.int32)
+                yield item, {'item_id': item_id, 'attributes': numbers}
 
 
 class EmkdToys(_Builder):
     """Amazon Toys and Games, 5-core, as released with EMKD."""
 
-    release = files.RELEASES['toys']
+    data_name = 'toys'
 
 
 class EmkdBeauty(_Builder):
     """Amazon Beauty, 5-core, as released with EMKD."""
 
-    release = files.RELEASES['beauty']
+    data_name = 'beauty'
 
 
 class EmkdMl1m(_Builder):
     """MovieLens-1M, as released with EMKD."""
 
     name = 'emkd_ml_1m'
-    release = files.RELEASES['ml_1m']
+    data_name = 'ml_1m'
 
 
-BUILDERS = {'toys': EmkdToys, 'beauty': EmkdBeauty, 'ml_1m': EmkdMl1m}
+BUILDERS = {builder.data_name: builder for builder in (EmkdToys, EmkdBeauty, EmkdMl1m)}

@@ -51,7 +51,7 @@ def save_dataset(dataset: Dataset, folder: epath.PathLike) -> None:
 
 def holds_dataset(folder: epath.PathLike) -> bool:
     """Tells whether `save_dataset` has written a complete data set to the folder."""
-    return (epath.Path(folder) / _FACTS).exists()
+    return bool((epath.Path(folder) / _FACTS).exists())
 
 
 def read_dataset(folder: epath.PathLike) -> Dataset:
@@ -77,7 +77,7 @@ def read_dataset(folder: epath.PathLike) -> Dataset:
 
 def _read(folder: epath.Path) -> Dataset:
     facts = json.loads((folder / _FACTS).read_text())
-    arrays = {name: _array(folder / f'{name}.npy') for name in facts['arrays']}
+    arrays: dict[str, Any] = {name: _array(folder / f'{name}.npy') for name in facts['arrays']}
     split = None
     if 'train_values' in arrays:
         validation, test = (
@@ -97,13 +97,13 @@ def _read(folder: epath.Path) -> Dataset:
     return dataset
 
 
-def _array(path: epath.Path) -> np.ndarray:
+def _array(path: epath.Path) -> Any:
     if is_remote(path):
         return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
     return np.load(path, mmap_mode='r', allow_pickle=False)
 
 
-def _ragged(arrays: dict[str, np.ndarray], name: str) -> Ragged:
+def _ragged(arrays: dict[str, Any], name: str) -> Ragged:
     return Ragged(arrays[f'{name}_values'], arrays[f'{name}_offsets'])
 
 

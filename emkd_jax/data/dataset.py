@@ -5,7 +5,7 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Int64, Shaped
@@ -22,7 +22,7 @@ class Ragged:
     offsets: Int64[np.ndarray, ' rows_and_one']
 
     @classmethod
-    def from_rows(cls, rows: Sequence) -> 'Ragged':
+    def from_rows(cls, rows: Sequence[Any]) -> 'Ragged':
         """Packs a sequence of rows of integers."""
         offsets = _offsets([len(row) for row in rows])
         values = np.fromiter(itertools.chain.from_iterable(rows), np.int32, offsets[-1])
@@ -31,7 +31,7 @@ class Ragged:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, row) -> Int32[np.ndarray, ' length']:
+    def __getitem__(self, row: Any) -> Int32[np.ndarray, ' length']:
         return self.values[self.offsets[row] : self.offsets[row + 1]]
 
     @property
@@ -132,7 +132,7 @@ class Dataset:
         return digest.hexdigest()
 
 
-def attribute_table(rows: Sequence) -> Int32[np.ndarray, 'rows most']:
+def attribute_table(rows: Sequence[Any]) -> Int32[np.ndarray, 'rows most']:
     """Packs lists of attribute numbers into a table, padded with -1."""
     table = np.full((len(rows), max(map(len, rows))), -1, np.int32)
     for padded, row in zip(table, rows, strict=True):
@@ -140,11 +140,11 @@ def attribute_table(rows: Sequence) -> Int32[np.ndarray, 'rows most']:
     return table
 
 
-def _offsets(lengths) -> Int64[np.ndarray, ' rows_and_one']:
+def _offsets(lengths: Any) -> Int64[np.ndarray, ' rows_and_one']:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
-def _arrays(tree: Iterable) -> Iterator[np.ndarray]:
+def _arrays(tree: Iterable[Any]) -> Iterator[np.ndarray]:
     """The arrays in nested tuples of arrays and `Ragged`, in order."""
     for branch in tree:
         if isinstance(branch, Ragged):

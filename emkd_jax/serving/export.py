@@ -1,116 +1,98 @@
-"""`--mode=export`: a trained ensemble as files that need none of this project's code.
+"""`--mode=export`: a trained ensemble as files that do not need this package.
 
-model.stablehlo   jax.export: int32[batch, slots] histories -> float32[batch, items] scores,
-                  for any batch, on CPU, CUDA GPUs and TPUs; the weights are inside
-items.json        original ids (and titles) of the items, in the order of the scores
-card.json         what it is: data, configuration, metrics
-weights.*         the parameters by name, as `config.export.weights` asks
+model.stablehlo   jax.export: int32[batch, slots] histories -> float32[batch, items] scores, for any
+                  batch size, on CPU, CUDA GPUs and TPUs, with the weights inside
+items.json        original ids and titles of the items, in the order of the scores
+card.json         what the model is: data, configuration, metrics
+weights.*         the parameters by name, in the format `config.export.weights`
 """
 
+import contextlib
 import json
-import pathlib
-import shutil
-import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 from etils import epath
 from jax import export as jax_export
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
-from emkd_jax import data as data_room
 from emkd_jax.errors import UserError
-from emkd_jax.model.ensemble import Ensemble, make_ensemble
-from emkd_jax.runs.evaluate import best_params
-from emkd_jax.runs.experiment import make_experiment
-from emkd_jax.runs.reporting import say
-from emkd_jax.runs.results import default_workdir, read_results
-from emkd_jax.runs.workdir import is_remote
-from emkd_jax.serving.weights import FORMATS, save_weights
+from emkd_jax.model.ensemble import make_ensemble
+from emkd_jax.runs.console import say
+from emkd_jax.runs.trained import TrainedRun
+from emkd_jax.serving.model import Model, new_folder
+from emkd_jax.serving.weights import save_weights
 
 _PLATFORMS = ('cpu', 'cuda', 'tpu')
-_MOST_BYTES = 2**31 - 2**24  # of weights: what the file format can hold
+_MOST_BYTES = 2**31 - 2**24  # of weights, which the file format can hold
 
 
-def export(config: ml_collections.ConfigDict, workdir: str = '', output: str = '') -> None:
-    """Writes the best checkpoint of `workdir` to the folder `output` (default: export in workdir).
+def export(run: TrainedRun, output: str = '') -> None:
+    """Writes the best checkpoint of a run to a new folder.
+
+    Args:
+      run: a trained run.
+      output: the folder; '' for `export` in the workdir.
 
     Raises:
-      UserError: an option or a folder is wrong, or the weights are more than one file holds.
+      UserError: the folder cannot be written, or the weights are more than one file holds.
     """
-    if config.export.weights not in ('', *FORMATS):
-        raise UserError(
-            f"export.weights is '{config.export.weights}'; use {', '.join(FORMATS)}, or '' for "
-            'none.'
-        )
-    experiment = make_experiment(config)
-    workdir = workdir or default_workdir(experiment)
-    params, record = best_params(experiment, workdir)
-    if is_remote(output or workdir):
-        raise UserError(
-            f'Exported files are written to a folder of this machine, and {output or workdir} is '
-            'none; name one with --output.'
-        )
-    folder = pathlib.Path(output or pathlib.Path(workdir) / 'export')
-    if folder.exists():
-        raise UserError(f'{folder} is already there; name another folder with --output.')
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    model, folder = Model.from_run(run), epath.Path(output or run.folder / 'export')
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
     if size > _MOST_BYTES:
         raise UserError(
-            f'The weights have {size / 2**30:.1f} GiB, and one exported file holds 2; take fewer '
+            f'The weights have {size / 2**30:.1f} GiB, and one exported file holds 2; train fewer '
             'networks or a smaller model.hidden_dim, or raise data.k_core.'
         )
-    data = experiment.data
-    # The same numbers on every platform: activations are float32 unless asked otherwise.
-    ensemble = make_ensemble(config, data.num_items, data.num_attributes, platform='cpu')
-    results = read_results(epath.Path(workdir)) or {}
-    card = {
-        'name': config.name,
-        'data': experiment.counts | {'name': data.name, 'stand_in': data.stand_in},
-        'slots': ensemble.network.encoder.max_len - 1,
+    slots = model.ensemble.network.encoder.max_len - 1
+    card = model.card() | {
+        'slots': slots,
         'input': 'int32[batch, slots]: item numbers (1 = the first id in items.json), newest last, '
         'left-padded with 0',
         'output': 'float32[batch, items]: scores, in the order of items.json',
-        'test': results.get('test'),
-        'epoch': record['best']['epoch'],
-        'config': json.loads(config.to_json_best_effort()),
-        'jax': jax.__version__,
     }
-    items = {'items': data.item_ids.tolist(), 'titles': data_room.titles(config.data)}
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = pathlib.Path(tempfile.mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
-        try:
-            (partial / 'model.stablehlo').write_bytes(serialized(ensemble, params))
-            (partial / 'items.json').write_text(json.dumps(items))
-            (partial / 'card.json').write_text(json.dumps(card, indent=2) + '\n')
-            if config.export.weights:
-                save_weights(partial / f'weights.{config.export.weights}', params)
-            partial.chmod(0o755)
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        raise UserError(
-            f'{folder} cannot be written ({error.strerror or error}); mend --output.'
-        ) from error
-    say(f'Exported to {folder}: {", ".join(sorted(path.name for path in folder.iterdir()))}.')
+    items = {'items': model.item_ids.tolist(), 'titles': model.titles.tolist()}
+    with new_folder(folder, 'name another folder with --output') as partial:
+        (partial / 'model.stablehlo').write_bytes(_serialize(model, slots))
+        (partial / 'items.json').write_text(json.dumps(items))
+        (partial / 'card.json').write_text(json.dumps(card, indent=2) + '\n')
+        if ending := run.config.export.weights:
+            save_weights(partial / f'weights.{ending}', model.params)
+        names = sorted(path.name for path in partial.iterdir())
+    say(f'Exported to {folder}: {", ".join(names)}.')
 
 
-def serialized(ensemble: Ensemble, params: PyTree) -> bytearray:
-    """The scoring function with `params` inside, in the form of `jax.export`."""
-    encoder = ensemble.network.encoder
-    params = jax.tree.map(jnp.asarray, params)  # custom derivatives take no host arrays
+def _serialize(model: Model, slots: int) -> bytearray:
+    """The scoring function, with the parameters inside, in the form of `jax.export`."""
+    data = model.dataset
+    # Activations are float32 on every platform unless model.dtype says otherwise.
+    ensemble = make_ensemble(model.config, data.num_items, data.num_attributes, platform='cpu')
+    networks = ensemble.split(jax.tree.map(jnp.asarray, model.params))
 
     def scores(histories: Int[Array, 'batch slots']) -> Float[Array, 'batch items']:
-        mask = jnp.full((histories.shape[0], 1), ensemble.network.num_items + 1, jnp.int32)
-        hidden = ensemble.last_hidden(params, jnp.concatenate([histories, mask], axis=1))
-        return ensemble.item_logits(params, hidden).sum(0)[:, 1:]
+        mask = jnp.full((histories.shape[0], 1), ensemble.network.mask_token, jnp.int32)
+        items = jnp.concatenate([histories, mask], axis=1)
+        first, *others = ensemble.scores(networks, items)
+        return sum(others, first)[:, 1:]
 
-    jax.config.update('jax_traceback_in_locations_limit', 0)  # no paths of this machine inside
     (batch,) = jax_export.symbolic_shape('batch')
-    exported = jax_export.export(jax.jit(scores), platforms=_PLATFORMS)(
-        jax.ShapeDtypeStruct((batch, encoder.max_len - 1), jnp.int32)
-    )
+    with _no_source_lines():
+        exported = jax_export.export(jax.jit(scores), platforms=_PLATFORMS)(
+            jax.ShapeDtypeStruct((batch, slots), jnp.int32)  # type: ignore[no-untyped-call]
+        )
     return exported.serialize()
+
+
+@contextlib.contextmanager
+def _no_source_lines() -> Iterator[None]:
+    """Keeps the paths of this machine's source files out of what is compiled in the block."""
+    name = 'jax_traceback_in_locations_limit'
+    update: Callable[[str, Any], None] = jax.config.update
+    before = getattr(jax.config, name)
+    update(name, 0)
+    try:
+        yield
+    finally:
+        update(name, before)

@@ -1,107 +1,103 @@
-"""The released PyTorch code's weights, as arrays by name, to our parameters and back.
+"""Translates weights between the released PyTorch code and this package.
 
-Linear weights are (out, in) on both sides. Theirs keep q, k and v apart; ours are stacked.
+Both store the matrix of a linear layer as (out, in). The released code keeps the projections to
+queries, keys and values apart; here they are one matrix, stacked in this order.
 """
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from flax import traverse_util
+from jaxtyping import Float, PyTree, Shaped
+
+_LINEAR = {
+    'attention/out': 'attention.output_linear',
+    'feed_forward/up': 'feed_forward.w_1',
+    'feed_forward/down': 'feed_forward.w_2',
+}
+_NORMS = {'attention_norm': 'input_sublayer.norm', 'feed_forward_norm': 'output_sublayer.norm'}
+_HEADS = {'item_head': 'item_classfiers', 'attribute_head': 'attr_classifiers'}
+_KINDS = {'kernel': 'weight', 'bias': 'bias'}
 
 
-def params_from_state_dict(state: Mapping[str, np.ndarray]) -> PyTree:
-    """Ensemble parameters (a leading networks axis) from the released model's state dict.
+def params_from_state_dict(
+    state: Mapping[str, Shaped[np.ndarray, '...']],
+) -> PyTree[Shaped[np.ndarray, 'networks ...']]:
+    """Converts a state dict of the released model to the parameters of an ensemble.
 
     Raises:
       KeyError: a weight is missing.
     """
-    count = _count(state, 'embeddings.{}.token.weight')
-    networks = [_network_params(state, n) for n in range(count)]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
+    networks = max(1, _count(state, 'embeddings.{}.token.weight'))
+    blocks = _count(state, 'berts.0.transformer_blocks.{}.feed_forward.w_1.bias')
+    each = [
+        {
+            path: np.concatenate([state[name] for name in names])
+            for path, names in _names(network, blocks)
+        }
+        for network in range(networks)
+    ]
+    return nest({path: np.stack([params[path] for params in each]) for path in each[0]})
 
 
-def state_dict_from_params(params: PyTree) -> dict[str, np.ndarray]:
-    """The released model's state dict from ensemble parameters."""
-    state = {}
-    params = jax.device_get(params)
-    for n in range(params['item_head_bias'].shape[0]):
-        network = jax.tree.map(lambda leaf, n=n: leaf[n], params)
-        encoder = network['encoder']
-        if 'block_0' not in encoder:
-            raise KeyError('block_0')  # another encoder, which may share the embedding's names
-        state[f'embeddings.{n}.token.weight'] = encoder['embedding']['tokens']
-        state[f'embeddings.{n}.position.pe.weight'] = encoder['embedding']['slots']
-        for k in range(sum(name.startswith('block_') for name in encoder)):
-            theirs = f'berts.{n}.transformer_blocks.{k}'
-            ours = encoder[f'block_{k}']
-            for i, (kernel, bias) in enumerate(
-                zip(
-                    np.split(ours['attention']['qkv_kernel'], 3),
-                    np.split(ours['attention']['qkv_bias'], 3),
-                    strict=True,
-                )
-            ):
-                state[f'{theirs}.attention.linear_layers.{i}.weight'] = kernel
-                state[f'{theirs}.attention.linear_layers.{i}.bias'] = bias
-            for name, path in _LINEAR.items():
-                leaf = ours[path[0]][path[1]]
-                state[f'{theirs}.{name}.weight'] = leaf['kernel']
-                state[f'{theirs}.{name}.bias'] = leaf['bias']
-            for name, path in _NORM.items():
-                state[f'{theirs}.{name}.a_2'] = ours[path]['gain']
-                state[f'{theirs}.{name}.b_2'] = ours[path]['bias']
-        for head, name in _HEADS.items():
-            state[f'{name}.{n}.weight'] = network[f'{head}_kernel']
-            state[f'{name}.{n}.bias'] = network[f'{head}_bias']
+def state_dict_from_params(
+    params: PyTree[Float[np.ndarray, 'networks ...']],
+) -> dict[str, Float[np.ndarray, '...']]:
+    """Converts the parameters of an ensemble to a state dict of the released model.
+
+    Raises:
+      KeyError: the networks have another encoder than the released model.
+    """
+    flat = flatten(jax.device_get(params))
+    blocks = _count(flat, 'encoder/block_{}/feed_forward/up/bias')
+    state: dict[str, np.ndarray] = {}
+    used = set()
+    for network in range(len(flat['item_head_bias'])):
+        for path, names in _names(network, blocks):
+            used.add(path)
+            parts = np.split(flat[path][network], len(names))
+            state.update(zip(names, parts, strict=True))
+    if unused := flat.keys() - used:
+        raise KeyError(min(unused))
     return state
 
 
-_LINEAR = {
-    'attention.output_linear': ('attention', 'out'),
-    'feed_forward.w_1': ('feed_forward', 'up'),
-    'feed_forward.w_2': ('feed_forward', 'down'),
-}
-_NORM = {'input_sublayer.norm': 'attention_norm', 'output_sublayer.norm': 'feed_forward_norm'}
-_HEADS = {'item_head': 'item_classfiers', 'attribute_head': 'attr_classifiers'}
+def flatten(params: PyTree) -> dict[str, Any]:
+    """The leaves of nested dictionaries by their paths, such as `encoder/embedding/tokens`."""
+    leaves: dict[str, Any] = traverse_util.flatten_dict(params, sep='/')  # type: ignore[no-untyped-call]
+    return leaves
 
 
-def _count(state, pattern):
-    count = 0
-    while pattern.format(count) in state:
-        count += 1
-    return count
+def nest(leaves: Mapping[str, Any]) -> PyTree:
+    """The opposite of `flatten`."""
+    return traverse_util.unflatten_dict(dict(leaves), sep='/')  # type: ignore[no-untyped-call]
 
 
-def _network_params(state, n):
-    encoder = {
-        'embedding': {
-            'tokens': state[f'embeddings.{n}.token.weight'],
-            'slots': state[f'embeddings.{n}.position.pe.weight'],
-        }
-    }
-    pattern = f'berts.{n}.transformer_blocks.{{}}.feed_forward.w_1.bias'
-    for k in range(_count(state, pattern)):
-        theirs = f'berts.{n}.transformer_blocks.{k}'
-        block = {'attention': {}, 'feed_forward': {}}
-        for ours, theirs_name in (('qkv_kernel', 'weight'), ('qkv_bias', 'bias')):
-            block['attention'][ours] = np.concatenate(
-                [state[f'{theirs}.attention.linear_layers.{i}.{theirs_name}'] for i in range(3)]
+def _names(network: int, blocks: int) -> Iterator[tuple[str, list[str]]]:
+    """Our path of every weight, and the released names of its parts along the first axis."""
+    yield 'encoder/embedding/tokens', [f'embeddings.{network}.token.weight']
+    yield 'encoder/embedding/slots', [f'embeddings.{network}.position.pe.weight']
+    for number in range(blocks):
+        path, name = f'encoder/block_{number}', f'berts.{network}.transformer_blocks.{number}'
+        for ours, released in _KINDS.items():
+            projections = f'{name}.attention.linear_layers'
+            yield (
+                f'{path}/attention/qkv_{ours}',
+                [f'{projections}.{part}.{released}' for part in range(3)],
             )
-        for name, (part, layer) in _LINEAR.items():
-            block[part][layer] = {
-                'kernel': state[f'{theirs}.{name}.weight'],
-                'bias': state[f'{theirs}.{name}.bias'],
-            }
-        for name, path in _NORM.items():
-            block[path] = {
-                'gain': state[f'{theirs}.{name}.a_2'],
-                'bias': state[f'{theirs}.{name}.b_2'],
-            }
-        encoder[f'block_{k}'] = block
-    network = {'encoder': encoder}
-    for head, name in _HEADS.items():
-        network[f'{head}_kernel'] = state[f'{name}.{n}.weight']
-        network[f'{head}_bias'] = state[f'{name}.{n}.bias']
-    return network
+            for layer, released_layer in _LINEAR.items():
+                yield f'{path}/{layer}/{ours}', [f'{name}.{released_layer}.{released}']
+        for norm, released_norm in _NORMS.items():
+            yield f'{path}/{norm}/gain', [f'{name}.{released_norm}.a_2']
+            yield f'{path}/{norm}/bias', [f'{name}.{released_norm}.b_2']
+    for (head, released_head), (ours, released) in itertools.product(
+        _HEADS.items(), _KINDS.items()
+    ):
+        yield f'{head}_{ours}', [f'{released_head}.{network}.{released}']
+
+
+def _count(state: Mapping[str, object], pattern: str) -> int:
+    return next(number for number in itertools.count() if pattern.format(number) not in state)

@@ -47,16 +47,11 @@ class Recommender:
         self._rows = max(1, min(rows, _SCORES // len(allowed)))
         self._params = [take_network(params, n) for n in networks]
         self._allowed, self._exclude_seen = allowed, exclude_seen
-        self._best = jax.pmap(
-            functools.partial(_best_items, ensemble, min(k, int(allowed.sum()))),
-            axis_name=AXIS,
-            in_axes=(None, None, 0, 0),
-            devices=self._devices,
-        )
+        self._best = _compiled(ensemble, min(k, int(allowed.sum())), self._devices)
 
     def __call__(
         self, histories: Ragged, progress: Callable[[int], object] = lambda count: None
-    ) -> tuple[list[Int32[np.ndarray, ' found']], list[Float32[np.ndarray, ' found']]]:
+    ) -> tuple[list[Int32[np.ndarray, ' _']], list[Float32[np.ndarray, ' _']]]:
         """Items (best first) and scores for each history; fewer than k where no more are left.
 
         Args:
@@ -88,7 +83,12 @@ class Recommender:
         return [item for item, _ in found], [score for _, score in found]
 
     @staticmethod
-    def _read(found, progress, places, best):
+    def _read(
+        found: list[tuple[np.ndarray, np.ndarray]],
+        progress: Callable[[int], object],
+        places: Int[np.ndarray, 'devices rows'],
+        best: tuple[Array, Array],
+    ) -> None:
         real = places >= 0
         scores, items = (np.asarray(part)[real] for part in best)
         if np.isnan(scores).any():
@@ -97,6 +97,20 @@ class Recommender:
             left = score > -np.inf
             found[place] = row[left], score[left]
         progress(int(real.sum()))
+
+
+@functools.lru_cache(8)
+def _compiled(
+    ensemble: Ensemble, k: int, devices: tuple[jax.Device, ...]
+) -> Callable[..., tuple[Array, Array]]:
+    """The function that recommenders share, so that asking again does not compile again."""
+    best: Callable[..., tuple[Array, Array]] = jax.pmap(
+        functools.partial(_best_items, ensemble, k),
+        axis_name=AXIS,
+        in_axes=(None, None, 0, 0),
+        devices=devices,
+    )
+    return best
 
 
 def _best_items(
@@ -110,4 +124,5 @@ def _best_items(
     scores = sum(ensemble.scores(networks, items))
     scores = jnp.where(allowed[None], scores, -jnp.inf)
     scores = scores.at[jnp.arange(len(items))[:, None], seen].set(-jnp.inf)
-    return jax.lax.top_k(scores, k)
+    best_scores, best = jax.lax.top_k(scores, k)
+    return best_scores, best

@@ -1,13 +1,15 @@
-"""Who asks for recommendations.
+"""Requests for recommendations: users of the data, or histories that the model has never seen.
 
-JSON lines: `{"user": ID}` asks for a user of the data, `{"history": [ID, ...]}` for anybody, oldest
-item first, with any "user" as a label. CSV with a header: the column user alone asks for users of
-the data; user and item, best with a timestamp, are the events of anybody.
+JSON lines: `{"user": ID}` asks for a user of the data, and `{"history": [ID, ...]}` for any
+history, the oldest item first, with any "user" as its label. CSV or TSV with a header: the column
+`user` alone asks for users of the data; the columns `user` and `item`, and `timestamp` if there are
+times, list the events of anybody.
 """
 
 import contextlib
 import csv
 import datetime
+import io
 import itertools
 import json
 import math
@@ -19,151 +21,153 @@ import numpy as np
 from jaxtyping import Int
 
 from emkd_jax.data import source
-from emkd_jax.data.dataset import Dataset
 from emkd_jax.errors import UserError
+from emkd_jax.serving.ids import IdIndex, Unknown
 
 _COLUMNS = ('user', 'item', 'timestamp')
+_Lines = Iterator[tuple[int, str]]  # numbered from 1
 
 
 class Request(NamedTuple):
-    """`user` is whatever the answer shall say; `history` has items 1..V, oldest first."""
+    """A request.
+
+    Attributes:
+      user: the label of the answer.
+      history: items 1..V, the oldest first.
+    """
 
     user: Any
     history: Int[np.ndarray, ' length']
 
 
-class Unknown:
-    """Users and items that the data does not have: skipped and counted, or an error."""
+def read_requests(path: str, ids: IdIndex, unknown: Unknown) -> Iterator[Request]:
+    """Reads requests one by one.
 
-    def __init__(self, strict: bool):
-        self._strict = strict
-        self._found: dict[str, tuple[int, str]] = {}
-
-    def add(self, kind: str, name: str, place: str) -> None:
-        """One more `kind` (user or item), found at `place`.
-
-        Raises:
-          UserError: if strict.
-        """
-        if self._strict:
-            raise UserError(
-                f"{place}: {kind} '{name[:80]}' is not in the data; without --strict it is skipped."
-            )
-        count, first = self._found.get(kind, (0, f"'{name[:80]}' at {place}"))
-        self._found[kind] = count + 1, first
-
-    def report(self) -> None:
-        """Says on standard error what was skipped."""
-        for kind, (count, first) in self._found.items():
-            print(
-                f'Skipped {count:,} unknown {kind}{"s" * (count > 1)}, the first {first}.',
-                file=sys.stderr,
-            )
-
-
-def read_requests(path: str, data: Dataset, unknown: Unknown) -> Iterator[Request]:
-    """Reads the file at `path` ('-': standard input; '': all users of the data) as it is asked.
+    Args:
+      path: the file; '-' for standard input, and '' for a request for every user of the data.
+      ids: the users and items of the data.
+      unknown: counts unknown users and items.
 
     Raises:
       UserError: the file cannot be read, or a line makes no sense.
     """
     if not path:
-        for user, history in zip(data.user_ids.tolist(), data.histories, strict=True):
-            yield Request(user, history)
+        for row, user in enumerate(ids.dataset.user_ids.tolist()):
+            yield Request(user, ids.dataset.histories[row])
         return
-    reader = _Reader(path, data, unknown)
-    with reader.open() as file:
+    reader = _Reader('standard input' if path == '-' else path, ids, unknown)
+    with _open(path) as file:
         lines = reader.checked(file)
-        head = list(_until_filled(lines))
-        if not head or not head[-1].strip():
-            raise UserError(f'{reader.name} is empty; give it users or histories.')
-        read = reader.json if head[-1].lstrip().startswith('{') else reader.table
-        yield from read(itertools.chain(head, lines))
+        first = next(((number, line) for number, line in lines if line.strip()), None)
+        if first is None:
+            raise UserError(f'{reader.name} is empty; it needs users or histories.')
+        read = reader.json if first[1].lstrip().startswith('{') else reader.table
+        yield from read(itertools.chain([first], lines))
 
 
-def read_ids(path: str, option: str, data: Dataset, unknown: Unknown) -> Int[np.ndarray, ' items']:
-    """Numbers of the items whose ids stand in the file at `path`, one a line."""
-    numbers = _numbers(data.item_ids, 1)
-    found = []
+def read_item_file(
+    path: str, option: str, ids: IdIndex, unknown: Unknown
+) -> Int[np.ndarray, ' items'] | None:
+    """The numbers of the items in a file of ids, one a line; None if `path` is ''."""
+    if not path:
+        return None
     with source.find(path, f'--config.{option}').lines() as file:
-        for line, text in enumerate(file, 1):
-            if name := text.strip():
-                if name in numbers:
-                    found.append(numbers[name])
-                else:
-                    unknown.add('item', name, f'{path}, line {line}')
-    return np.array(found, np.int64)
+        found = [
+            ids.items([line.strip()], unknown, f'{path}, line {number}')
+            for number, line in enumerate(file, 1)
+            if line.strip()
+        ]
+    return np.concatenate([np.empty(0, np.int32), *found])
+
+
+def _open(path: str) -> contextlib.AbstractContextManager[Iterable[str]]:
+    if path != '-':
+        return source.find(path, '--requests').lines()
+    # Standard input is decoded as files are; `_Reader.checked` refuses what is not UTF-8.
+    how: Any = {'encoding': 'utf-8-sig', 'errors': 'surrogateescape', 'newline': ''}
+    return contextlib.nullcontext(io.TextIOWrapper(sys.stdin.buffer, **how))
 
 
 class _Reader:
-    def __init__(self, path, data, unknown):
-        self.name = 'standard input' if path == '-' else path
-        self._path, self._data, self._unknown = path, data, unknown
-        self._users = _numbers(data.user_ids, 0)
-        self._items = _numbers(data.item_ids, 1)
+    """Turns the lines of a file into requests; `name` is the file in messages."""
 
-    def open(self) -> contextlib.AbstractContextManager[Iterable[str]]:
-        if self._path == '-':
-            # As files are read: any bytes, which `checked` then judges.
-            sys.stdin.reconfigure(encoding='utf-8-sig', errors='surrogateescape', newline='')
-            return contextlib.nullcontext(sys.stdin)
-        return source.find(self._path, '--requests').lines()
+    def __init__(self, name: str, ids: IdIndex, unknown: Unknown):
+        self.name, self._ids, self._unknown = name, ids, unknown
 
-    def checked(self, file: Iterable[str]) -> Iterator[str]:
+    def checked(self, file: Iterable[str]) -> _Lines:
         for number, line in enumerate(file, 1):
             if not source.decoded(line):
                 raise UserError(f'{self.name}, line {number} is not UTF-8; convert the file.')
-            yield line
+            yield number, line
 
-    def json(self, lines: Iterable[str]) -> Iterator[Request]:
-        for number, line in enumerate(lines, 1):
+    def json(self, lines: _Lines) -> Iterator[Request]:
+        for number, line in lines:
             place = f'{self.name}, line {number}'
             if not line.strip():
                 continue
             try:
                 asked = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise UserError(f'{place} is not JSON ({error}); mend it.') from error
+                raise UserError(f'{place} is not JSON ({error}); correct it.') from error
             if type(asked) is not dict or not asked.keys() & {'user', 'history'}:
                 raise UserError(
-                    f'{place} is neither {{"user": ID}} nor {{"history": [ID, ...]}}; mend it.'
+                    f'{place} is neither {{"user": ID}} nor {{"history": [ID, ...]}}; correct it.'
                 )
-            if 'history' in asked:
-                if type(asked['history']) is not list:
-                    raise UserError(f'{place}: the history is not a list of items; mend it.')
-                yield Request(asked.get('user', number), self._history(asked['history'], place))
-            else:
+            if 'history' not in asked:
                 yield from self._known(asked['user'], place)
+            elif type(asked['history']) is list:
+                history = self._ids.items(asked['history'], self._unknown, place)
+                yield Request(asked.get('user', number), history)
+            else:
+                raise UserError(f'{place}: the history is not a list of items; correct it.')
 
-    def table(self, lines: Iterable[str]) -> Iterator[Request]:
+    def table(self, lines: _Lines) -> Iterator[Request]:
         rows = self._rows(lines)
-        columns = next(rows)[1]
-        if 'item' not in columns:
-            for place, row in rows:
+        columns = self._columns(next(rows)[1])
+        events: dict[str, list[tuple[float, str, str]]] = {}  # the events of a user may lie apart
+        for place, values in rows:
+            if len(values) != len(columns):
+                raise UserError(
+                    f'{place} has {len(values)} fields, not {len(columns)}; correct it.'
+                )
+            row = dict(zip(columns, values, strict=True))
+            if 'item' not in row:
                 yield from self._known(row['user'], place)
-            return
-        events = {}  # of everybody: a person's lines need not stand together
-        for place, row in rows:
+                continue
             time = _time(row['timestamp'], place) if 'timestamp' in row else 0
             events.setdefault(row['user'], []).append((time, row['item'], place))
         for user, history in events.items():
-            if 'timestamp' in columns:  # the same event again is one event, as in preparation
+            if 'timestamp' in columns:  # preparation takes equal events for one event too
                 history = list({event[:2]: event for event in reversed(history)}.values())[::-1]
             history.sort(key=lambda event: event[0])
-            found = [item for _, name, place in history for item in self._history([name], place)]
-            yield Request(user, np.array(found, np.int32))
+            items = [self._ids.items([item], self._unknown, place) for _, item, place in history]
+            yield Request(user, np.concatenate(items))
 
-    def _rows(self, lines):
-        """(place, {column: value}) of every row, the header's first."""
-        header_lines, header = next(
-            (number, line) for number, line in enumerate(lines, 1) if line.strip()
-        )
+    def _rows(self, lines: _Lines) -> Iterator[tuple[str, list[str]]]:
+        """Rows with the places where they begin, the header first."""
+        offset, header = next(lines)
         mark = '\t' if '\t' in header else ','
-        names = [name.strip().lower() for name in next(csv.reader([header], delimiter=mark))]
+        text = itertools.chain([header], (line for _, line in lines))
+        reader = csv.reader(text, delimiter=mark, strict=True)
+        while True:
+            place = f'{self.name}, line {offset + reader.line_num}'
+            try:
+                row = next(reader, None)
+            except csv.Error as error:
+                raise UserError(
+                    f'{place} or one after it has quotes that do not fit ({error}); correct it.'
+                ) from error
+            if row is None:
+                return
+            if row:
+                yield place, row
+
+    def _columns(self, header: list[str]) -> list[str]:
+        names = [name.strip().lower() for name in header]
         if 'user' not in names:
             raise UserError(
-                f"{self.name} begins with '{header.strip()[:60]}'; it needs lines of JSON, or a "
-                'header with the column user, or with user, item and timestamp.'
+                f"{self.name} begins with '{','.join(header).strip()[:60]}'; it needs lines of "
+                'JSON, or a header with the column user, or with user, item and timestamp.'
             )
         for name in names:
             if name not in _COLUMNS or names.count(name) > 1:
@@ -173,65 +177,25 @@ class _Reader:
                 )
         if 'item' not in names and 'timestamp' in names:
             raise UserError(
-                f'{self.name} has timestamps and no column item; give it one, or the users alone.'
+                f'{self.name} has timestamps and no column item; add it, or give users alone.'
             )
-        yield self.name, dict.fromkeys(names, '')
-        reader = csv.reader(lines, delimiter=mark, strict=True)
-        while True:
-            place = f'{self.name}, line {header_lines + reader.line_num + 1}'
-            try:
-                row = next(reader, None)
-            except csv.Error as error:
-                raise UserError(
-                    f'{place} or one after it has quotes that do not fit ({error}); mend it.'
-                ) from error
-            if row is None:
-                return
-            if row and len(row) != len(names):
-                raise UserError(f'{place} has {len(row)} fields, not {len(names)}; mend it.')
-            if row:
-                yield place, dict(zip(names, row, strict=True))
+        return names
 
-    def _known(self, user, place):
-        row = self._users.get(str(user))
-        if row is None:
-            self._unknown.add('user', str(user), place)
-        else:
-            yield Request(user, self._data.histories[row])
-
-    def _history(self, names, place):
-        found = []
-        for name in names:
-            item = self._items.get(str(name))
-            if item is None:
-                self._unknown.add('item', str(name), place)
-            else:
-                found.append(item)
-        return np.array(found, np.int32)
+    def _known(self, user: Any, place: str) -> Iterator[Request]:
+        row = self._ids.user(user, self._unknown, place)
+        if row is not None:
+            yield Request(user, self._ids.dataset.histories[row])
 
 
-def _numbers(ids, first):
-    return {str(name): number for number, name in enumerate(ids.tolist(), first)}
-
-
-def _time(text, place):
-    try:
-        seconds = float(text)
-        if math.isfinite(seconds):
+def _time(text: str, place: str) -> float:
+    """Seconds from a number, or from an ISO date, which is taken for UTC if it has no zone."""
+    with contextlib.suppress(ValueError):
+        if math.isfinite(seconds := float(text)):
             return seconds
-    except ValueError:
-        pass
     try:
         date = datetime.datetime.fromisoformat(text)
     except ValueError as error:
         raise UserError(
-            f"{place}: the timestamp '{text[:40]}' is neither a number nor an ISO date; mend it."
+            f"{place}: the timestamp '{text[:40]}' is neither a number nor an ISO date; correct it."
         ) from error
     return date.replace(tzinfo=date.tzinfo or datetime.UTC).timestamp()
-
-
-def _until_filled(lines):
-    for line in lines:
-        yield line
-        if line.strip():
-            return

@@ -87,14 +87,13 @@ class Case:
         self.capacity = Capacity(int((labels > 0).sum()), int((labels[-1] > 0).sum()))
 
     def tree(self, prefix, dtype):
-        """Our parameter tree of the arrays under `prefix/`."""
-        return params_from_state_dict(
-            {
-                name.removeprefix(f'{prefix}/'): array.astype(dtype)
-                for name, array in self.arrays.items()
-                if name.startswith(f'{prefix}/')
-            }
-        )
+        """The arrays under `prefix/` as a parameter tree."""
+        state = {
+            name.removeprefix(f'{prefix}/'): array.astype(dtype)
+            for name, array in self.arrays.items()
+            if name.startswith(f'{prefix}/')
+        }
+        return jax.tree.map(jnp.asarray, params_from_state_dict(state))
 
     def objective(self, params):
         """(total, parts) of the case's batch."""

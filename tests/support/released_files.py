@@ -1,4 +1,4 @@
-"""Miniature data sets in the layout of the authors' files, and their releases."""
+"""Miniature data sets in the layout of the released files."""
 
 import hashlib
 import json
@@ -7,11 +7,14 @@ import pickle
 
 import numpy as np
 
-from emkd_jax.data import files
+from emkd_jax.data import released
 
 
 def make_parts(users=12, items=30, listed=False):
-    """The content of a `dataset.pkl`; `listed`: the item map's values are lists, as ML-1M's."""
+    """The content of a `dataset.pkl`.
+
+    With `listed`, the numbers of the items are in lists of one, as in the file of ML-1M.
+    """
     random = np.random.default_rng(5)
     rows = [random.integers(1, items + 1, random.integers(3, 9)).tolist() for _ in range(users)]
     return {
@@ -28,26 +31,26 @@ def make_parts(users=12, items=30, listed=False):
 
 
 def make_attributes(items=30):
-    """The content of an `*_item2attributes.json`, one list with a repeat."""
+    """The content of an `*_item2attributes.json`; one list has a repeated attribute."""
     lists = {str(item): [1 + item % 5, 6 + item % 3] for item in range(items, 0, -1)}
     lists |= {'3': [9, 4, 9], '5': [2]}
     return lists
 
 
-def write(folder: pathlib.Path, name, histories: bytes, attributes: bytes) -> files.Release:
-    """Puts both files where the release of set `name` has them; returns their release."""
+def write(folder: pathlib.Path, name, histories: bytes, attributes: bytes) -> released.Release:
+    """Writes both files to the paths that the release of `name` has, and returns their release."""
     contents = (histories, attributes)
     written = []
-    for file, content in zip(files.RELEASES[name], contents, strict=True):
+    for file, content in zip(released.RELEASES[name], contents, strict=True):
         path = folder / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-        written.append(files.ReleasedFile(file.path, hashlib.sha256(content).hexdigest()))
-    return files.Release(*written)
+        written.append(released.ReleasedFile(file.path, hashlib.sha256(content).hexdigest()))
+    return released.Release(*written)
 
 
-def write_miniature(folder: pathlib.Path, name) -> files.Release:
-    """A miniature of the set `name`, with the quirks of its files."""
+def write_miniature(folder: pathlib.Path, name) -> released.Release:
+    """Writes a miniature of the data set `name`, with the quirks of its files."""
     attributes = make_attributes()
     if name == 'ml_1m':
         attributes['0'] = [5]

@@ -1,12 +1,12 @@
-"""Data on its way into memory: prepared by TFDS, split, cut into windows, or made up."""
+"""Data sets in memory: prepared by TFDS, split, cut into windows, or made up."""
 
-import http.client
-import io
+import functools
+import http.server
 import os
 import pickle
 import subprocess
 import sys
-import urllib.error
+import threading
 
 import ml_collections
 import numpy as np
@@ -14,14 +14,17 @@ import pytest
 import tensorflow_datasets as tfds
 
 from emkd_jax import data
-from emkd_jax.data import files, prepared, stand_in
+from emkd_jax.data import prepared, released, stand_in
+from emkd_jax.data.builders import EmkdToys
 from emkd_jax.data.dataset import Dataset, Holdout, Ragged, Split
 from emkd_jax.data.splits import leave_one_out, windows
 from emkd_jax.errors import UserError
 from tests.support import ROOT
-from tests.support.released_files import make_attributes, make_parts, write, write_miniature
+from tests.support.released_files import make_attributes, make_parts, write_miniature
 
-# Per set: users, items, interactions, attributes, windows; and window length and step.
+pristine_repository = released._REPOSITORY  # before any test replaces it
+
+# Numbers of users, items, interactions, attributes and windows; length and step of the windows.
 RELEASED = {
     'toys': ((19_412, 11_924, 167_597, 1_027, 31_506), 20, 1),
     'beauty': ((22_363, 12_101, 198_502, 637, 43_793), 15, 1),
@@ -37,14 +40,10 @@ def make_options(name='toys', source='', stand_in=False):
 
 @pytest.fixture(autouse=True)
 def tfds_folder(tmp_path, monkeypatch):
-    """A TFDS data folder of the test's own, and no network."""
+    """A TFDS data folder for this test alone; GitHub cannot be reached."""
     folder = tmp_path / 'tfds'
     monkeypatch.setenv('TFDS_DATA_DIR', str(folder))
-
-    def no_network(url, timeout):
-        raise urllib.error.URLError('no network')
-
-    monkeypatch.setattr('urllib.request.urlopen', no_network)
+    monkeypatch.setattr(released, '_REPOSITORY', 'http://127.0.0.1:9/')  # nobody listens there
     return folder
 
 
@@ -52,7 +51,7 @@ def tfds_folder(tmp_path, monkeypatch):
 def miniature(request, tmp_path, monkeypatch):
     """(name, source folder) of a miniature that passes for the released set."""
     name, source = request.param, tmp_path / 'source'
-    monkeypatch.setattr(prepared.BUILDERS[name], 'release', write_miniature(source, name))
+    monkeypatch.setitem(released.RELEASES, name, write_miniature(source, name))
     return name, source
 
 
@@ -60,7 +59,7 @@ def miniature(request, tmp_path, monkeypatch):
 def toys(tmp_path, monkeypatch):
     """The source folder of a miniature that passes for toys."""
     source = tmp_path / 'source'
-    monkeypatch.setattr(prepared.BUILDERS['toys'], 'release', write_miniature(source, 'toys'))
+    monkeypatch.setitem(released.RELEASES, 'toys', write_miniature(source, 'toys'))
     return source
 
 
@@ -104,7 +103,7 @@ def test_released_counts(real_data, name):
     split = leave_one_out(loaded)
     cut = windows(split.train, max_len, step)
     assert (*loaded.counts().values(), len(cut)) == expected
-    with (real_data / files.RELEASES[name].histories.path).open('rb') as file:
+    with (real_data / released.RELEASES[name].histories.path).open('rb') as file:
         parts = pickle.load(file)
     for user in range(len(split.train)):
         assert split.train[user].tolist() == parts['train'][user]
@@ -112,55 +111,76 @@ def test_released_counts(real_data, name):
     assert split.test.targets.tolist() == [row[0] for row in parts['test'].values()]
 
 
-def test_the_network_is_asked_for_the_released_files(toys, tfds_folder, monkeypatch):
-    def urlopen(url, timeout):
-        path = url.removeprefix(
-            'https://raw.githubusercontent.com/hw-du/EMKD/984d46cffe8298dc9f55e808ee949f371229ecfe/'
-        )
-        return io.BytesIO((toys / path).read_bytes())
+class _Files(http.server.SimpleHTTPRequestHandler):
+    """Serves the files of a folder; it logs nothing."""
 
-    monkeypatch.setattr('urllib.request.urlopen', urlopen)
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def github(tmp_path, monkeypatch):
+    """A folder that is served in place of the authors' repository."""
+    folder = tmp_path / 'github'
+    handler = functools.partial(_Files, directory=str(folder))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f'http://127.0.0.1:{server.server_address[1]}/'
+        monkeypatch.setattr(released, '_REPOSITORY', address)
+        yield folder
+        server.shutdown()
+
+
+def test_the_released_files_are_downloaded_once(toys, github, tfds_folder):
+    toys.rename(github)
     folder = data.prepare(make_options())
     assert folder == tfds_folder / 'emkd_toys'
+    for path in github.rglob('*.*'):
+        path.write_text('another file')
     check_miniature(data.load(make_options()), 'toys')
 
 
-@pytest.mark.parametrize(
-    'answer',
-    [urllib.error.URLError('timed out'), http.client.IncompleteRead(b''), b'<html>Log in</html>'],
-)
-def test_no_data_names_the_three_ways_out(toys, tfds_folder, monkeypatch, answer):
-    def urlopen(url, timeout):
-        if isinstance(answer, bytes):
-            return io.BytesIO(answer)
-        raise answer
+def test_the_repository_is_that_of_the_authors():
+    assert pristine_repository == (
+        'https://raw.githubusercontent.com/hw-du/EMKD/984d46cffe8298dc9f55e808ee949f371229ecfe/'
+    )
 
-    monkeypatch.setattr('urllib.request.urlopen', urlopen)
+
+@pytest.mark.parametrize(
+    ('answer', 'reason'),
+    [
+        ('none', 'Connection refused'),
+        ('not found', '404 Client Error'),
+        ('a login page', 'does not match the known hash'),
+    ],
+)
+def test_no_data_names_a_command_that_works_and_the_ways_out(
+    toys, request, tfds_folder, answer, reason
+):
+    if answer != 'none':
+        folder = request.getfixturevalue('github')
+        for file in released.RELEASES['toys'] if answer == 'a login page' else ():
+            (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file.path).write_text('<html>Log in</html>')
     with pytest.raises(UserError) as caught:
         data.load(make_options())
+    (line,) = str(caught.value).splitlines()
+    assert reason in line
+    assert '`python launch.py --config=configs/quickstart.py` works here at once' in line
     for way in ('--config.data.source=', '--mode=prepare', 'TFDS_DATA_DIR', 'data.stand_in=True'):
-        assert way in str(caught.value)
+        assert way in line
     assert not tfds_folder.exists()
 
 
 def test_a_source_is_never_ignored(toys):
     loaded = data.load(make_options(source=toys))
-    path = toys / prepared.BUILDERS['toys'].release.attributes.path
+    path = toys / released.RELEASES['toys'].attributes.path
     path.write_bytes(path.read_bytes() + b' ')
-    for made_up in (False, True):
-        with pytest.raises(UserError, match='not the file that the authors released'):
-            data.load(make_options(source=toys, stand_in=made_up))
-        with pytest.raises(UserError, match='There is no file'):
-            data.load(make_options(source=toys / 'nowhere', stand_in=made_up))
+    with pytest.raises(UserError, match='not the file that the authors released'):
+        data.load(make_options(source=toys))
+    with pytest.raises(UserError, match='There is no file'):
+        data.load(make_options(source=toys / 'nowhere'))
     assert data.load(make_options()).fingerprint == loaded.fingerprint
-
-
-def test_a_malformed_file_is_named_and_nothing_is_prepared(tmp_path, tfds_folder, monkeypatch):
-    release = write(tmp_path, 'toys', pickle.dumps(make_parts()), b'{"1": [2]}')
-    monkeypatch.setattr(prepared.BUILDERS['toys'], 'release', release)
-    with pytest.raises(UserError, match=r'item2attributes.json is damaged: its attributes'):
-        data.load(make_options(source=tmp_path))
-    assert not prepared.is_prepared('toys')
 
 
 def test_a_folder_that_cannot_be_written_is_named(toys, tfds_folder):
@@ -192,7 +212,7 @@ def test_damaged_prepared_data_is_named(toys, tfds_folder):
 
 
 def test_another_process_may_prepare_at_the_same_time(toys, monkeypatch):
-    builder = prepared.BUILDERS['toys']
+    builder = EmkdToys
     generate = builder._generate_examples
     inner = []
 
@@ -207,17 +227,17 @@ def test_another_process_may_prepare_at_the_same_time(toys, monkeypatch):
     assert inner == ['histories', 'items']
 
 
-# Makes the miniature pass for toys, and dies after some examples of a config if told to.
+# Loads a miniature in place of toys; if told to, it dies after some examples of a config.
 _CHILD = """
 import os, pathlib, sys
 import ml_collections
 from tests.support.released_files import write_miniature
 from emkd_jax import data
-from emkd_jax.data import prepared, stand_in
+from emkd_jax.data import released, stand_in
+from emkd_jax.data.builders import EmkdToys as builder
 
 source, die_in = sys.argv[1:]
-builder = prepared.BUILDERS['toys']
-builder.release = write_miniature(pathlib.Path(source), 'toys')
+released.RELEASES['toys'] = write_miniature(pathlib.Path(source), 'toys')
 generate = builder._generate_examples
 def mortal(self, folder):
     for count, example in enumerate(generate(self, folder)):
@@ -335,25 +355,54 @@ def test_windows(max_len, step):
     assert cut.tolist() == expected
 
 
-def test_a_stand_in_comes_only_where_there_is_no_real_data(toys, tfds_folder):
+@pytest.mark.parametrize('is_prepared', [False, True])
+def test_a_stand_in_is_made_up_whatever_lies_on_this_machine(toys, is_prepared):
+    if is_prepared:
+        data.prepare(make_options(source=toys))
     made_up = data.load(make_options(stand_in=True))
     assert (made_up.name, made_up.stand_in) == ('toys_stand_in', True)
-    assert not tfds_folder.exists()
-    real = data.load(make_options(source=toys, stand_in=True))
-    assert (real.name, real.stand_in) == ('toys', False)
-    assert not data.load(make_options(stand_in=True)).stand_in  # prepared by now
+    assert made_up.fingerprint == data.load_dataset('toys', stand_in=True).fingerprint
+    if is_prepared:
+        assert not data.load_dataset('toys').stand_in
+    else:
+        with pytest.raises(UserError, match='cannot be downloaded'):  # and nothing is made up
+            data.load_dataset('toys')
 
 
-def test_quickstart_is_made_up_and_nothing_else(tmp_path):
-    assert data.load(make_options('quickstart', stand_in=True)).name == 'quickstart_stand_in'
-    for options in (
-        make_options('quickstart', stand_in=False),
-        make_options('quickstart', stand_in=True, source=tmp_path),
-    ):
-        with pytest.raises(UserError, match=r'data.name=quickstart has made-up data only'):
-            data.load(options)
-    with pytest.raises(UserError, match='nothing to prepare'):
-        data.prepare(make_options('quickstart', stand_in=True))
+def test_a_stand_in_contradicts_a_source(toys):
+    for action in (data.load, data.prepare):
+        with pytest.raises(UserError, match=r'data.stand_in=True .* set only one of them'):
+            action(make_options(source=toys, stand_in=True))
+    with pytest.raises(UserError, match=r'data.name=custom has no made-up stand-in'):
+        data.load(make_options('custom', stand_in=True))
+
+
+def test_a_data_set_is_loaded_by_name(toys):
+    check_miniature(data.load_dataset('toys', source=toys), 'toys')
+    check_miniature(data.load_dataset('toys'), 'toys')  # prepared by now
+
+
+def test_quickstart_is_always_made_up(tmp_path):
+    for made_up in (False, True):
+        assert data.load_dataset('quickstart', stand_in=made_up).name == 'quickstart_stand_in'
+    with pytest.raises(UserError, match=r'data.name=quickstart is always made up'):
+        data.load(make_options('quickstart', source=tmp_path))
+    for options in (make_options('quickstart'), make_options('toys', stand_in=True)):
+        with pytest.raises(UserError, match='nothing to prepare'):
+            data.prepare(options)
+
+
+def test_importing_the_data_package_imports_no_library_that_reads_files():
+    libraries = ('tensorflow_datasets', 'pooch', 'duckdb', 'pyarrow', 'jax')
+    code = f'import sys; import emkd_jax.data; print([m for m in {libraries} if m in sys.modules])'
+    child = subprocess.run(
+        [sys.executable, '-c', code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {'PYTHONPATH': str(ROOT)},
+        check=True,
+    )
+    assert child.stdout.strip() == '[]'
 
 
 def test_an_unknown_set_is_refused():

@@ -37,11 +37,16 @@ def make_dataset(**changes) -> Dataset:
 def store(monkeypatch):
     """The address of a folder in an object store, which this process keeps in memory."""
     memory = fsspec.filesystem('memory')
-    memory.store.clear()
+    _empty(memory)
     systems = {True: _WithoutScheme(memory), False: fsspec.filesystem('file')}
     monkeypatch.setattr(backend.fsspec_backend, 'fs', lambda path: systems['://' in str(path)])
     yield epath.Path('gs://bucket/run')
+    _empty(memory)
+
+
+def _empty(memory):
     memory.store.clear()
+    memory.pseudo_dirs[:] = ['']
 
 
 class _WithoutScheme:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emkd_jax.data import files
+from emkd_jax.data import released
 from emkd_jax.data.dataset import Dataset, Holdout, Ragged
 from emkd_jax.data.splits import leave_one_out
 from emkd_jax.evaluation import RULES
@@ -61,7 +61,8 @@ def test_items_that_tie_follow_their_ids():
 
 
 def test_baselines_on_the_real_toys(real_data):
-    histories = files.read_histories(real_data / files.RELEASES['toys'].histories.path).histories
+    content = released.read_verified(released.RELEASES['toys'].histories, real_data)
+    histories = released.read_histories(content).histories
     num_items = int(histories.values.max())
     split = leave_one_out(
         Dataset(

@@ -1,5 +1,6 @@
 """The exported files: the same scores as here, on every platform, without this project's code."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -10,8 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from emkd_jax.config import EVENT_LOG_OPTIONS, OPTIONS
 from emkd_jax.errors import UserError
 from emkd_jax.serving import export as mode
+from emkd_jax.serving.export import export
+from emkd_jax.serving.model import PATH_OPTIONS
 from emkd_jax.serving.weights import load_weights
 from tests.support import ROOT
 from tests.support.tiny import NUM_ITEMS, tiny_config, tiny_experiment
@@ -22,27 +26,20 @@ ALONE = ('jax', 'jaxlib', 'numpy', 'numpy.libs', 'ml_dtypes', 'opt_einsum', 'sci
 ALONE += ('flatbuffers',)
 
 
-@pytest.fixture(scope='module')
-def trained():
-    experiment = tiny_experiment(tiny_config(model__num_blocks=1))
-    experiment.data.item_ids[:] = 100 + np.arange(NUM_ITEMS)[::-1]
-    params = jax.jit(experiment.ensemble.init)(jax.random.key(3))
-    return experiment, jax.device_get(params)
+@pytest.fixture
+def trained(trained):
+    """As in the other tests, with ids that are not the numbers of the items."""
+    experiment, params = trained
+    data = dataclasses.replace(experiment.data, item_ids=100 + np.arange(NUM_ITEMS)[::-1])
+    return dataclasses.replace(experiment, data=data), params
 
 
 @pytest.fixture
-def run(trained, monkeypatch):
-    """run(workdir, **options) exports the made-up run."""
-    experiment, params = trained
-    monkeypatch.setattr(mode, 'make_experiment', lambda config: experiment)
-    monkeypatch.setattr(
-        mode, 'best_params', lambda *rest: (params, {'best': {'epoch': 4, 'step': 9}})
-    )
+def run(make_run):
+    """run(output, **options) exports the made-up run."""
 
-    def run(workdir, output='', **options):
-        config = tiny_config(model__num_blocks=1)
-        config.export.update(options)
-        mode.export(config, str(workdir), str(output))
+    def run(output='', results=None, **options):
+        export(make_run(results=results, **options), str(output))
 
     return run
 
@@ -65,9 +62,31 @@ def left_padded(histories, slots):
     )
 
 
+def recommend_alone(tmp_path, history):
+    """The example, in an interpreter that finds jax, what jax needs, flatbuffers and no more."""
+    site = tmp_path / 'site'
+    site.mkdir()
+    for name in ALONE:
+        found = [folder for folder in map(pathlib.Path, sys.path) if (folder / name).is_dir()]
+        if found:
+            (site / name).symlink_to(found[0] / name)
+    script = (
+        f'import sys; sys.path.append({str(site)!r})\n'
+        f'sys.argv = ["", {str(tmp_path / "export")!r}, *{history!r}]\n'
+        f'exec(open({str(EXAMPLE)!r}).read())\n'
+        'assert not any(name.startswith(("emkd", "flax")) for name in sys.modules)\n'
+    )
+    return subprocess.run(
+        [sys.executable, '-I', '-S', '-c', script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={'JAX_PLATFORMS': 'cpu'},
+    )
+
+
 def test_scores_for_any_batch(trained, run, tmp_path):
-    (tmp_path / 'results.json').write_text('{"test": {"window": {"HR@10": 0.5}}}')
-    run(tmp_path)
+    run(results={'test': {'window': {'HR@10': 0.5}}})
     folder = tmp_path / 'export'
     card = json.loads((folder / 'card.json').read_text())
     exported = jax.export.deserialize(bytearray((folder / 'model.stablehlo').read_bytes()))
@@ -86,26 +105,8 @@ def test_scores_for_any_batch(trained, run, tmp_path):
 
 def test_the_example_recommends_with_jax_alone(trained, run, tmp_path):
     """In an interpreter that finds jax, what jax needs, flatbuffers, and nothing else."""
-    run(tmp_path)
-    site = tmp_path / 'site'
-    site.mkdir()
-    for name in ALONE:
-        found = [folder for folder in map(pathlib.Path, sys.path) if (folder / name).is_dir()]
-        if found:
-            (site / name).symlink_to(found[0] / name)
-    script = (
-        f'import sys; sys.path.append({str(site)!r})\n'
-        f'sys.argv = ["", {str(tmp_path / "export")!r}, "101", "no such item", "103"]\n'
-        f'exec(open({str(EXAMPLE)!r}).read())\n'
-        'assert not any(name.startswith(("emkd", "flax")) for name in sys.modules)\n'
-    )
-    done = subprocess.run(
-        [sys.executable, '-I', '-S', '-c', script],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={'JAX_PLATFORMS': 'cpu'},
-    )
+    run()
+    done = recommend_alone(tmp_path, ['101', 'no such item', '103'])
     assert done.returncode == 0, done.stderr
     ids = trained[0].data.item_ids.tolist()
     expected = scores(trained, [[ids.index(101) + 1, ids.index(103) + 1]])[0]
@@ -119,24 +120,59 @@ def test_the_example_recommends_with_jax_alone(trained, run, tmp_path):
 
 @pytest.mark.parametrize('weights', ['safetensors', 'npz'])
 def test_weights_by_name(trained, run, tmp_path, weights):
-    run(tmp_path, weights=weights)
+    run(export__weights=weights)
     loaded = load_weights(str(tmp_path / 'export' / f'weights.{weights}'))
     same = jax.tree.map(np.array_equal, loaded, trained[1])
     assert all(jax.tree.leaves(same))
 
 
 def test_what_goes_wrong_is_told(run, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"export\.weights is 'gguf'"):
-        run(tmp_path, weights='gguf')
     (tmp_path / 'there').mkdir()
     with pytest.raises(UserError, match='there is already there; name another'):
-        run(tmp_path, tmp_path / 'there')
-    with pytest.raises(UserError, match=r'gs://a/b is none; name one with --output'):
-        run(tmp_path, 'gs://a/b')
+        run(tmp_path / 'there')
     (tmp_path / 'file').touch()
-    with pytest.raises(UserError, match=r'cannot be written .* mend --output'):
-        run(tmp_path, tmp_path / 'file' / 'export')
+    with pytest.raises(UserError, match=r'cannot be written .* name another folder with --output'):
+        run(tmp_path / 'file' / 'export')
     monkeypatch.setattr(mode, '_MOST_BYTES', 1000)
     with pytest.raises(UserError, match='one exported file holds 2'):
-        run(tmp_path)
+        run()
     assert sorted(path.name for path in tmp_path.iterdir()) == ['file', 'there']
+
+
+def test_nothing_names_a_path_of_this_machine(run, tmp_path):
+    """Neither the options nor the source files."""
+    paths = {name.replace('.', '__'): f'/home/somebody/{name}' for name in PATH_OPTIONS}
+    del paths['data__attributes']  # an option of event logs alone
+    run(**paths)
+    for file in (tmp_path / 'export').iterdir():
+        assert b'/home/somebody' not in file.read_bytes() and b'emkd_jax/' not in file.read_bytes()
+
+
+def test_every_option_that_holds_a_path_is_known():
+    """What names a file or a folder is left out of what is given to others."""
+    for name, option in (OPTIONS | EVENT_LOG_OPTIONS).items():
+        if option.meaning.startswith(('File', 'Folder', 'Workdir')):
+            assert name in PATH_OPTIONS
+
+
+def test_exporting_changes_no_setting_of_jax(run):
+    name = 'jax_traceback_in_locations_limit'
+    before = getattr(jax.config, name)
+    run()
+    assert getattr(jax.config, name) == before != 0
+
+
+def test_a_model_that_sees_no_history_is_exported(trained, make_run, tmp_path):
+    """With model.max_len=1 the input has no slots, whatever the history is."""
+    experiment = tiny_experiment(tiny_config(model__num_blocks=1, model__max_len=1))
+    params = jax.jit(experiment.ensemble.init)(jax.random.key(3))
+    run = make_run()
+    run = dataclasses.replace(run, config=experiment.config, experiment=experiment)
+    run.__dict__['_best'] = jax.device_get(params), {'best': {'epoch': 1, 'step': 9}}
+    run.__dict__['results'] = {}
+    export(run)
+    done = recommend_alone(tmp_path, ['1', '3'])
+    assert done.returncode == 0, done.stderr
+    items = [int(line.split()[0]) for line in done.stdout.splitlines()]
+    expected = np.argsort(-scores((experiment, params), [[]])[0]) + 1
+    assert items == [item for item in expected if item not in (1, 3)][:10]

@@ -11,42 +11,36 @@ import subprocess
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 from emkd_jax.data.dataset import Ragged
 from emkd_jax.errors import RunError, UserError
-from emkd_jax.serving import recommend as mode
+from emkd_jax.serving.ids import IdIndex, Unknown
+from emkd_jax.serving.recommend import recommend
 from emkd_jax.serving.recommender import Recommender
-from emkd_jax.serving.requests import Unknown, read_requests
-from tests.support.tiny import NUM_ITEMS, tiny_config, tiny_data, tiny_experiment
+from emkd_jax.serving.requests import read_requests
+from tests.support.tiny import NUM_ITEMS, tiny_data
 
 K = 7
 
 
-@pytest.fixture(scope='module')
-def trained():
-    """A tiny experiment and its parameters, untrained."""
-    experiment = tiny_experiment(tiny_config(model__num_blocks=1))
-    return experiment, jax.jit(experiment.ensemble.init)(jax.random.key(3))
-
-
 @pytest.fixture
-def run(trained, monkeypatch, tmp_path):
-    """run(text of requests, **options) -> lines of the answer; the workdir is made up."""
-    experiment, params = trained
-    monkeypatch.setattr(mode, 'make_experiment', lambda config: experiment)
-    monkeypatch.setattr(mode, 'best_params', lambda *rest: (jax.device_get(params), {}))
+def run(make_run, tmp_path):
+    """run(text of requests, **options) returns the lines of the answer."""
 
-    def run(text=None, output='answer.jsonl', strict=False, **options):
-        config = tiny_config()
-        config.recommend.update({'k': K} | options)
+    def run(text=None, output='answer.jsonl', strict=False, titles=(), show=False, **options):
+        options |= {'k': options.get('k', K), 'titles': show}
+        options = {f'recommend__{name}': value for name, value in options.items()}
         requests = tmp_path / 'requests'
         if text is not None:
             requests.write_text(text, encoding='utf-8')
         file = tmp_path / output
-        mode.recommend(config, 'run', '' if text is None else str(requests), str(file), strict)
+        recommend(
+            make_run(titles, **options), '' if text is None else str(requests), str(file), strict
+        )
         assert [path for path in tmp_path.iterdir() if path.name.startswith('.')] == []
-        return file.read_text(encoding='utf-8').splitlines()
+        return file.read_text(encoding='utf-8').splitlines() if file.suffix != '.parquet' else file
 
     return run
 
@@ -118,14 +112,11 @@ def test_ids_may_hold_anything(run):
     assert [row[0] for row in rows] == ['user', 'a "b",\nc', 'ü']
 
 
-def test_standard_input_and_output(run, trained, monkeypatch, capsys):
-    run()  # leaves the made-up workdir in place
+def test_standard_input_and_output(make_run, trained, monkeypatch, capsys):
     monkeypatch.setattr(
         'sys.stdin', io.TextIOWrapper(io.BytesIO(b'\xef\xbb\xbf{"history": [3, 4]}\n'), 'latin-1')
     )
-    config = tiny_config()
-    config.recommend.k = K
-    mode.recommend(config, 'run', '-', '-')
+    recommend(make_run(recommend__k=K), '-', '-')
     printed = capsys.readouterr()
     check(json.loads(printed.out), trained, [3, 4])
     assert '1 user in' in printed.err
@@ -146,16 +137,47 @@ def test_csv_out(run, trained):
     assert len(rows) == len(items) and scores
 
 
-def test_titles_on_request(run, monkeypatch):
+def test_parquet_out(run, trained):
+    """With the ids of the data as they are, and with labels as text."""
+    ids = trained[0].data.user_ids
+    table = pd.read_parquet(run(output='all.parquet'))
+    assert list(table.columns) == ['user', 'rank', 'item', 'score']
+    assert table['user'].tolist() == np.repeat(ids, K).tolist()
+    first = table[table['user'] == 7]
+    assert first['rank'].tolist() == list(range(1, K + 1))
+    answer = {'items': first['item'].tolist(), 'scores': first['score'].tolist()}
+    check(answer, trained, trained[0].data.histories[7].tolist())
+    asked = '{"history": [1]}\n{"user": {"any": "\\ud800"}, "history": [2]}'
+    table = pd.read_parquet(run(asked, output='some.parquet', titles=['a'] * NUM_ITEMS, show=True))
+    assert table['user'].unique().tolist() == ['1', "{'any': '\\ud800'}"]
+    assert set(table['title']) == {'a'}
+
+
+def test_no_requests_leave_an_empty_table(run):
+    for output in ('no.parquet', 'no.csv', 'no.json'):
+        run('{"user": "nobody"}', output=output)
+    folder = run('{"user": "nobody"}', output='no.parquet').parent
+    assert len(pd.read_parquet(folder / 'no.parquet')) == len(pd.read_csv(folder / 'no.csv')) == 0
+    assert (folder / 'no.json').read_text() == ''
+
+
+@pytest.mark.parametrize('name', ['answer.txt', 'answer', 'answer.csv.gz', 'answer.xlsx'])
+def test_an_ending_that_is_not_known_is_refused(run, tmp_path, name):
+    with pytest.raises(UserError, match=r'not known; use one of \.jsonl, \.json, \.csv, \.parquet'):
+        run('{"user": 7}', output=name)
+    assert not (tmp_path / name).exists()
+
+
+def test_titles_on_request(run):
     titles = [f'Title of {item}' for item in range(1, NUM_ITEMS + 1)]
-    monkeypatch.setattr(mode.data_room, 'titles', lambda options: titles)
-    (answer,) = map(json.loads, run('{"history": [1]}', titles=True))
+    (answer,) = map(json.loads, run('{"history": [1]}', titles=titles))
+    assert 'titles' not in answer
+    (answer,) = map(json.loads, run('{"history": [1]}', titles=titles, show=True))
     assert answer['titles'] == [f'Title of {item}' for item in answer['items']]
-    row = next(csv.DictReader(run('{"history": [1]}', output='a.csv', titles=True)))
+    row = next(csv.DictReader(run('{"history": [1]}', output='a.csv', titles=titles, show=True)))
     assert row['title'] == f'Title of {row["item"]}'
-    monkeypatch.setattr(mode.data_room, 'titles', lambda options: [])
     with pytest.raises(UserError, match='without titles'):
-        run('{"history": [1]}', titles=True)
+        run('{"history": [1]}', show=True)
 
 
 def test_one_network_alone(run, trained):
@@ -239,9 +261,9 @@ def test_bad_requests_leave_the_old_answer(run, tmp_path, text, expected):
 @pytest.mark.parametrize(
     ('options', 'expected'),
     [
-        ({'k': 0}, 'recommend.k is 0'),
+        ({'k': 0}, 'k is 0'),
         ({'network': 3}, 'use 0 to 2'),
-        ({'only': '/nowhere'}, r'mend --config\.recommend\.only'),
+        ({'only': '/nowhere'}, r'--config\.recommend\.only'),
     ],
 )
 def test_bad_options(run, options, expected):
@@ -250,26 +272,33 @@ def test_bad_options(run, options, expected):
 
 
 def test_a_folder_that_is_not_there(run):
-    with pytest.raises(UserError, match=r'cannot be written .* mend --output'):
+    with pytest.raises(UserError, match=r'cannot be written .* correct --output'):
         run('{"user": 1}', output='none/answer.jsonl')
 
 
-def test_a_pipe_is_written_to_and_stays_one(run, trained, tmp_path):
+def test_a_pipe_is_written_to_and_stays_one(make_run, trained, tmp_path):
     os.mkfifo(tmp_path / 'pipe')
     (tmp_path / 'asked').write_text('{"history": [3, 4]}')
     reader = subprocess.Popen(['cat', tmp_path / 'pipe'], stdout=subprocess.PIPE, text=True)
-    config = tiny_config()
-    config.recommend.k = K
-    mode.recommend(config, 'run', str(tmp_path / 'asked'), str(tmp_path / 'pipe'))
+    recommend(make_run(recommend__k=K), str(tmp_path / 'asked'), str(tmp_path / 'pipe'))
     check(json.loads(reader.communicate(timeout=60)[0]), trained, [3, 4])
     assert (tmp_path / 'pipe').is_fifo()
 
 
-def test_a_full_disk_behind_standard_output_is_told(run, monkeypatch):
+def test_a_full_disk_behind_standard_output_is_told(make_run, monkeypatch):
     with open('/dev/full', 'w') as full:
         monkeypatch.setattr('sys.stdout', full)
         with pytest.raises(UserError, match='standard output cannot be written .No space left'):
-            mode.recommend(tiny_config(), 'run')
+            recommend(make_run())
+
+
+def test_a_reader_that_has_enough_is_no_error(make_run, monkeypatch):
+    """As in `emkd-jax recommend | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, 'w') as pipe:
+        monkeypatch.setattr('sys.stdout', pipe)
+        recommend(make_run())
 
 
 def test_broken_parameters_are_told(trained):
@@ -299,7 +328,7 @@ def test_each_length_group_compiles_once(trained, caplog):
 
 def test_requests_are_read_as_they_are_asked():
     data = tiny_data()
-    asked = read_requests('', data, Unknown(strict=False))
+    asked = read_requests('', IdIndex(data), Unknown(strict=False))
     assert next(asked).user == 0
 
 
@@ -321,5 +350,5 @@ def test_tables_that_would_be_misread(run, text, words):
 def test_an_event_that_stands_twice_is_one(tmp_path):
     file = tmp_path / 'events.csv'
     file.write_text('user,item,timestamp\nu,3,2\nu,1,1\nu,3,2\nu,3,4\n')
-    [asked] = read_requests(str(file), tiny_data(), Unknown(strict=True))
+    [asked] = read_requests(str(file), IdIndex(tiny_data()), Unknown(strict=True))
     assert asked.history.tolist() == [1, 3, 3]

@@ -12,7 +12,7 @@ import pytest
 
 from emkd_jax.errors import UserError
 from emkd_jax.model.encoders import ENCODERS
-from emkd_jax.runs.evaluate import best_params
+from emkd_jax.runs.trained import load_run
 from emkd_jax.serving import import_weights as mode
 from emkd_jax.serving.pytorch import state_dict_from_params
 from emkd_jax.serving.weights import check_weights, load_weights, save_weights
@@ -63,6 +63,11 @@ def same(one, other):
     return jax.tree.structure(one) == jax.tree.structure(other) and all(
         jax.tree.leaves(jax.tree.map(np.array_equal, one, other))
     )
+
+
+def last_scores(ensemble, params, items):
+    scores = jax.jit(lambda params, items: sum(ensemble.scores(ensemble.split(params), items)))
+    return scores(params, jnp.asarray(items, jnp.int32))
 
 
 @pytest.mark.parametrize('suffix', ['safetensors', 'npz', 'pth'])
@@ -118,13 +123,11 @@ def test_released_checkpoint_ranks_as_the_released_code_does(torch, tmp_path, pa
     histories, answers = case.arrays['eval_history'], case.arrays['eval_answer']
     mask = np.full((len(histories), 1), case.num_items + 1)
     items = np.concatenate([histories, mask], axis=1)[:, -case.max_len :]
-    scores = jax.jit(
-        lambda items: case.ensemble.item_logits(params, case.ensemble.last_hidden(params, items))
-    )(jnp.asarray(items, jnp.int32)).sum(0)
+    scores = np.asarray(last_scores(case.ensemble, params, items))
     for row, (window, answer) in enumerate(zip(items, answers, strict=True)):
         shut_out = sorted({0, *window.tolist()} - {answer, case.num_items + 1})
-        of_row = np.delete(np.asarray(scores[row]), shut_out)
-        assert (of_row > scores[row, answer]).sum() == case.arrays['eval_rank'][row]
+        competitors = np.delete(scores[row], shut_out)
+        assert (competitors > scores[row, answer]).sum() == case.arrays['eval_rank'][row]
 
 
 def test_released_code_takes_ours_and_ranks_alike(torch, experiment, params, tmp_path):
@@ -152,10 +155,7 @@ def test_released_code_takes_ours_and_ranks_alike(torch, experiment, params, tmp
         [sys.executable, '-c', AUTHORS, clone, str(tmp_path / 'ours.pth'), str(inputs)], check=True
     )
     theirs = np.load(f'{inputs}.npy')
-    ensemble = experiment.ensemble
-    ours = jax.jit(lambda items: ensemble.item_logits(params, ensemble.last_hidden(params, items)))(
-        jnp.asarray(items, jnp.int32)
-    ).sum(0)
+    ours = last_scores(experiment.ensemble, params, items)
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
     assert (np.argsort(-ours) == np.argsort(-theirs)).mean() > 0.99
 
@@ -214,9 +214,10 @@ def test_another_suffix_is_told():
 def test_pytorch_is_asked_for_only_where_needed(params, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'torch', None)
     save_weights(tmp_path / 'weights.npz', params)
-    with pytest.raises(UserError, match='need PyTorch'):
+    with pytest.raises(UserError, match='needs PyTorch'):
         save_weights(tmp_path / 'weights.pth', params)
-    with pytest.raises(UserError, match='need PyTorch'):
+    (tmp_path / 'weights.pth').touch()
+    with pytest.raises(UserError, match='needs PyTorch'):
         load_weights(str(tmp_path / 'weights.pth'))
 
 
@@ -231,21 +232,22 @@ def test_weights_of_another_model_are_told(experiment, params):
         check_weights(other, expected, 'file')
 
 
-def test_imported_weights_are_the_runs_best_checkpoint(
+def test_imported_weights_are_the_best_checkpoint_of_a_run(
     experiment, params, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(mode, 'make_experiment', lambda config: experiment)
     path = tmp_path / 'weights.npz'
     save_weights(path, params)
-    run = tmp_path / 'run'
-    mode.import_weights(experiment.config, str(run), str(path))
+    folder = tmp_path / 'run'
+    mode.import_weights(experiment.config, str(folder), str(path))
     assert 'is now the best checkpoint' in capsys.readouterr().out
-    restored, record = best_params(experiment, str(run))
-    assert same(restored, params) and record['best']['step'] == 0
+    run = load_run(folder)
+    assert same(run.params, params) and run.record['best']['step'] == 0
+    assert run.dataset.fingerprint == experiment.data.fingerprint
     with pytest.raises(UserError, match='already holds a run'):
-        mode.import_weights(experiment.config, str(run), str(path))
+        mode.import_weights(experiment.config, str(folder), str(path))
     with pytest.raises(UserError, match='--weights is empty'):
-        mode.import_weights(experiment.config, str(run))
+        mode.import_weights(experiment.config, str(folder))
 
 
 @pytest.mark.parametrize('encoder', [name for name in ENCODERS if name != 'bert4rec'])

@@ -1,0 +1,89 @@
+"""From original ids to the numbers of users and items, counting the ids that are not known."""
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32, Shaped
+
+from emkd_jax.data.dataset import Dataset
+from emkd_jax.errors import UserError
+from emkd_jax.runs.console import warn
+
+_SHOWN = 80  # characters of an id in a message
+
+
+class Unknown:
+    """Ids that the data does not have. They are skipped and counted, or are an error if `strict`.
+
+    Args:
+      strict: whether an unknown id is an error.
+      hint: what a user may do about such an error.
+    """
+
+    def __init__(self, strict: bool, hint: str = 'with strict=False it is skipped'):
+        self._strict, self._hint = strict, hint
+        self._found: dict[str, tuple[int, str]] = {}
+
+    def add(self, kind: str, name: Any, place: str) -> None:
+        """Counts an unknown id.
+
+        Args:
+          kind: 'user' or 'item'.
+          name: the id.
+          place: where it was met.
+
+        Raises:
+          UserError: unknown ids are an error.
+        """
+        name = str(name)[:_SHOWN]
+        if self._strict:
+            raise UserError(f"{place}: {kind} '{name}' is not in the data; {self._hint}.")
+        count, first = self._found.get(kind, (0, f"'{name}' at {place}"))
+        self._found[kind] = count + 1, first
+
+    def report(self) -> None:
+        """Prints how many ids were skipped, if any."""
+        for kind, (count, first) in self._found.items():
+            plural = 's' if count > 1 else ''
+            warn(f'Skipped {count:,} unknown {kind}{plural}, the first {first}.')
+
+
+class IdIndex:
+    """Finds users and items of a data set by their original ids, which are compared as text."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def user(self, name: Any, unknown: Unknown, place: str) -> int | None:
+        """The row of a user in the data; None for an unknown user, who is counted in `unknown`."""
+        row = self._users.get(str(name))
+        if row is None:
+            unknown.add('user', name, place)
+        return row
+
+    def items(
+        self, names: Iterable[Any], unknown: Unknown, place: str
+    ) -> Int32[np.ndarray, ' known']:
+        """The numbers of items, from 1; unknown ones are left out and counted in `unknown`."""
+        numbers = []
+        for name in names:
+            number = self._items.get(str(name))
+            if number is None:
+                unknown.add('item', name, place)
+            else:
+                numbers.append(number)
+        return np.array(numbers, np.int32)
+
+    @functools.cached_property
+    def _users(self) -> dict[str, int]:
+        return _numbers(self.dataset.user_ids, 0)
+
+    @functools.cached_property
+    def _items(self) -> dict[str, int]:
+        return _numbers(self.dataset.item_ids, 1)
+
+
+def _numbers(ids: Shaped[np.ndarray, ' ids'], first: int) -> dict[str, int]:
+    return {str(name): number for number, name in enumerate(ids.tolist(), first)}

@@ -1,0 +1,363 @@
+"""A trained model in Python: recommendations, scores, metrics and embeddings."""
+
+import contextlib
+import functools
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from etils import epath
+from jaxtyping import Array, Float, Float32, Int, PyTree
+
+from emkd_jax.config import flatten, from_json, to_json
+from emkd_jax.data.atomic import atomic_folder, is_remote, write_json
+from emkd_jax.data.cache import read_dataset, save_dataset
+from emkd_jax.data.dataset import Dataset, Ragged
+from emkd_jax.data.splits import leave_one_out
+from emkd_jax.errors import UserError
+from emkd_jax.evaluation import Evaluator
+from emkd_jax.evaluation.batches import history_batches
+from emkd_jax.model.ensemble import Ensemble
+from emkd_jax.runs.experiment import Experiment, make_experiment
+from emkd_jax.runs.results import read_results, versions
+from emkd_jax.runs.trained import TrainedRun, load_run
+from emkd_jax.runs.workdir import read_config
+from emkd_jax.serving.ids import IdIndex, Unknown
+from emkd_jax.serving.recommender import Recommender
+from emkd_jax.serving.weights import check_weights, load_weights, save_weights
+from emkd_jax.training.placement import AXIS, replicate
+
+_DATA, _WEIGHTS, _CARD = 'data', 'weights.safetensors', 'card.json'
+_NUMBERS = 2**24  # that a device computes at a time, at most
+# Options that name files of this machine, which are nobody else's business.
+PATH_OPTIONS = (
+    'data.source',
+    'data.attributes',
+    'distill.teacher',
+    'recommend.exclude',
+    'recommend.only',
+)
+
+
+def load(path: epath.PathLike) -> 'Model':
+    """Loads a trained model.
+
+    Args:
+      path: the workdir of a run, or a folder that `Model.save` wrote.
+
+    Raises:
+      UserError: the folder holds neither, or it is damaged.
+    """
+    folder = epath.Path(path)
+    if not (folder / _WEIGHTS).exists():
+        return Model.from_run(load_run(folder))
+    config, params = from_json(read_config(folder)), load_weights(folder / _WEIGHTS)
+    experiment = make_experiment(config, read_dataset(folder / _DATA))
+    check_weights(params, experiment.state_shapes().params, folder / _WEIGHTS)
+    return Model(experiment, params, read_results(folder, _CARD) or {})
+
+
+class Model:
+    """A trained ensemble with the ids of its items and users. `emkd_jax.load` makes one.
+
+    A history is a list of original item ids, the oldest first, of any length. Ids are compared as
+    text, so 7 and '7' are the same item. Items that the model does not know are left out of their
+    history, and users that it does not know get no recommendations; a warning on standard error
+    counts them. With `strict=True` they are an error instead.
+
+    Attributes:
+      config: the options of the run.
+      dataset: the data that it was trained on.
+      item_ids: original ids of the items; `user_ids` are those of the users in the data.
+      titles: titles of the items, in the same order; empty if the data has none.
+      ensemble: the networks.
+      params: their parameters, as host arrays with a leading axis of networks.
+      results: 'test' has the metrics on the test items by rule, if the run has finished; 'epoch' is
+        the epoch of the parameters.
+      ids: finds items and users by their ids.
+    """
+
+    def __init__(self, experiment: Experiment, params: PyTree, results: dict[str, Any]):
+        self.config, self.dataset = experiment.config, experiment.data
+        self.item_ids, self.user_ids = self.dataset.item_ids, self.dataset.user_ids
+        self.titles = np.array(self.dataset.titles, object)
+        self.ensemble, self.params = experiment.ensemble, params
+        self.results = {name: results.get(name) for name in ('test', 'epoch')}
+        self.ids = IdIndex(self.dataset)
+
+    @classmethod
+    def from_run(cls, run: TrainedRun) -> 'Model':
+        """The best checkpoint of a run.
+
+        Raises:
+          UserError: the run has no validated checkpoint yet.
+        """
+        return cls(run.experiment, run.params, run.results | {'epoch': run.record['best']['epoch']})
+
+    def recommend(
+        self,
+        histories: Iterable[Iterable[Any]] | None = None,
+        k: int = 10,
+        *,
+        users: Iterable[Any] | None = None,
+        exclude_seen: bool = True,
+        only: Iterable[Any] | None = None,
+        exclude: Iterable[Any] | None = None,
+        network: int | None = None,
+        strict: bool = False,
+    ) -> pd.DataFrame:
+        """Recommends items after histories, or to users of the data.
+
+        Args:
+          histories: a history for each row; None if `users` are given.
+          k: number of items; fewer are returned where no more are allowed.
+          users: ids of users, whose histories are in the data.
+          exclude_seen: whether to leave out all items of the history.
+          only: ids of the items that may be recommended; None allows all.
+          exclude: ids of items that may not be recommended.
+          network: number of the one network that recommends; None: all of them together.
+          strict: whether an id that is not known is an error.
+
+        Returns:
+          A table with the columns row (the place in `histories`) or user, rank (from 1), item,
+          score (the sum of the networks' logits) and, if the data has titles, title.
+
+        Raises:
+          UserError: an argument is not allowed, or an id is not known and `strict` is set.
+        """
+        if (histories is None) == (users is None):
+            raise UserError('Model.recommend takes either histories or users.')
+        unknown = Unknown(strict)
+        only, exclude = (
+            None if ids is None else self.ids.items(_listed(ids, name), unknown, name)
+            for name, ids in (('only', only), ('exclude', exclude))
+        )
+        recommender = self.recommender(k, exclude_seen, network, only, exclude)
+        if histories is not None:
+            label, rows = 'row', self._numbers(histories, unknown)
+            labels: Sequence[Any] = range(len(rows))
+        else:
+            found = [
+                (user, self.ids.user(user, unknown, f'users[{place}]'))
+                for place, user in enumerate(_listed(users, 'users'))
+            ]
+            label, labels = 'user', [user for user, row in found if row is not None]
+            rows = [self.dataset.histories[row] for _, row in found if row is not None]
+        unknown.report()
+        return self.table(label, labels, *recommender(Ragged.from_rows(rows)))
+
+    def score(
+        self, histories: Iterable[Iterable[Any]], *, strict: bool = False
+    ) -> Float32[np.ndarray, 'rows items']:
+        """Scores every item as the continuation of each history, in the order of `item_ids`.
+
+        A score is the sum of the networks' logits.
+
+        Raises:
+          UserError: an id is not known and `strict` is set.
+        """
+        return self._in_batches(_score, len(self.item_ids), histories, strict)
+
+    def embeddings(
+        self, histories: Iterable[Iterable[Any]], *, strict: bool = False
+    ) -> Float32[np.ndarray, 'rows networks_times_dim']:
+        """Embeds each history: the hidden states of all networks that predict the next item.
+
+        Columns 0 to `model.hidden_dim` - 1 belong to network 0, and so on.
+
+        Raises:
+          UserError: an id is not known and `strict` is set.
+        """
+        width = self.ensemble.num_networks * self.ensemble.network.encoder.dim
+        return self._in_batches(_embed, width, histories, strict)
+
+    def evaluate(self, dataset: Dataset | None = None) -> dict[str, dict[str, float]]:
+        """Measures the model on the test items of a data set.
+
+        Args:
+          dataset: data with the items of the model; None: the data that it was trained on.
+
+        Returns:
+          {rule: {metric: value}}, as `test` in results.json.
+
+        Raises:
+          UserError: the data has other items, or no test items.
+        """
+        dataset = dataset or self.dataset
+        if not np.array_equal(dataset.item_ids, self.item_ids):
+            raise UserError(
+                f'{dataset.name} does not have the items of the model; evaluate it on data with '
+                'the same item_ids.'
+            )
+        test = (dataset.split or leave_one_out(dataset)).test
+        if not len(test.targets):
+            raise UserError(f'{dataset.name} has no test items; a user needs three events.')
+        return Evaluator(self.config.eval, self.ensemble, test)(self._on_devices).ensemble
+
+    def save(self, folder: epath.PathLike) -> None:
+        """Writes everything that `emkd_jax.load` needs to a new folder.
+
+        It holds the configuration, the weights, the data, and a card with the metrics. No path of
+        this machine is in it.
+
+        Raises:
+          UserError: the folder exists already, or cannot be written.
+        """
+        with new_folder(folder, 'choose another folder') as partial:
+            card = self.card()
+            write_json(partial / 'config.json', card['config'])
+            save_weights(partial / _WEIGHTS, self.params)
+            save_dataset(self.dataset, partial / _DATA)
+            write_json(partial / _CARD, card)
+
+    def card(self) -> dict[str, Any]:
+        """Describes the model: its data, metrics, configuration and libraries."""
+        config = self.config.copy_and_resolve_references()
+        known = flatten(config.to_dict())
+        config.update_from_flattened_dict({name: '' for name in PATH_OPTIONS if name in known})
+        data = {'name': self.dataset.name, 'stand_in': self.dataset.stand_in}
+        return {
+            'name': config.name,
+            'data': self.dataset.counts() | data,
+            **self.results,
+            'config': to_json(config),
+            'versions': versions(),
+        }
+
+    def recommender(
+        self,
+        k: int,
+        exclude_seen: bool,
+        network: int | None,
+        only: Int[np.ndarray, ' only'] | None,
+        exclude: Int[np.ndarray, ' excluded'] | None,
+    ) -> Recommender:
+        """A recommender of items by number; see `recommend` for the arguments.
+
+        Raises:
+          UserError: an argument is not allowed.
+        """
+        count = self.ensemble.num_networks
+        if k < 1:
+            raise UserError(f'k is {k}; it must be at least 1.')
+        if network is not None and not 0 <= network < count:
+            raise UserError(f'There is no network {network}; use 0 to {count - 1}.')
+        allowed = np.full(len(self.item_ids) + 1, only is None)
+        if only is not None:
+            allowed[only] = True
+        if exclude is not None:
+            allowed[exclude] = False
+        allowed[0] = False  # the padding item
+        if not allowed.any():
+            raise UserError('The items allowed and the items excluded leave no item to recommend.')
+        networks = range(count) if network is None else [network]
+        rows = self.config.eval.batch_size
+        return Recommender(
+            self.ensemble, self._on_devices, networks, allowed, k, exclude_seen, rows
+        )
+
+    def table(
+        self,
+        label: str,
+        labels: Sequence[Any],
+        items: Sequence[Int[np.ndarray, ' _']],
+        scores: Sequence[Float32[np.ndarray, ' _']],
+    ) -> pd.DataFrame:
+        """A table of what a `Recommender` found, with a row for each item.
+
+        Args:
+          label: name of the first column.
+          labels: its value for each history.
+          items, scores: of each history.
+        """
+        counts = [len(found) for found in items]
+        numbers = np.concatenate([np.empty(0, np.int32), *items]) - 1
+        columns = {
+            label: pd.Series(labels).repeat(counts).array,
+            'rank': np.concatenate([np.empty(0, int), *map(np.arange, counts)]) + 1,
+            'item': self.item_ids[numbers],
+            'score': np.concatenate([np.empty(0, np.float32), *scores]),
+        }
+        return pd.DataFrame(columns | ({'title': self.titles[numbers]} if len(self.titles) else {}))
+
+    @functools.cached_property
+    def _on_devices(self) -> PyTree[Float[Array, 'networks ...']]:
+        return replicate(self.params, jax.local_devices())
+
+    def _in_batches(
+        self, function: Callable[..., Array], width: int, histories: Iterable[Any], strict: bool
+    ) -> Float32[np.ndarray, 'rows width']:
+        unknown = Unknown(strict)
+        rows = Ragged.from_rows(self._numbers(histories, unknown))
+        unknown.report()
+        compute = _mapped(function, self.ensemble)
+        found = np.zeros((len(rows), width), np.float32)
+        network, devices = self.ensemble.network, len(jax.local_devices())
+        size = max(1, min(self.config.eval.batch_size, _NUMBERS // width))
+        for places, items in history_batches(
+            rows, network.encoder.max_len, network.mask_token, devices, size
+        ):
+            real = places >= 0
+            found[places[real]] = np.asarray(compute(self._on_devices, items))[real]
+        return found
+
+    def _numbers(self, histories: Iterable[Any], unknown: Unknown) -> list[Int[np.ndarray, ' _']]:
+        return [
+            self.ids.items(_listed(history, place := f'histories[{row}]'), unknown, place)
+            for row, history in enumerate(_listed(histories, 'histories'))
+        ]
+
+
+@functools.lru_cache(8)
+def _mapped(function: Callable[..., Array], ensemble: Ensemble) -> Callable[..., Array]:
+    mapped: Callable[..., Array] = jax.pmap(
+        functools.partial(function, ensemble), AXIS, in_axes=(None, 0), devices=jax.local_devices()
+    )
+    return mapped
+
+
+def _score(
+    ensemble: Ensemble, params: PyTree, items: Int[Array, 'rows slots']
+) -> Float[Array, 'rows items']:
+    first, *others = ensemble.scores(ensemble.split(params), items)
+    return sum(others, first)[:, 1:]
+
+
+def _embed(
+    ensemble: Ensemble, params: PyTree, items: Int[Array, 'rows slots']
+) -> Float[Array, 'rows networks_times_dim']:
+    hidden = jnp.moveaxis(ensemble.last_hidden(params, items), 0, 1)
+    return hidden.reshape(len(items), -1).astype(jnp.float32)
+
+
+@contextlib.contextmanager
+def new_folder(folder: epath.PathLike, remedy: str) -> Iterator[pathlib.Path]:
+    """Creates a folder when the block ends; `remedy` says what a user may do about an error.
+
+    Raises:
+      UserError: the folder exists already, or cannot be written.
+    """
+    try:
+        if epath.Path(folder).exists():
+            raise UserError(f'{folder} is already there; {remedy}.')
+        with atomic_folder(folder) as partial:
+            yield partial
+    except Exception as error:  # every remote store has its own kinds
+        if isinstance(error, UserError) or not (isinstance(error, OSError) or is_remote(folder)):
+            raise
+        reason = getattr(error, 'strerror', None) or error
+        raise UserError(f'{folder} cannot be written ({reason}); {remedy}.') from error
+
+
+def _listed(values: Any, name: str) -> Iterable[Any]:
+    """Refuses a single id where a list is meant, since a text is a list of letters too."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise UserError(
+            f'{name} is {values!r}, which is not a list; one history is written [[...]], and one '
+            'id [...].'
+        )
+    return values
