@@ -17,7 +17,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from emkd_jax import __version__
-from emkd_jax.config import check_names, flatten, get_config
+from emkd_jax.config import check_config, check_names, flatten, get_config
 from emkd_jax.errors import PreemptedError, RunError, UserError
 
 
@@ -53,7 +53,7 @@ MODES = {
     'distill': Mode('runs.distill:distill', 'run', 'one network that keeps the gain', (), True),
     'study': Mode('analysis.study:study', 'config', 'several systems compared', ('study',), True),
     'plan': Mode('planning.plan:plan', 'config', 'memory and work on given devices', ('topology',)),
-    'prepare': Mode('data.prepared_output:prepare', 'data', 'prepare the data only', ('output',)),
+    'prepare': Mode('data.histories:prepare', 'data', 'prepare the data only', ('output',)),
     'import': Mode(
         'serving.import_weights:import_weights', 'config', 'start from weights', ('weights',)
     ),
@@ -163,6 +163,7 @@ def _run(arguments: list[str]) -> None:
         need = ' or --workdir' if mode.starts_from == 'run' else ''
         raise UserError(f'--config{need} is missing; try --config=quickstart, or --help.')
     given = _parse(rest, config, mode)
+    check_config(given.config)
     if not given.verbose:
         logging.set_verbosity(logging.FATAL)  # what concerns the user is printed as a sentence
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Event logs as files, and what the custom data room makes of them."""
+"""Event logs as files, and what is read from them."""
 
 import os
 import pathlib
@@ -7,7 +7,7 @@ from unittest import mock
 import ml_collections
 
 from configs import custom as custom_config
-from emkd_jax.data import event_log as custom
+from emkd_jax.data import event_log
 from emkd_jax.data.dataset import Dataset
 
 
@@ -22,7 +22,7 @@ def options(source, **changes) -> ml_collections.ConfigDict:
 def load(source, folder=None, **changes) -> Dataset:
     """The data of `source`, prepared in `folder` (default: beside the source)."""
     with prepared_in(folder or pathlib.Path(source).parent / 'prepared'):
-        return custom.load(options(source, **changes))
+        return event_log.load(options(source, **changes))
 
 
 def prepared_in(folder):

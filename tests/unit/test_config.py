@@ -119,11 +119,13 @@ def test_options_are_changed_by_name_and_mistakes_are_named():
         ('eval.ks', (5,), '10 among them'),
         ('seed', 2**31, 'at most'),
         ('sweep.dropout', ('a',), 'a list of numbers'),
+        ('data.max_bad_lines', -1, 'at least 0'),
+        ('data.split', 'random', 'one of leave_one_out, time'),
         ('export.weights', 'onnx', "one of '', safetensors, npz, pth"),
     ],
 )
 def test_a_value_out_of_range_is_named(name, value, message):
-    changed = config.get_config('toys', **{name: value})
+    changed = config.get_config('custom', **{name: value})
     with pytest.raises(UserError, match=f'{name} is .*{message}'):
         config.check_config(changed)
 

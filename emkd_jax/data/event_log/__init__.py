@@ -1,74 +1,136 @@
-"""Anybody's event log to `Dataset`: found, read, filtered, numbered and kept prepared.
+"""An event log of one's own, read into a `Dataset`.
 
 formats.py     which format a file is in; each has a module: tables, s3rec, recbole, ...
 events.py      filters and order, in a scratch database within bounded memory
-splits.py      by time (leave-one-out needs nothing here)
+splits.py      a split by time (leave-one-out needs nothing here)
 items.py       attributes and titles
-stored.py      the result on disk, by content and options: preparing it again costs a hash
+
+The prepared data is kept by the content of the files and the options, so preparing it again costs
+one pass over the files.
 """
 
 import hashlib
 import json
 import pathlib
-import sys
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
 
 import ml_collections
+import numpy as np
+import pyarrow
+import pyarrow.parquet
 
+from emkd_jax.config import base_config, check_config, set_options
+from emkd_jax.data.atomic import atomic_folder
+from emkd_jax.data.cache import read_dataset, save_dataset
 from emkd_jax.data.dataset import Dataset
-from emkd_jax.data.event_log import formats, items, splits, stored
+from emkd_jax.data.event_log import formats, items, splits
 from emkd_jax.data.event_log.database import open_database
-from emkd_jax.data.event_log.events import collect
+from emkd_jax.data.event_log.events import Events, collect
 from emkd_jax.data.event_log.report import Report
 from emkd_jax.data.prepared import data_dir
+from emkd_jax.data.source import Source
 from emkd_jax.errors import UserError
 
-_VERSION = 1  # of the rules in this package; another one prepares anew
-_SPLITS = ('leave_one_out', 'time')
-# Options that say where files are, or come into play later: the prepared data does not differ.
+_VERSION = 2  # of the rules in this package; another one prepares anew
+# Options that say where files are or matter only later: the prepared data does not depend on them.
 _NOT_COMPARED = ('source', 'attributes', 'stand_in', 'window_step')
+
+ItemFile = tuple[Source, ModuleType] | None
 
 
 def load(options: ml_collections.ConfigDict) -> Dataset:
-    """The data of `config.data.source`, prepared first where need be."""
-    return stored.load(prepare(options))
+    """The data of `config.data.source`, which is prepared first if it is not."""
+    return read_dataset(prepare(options))
 
 
-def titles(options: ml_collections.ConfigDict) -> list[str]:
-    """Titles of the items, that of item i at i - 1; empty if none came with the data."""
-    return stored.titles(prepare(options))
+def read_events(events: Any, items: Any = None, **options: Any) -> Dataset:
+    """See `emkd_jax.data.read_events`."""
+    config = base_config(event_log=True)
+    set_options(config, {f'data.{name}': value for name, value in options.items()})
+    config.data.name = 'custom'
+    check_config(config)
+    with _as_file(events, 'events') as event_file, _as_file(items, 'items') as item_file:
+        config.data.source, config.data.attributes = event_file, item_file
+        return load(config.data)
 
 
 def prepare(options: ml_collections.ConfigDict) -> pathlib.Path:
-    """Prepares the data if it is not, says how, and returns its folder.
+    """Prepares the data unless it is prepared already, and returns its folder.
 
     Raises:
-      UserError: an option makes no sense, or the files cannot be read.
+      UserError: the files cannot be read.
     """
-    _check(options)
+    if not options.source:
+        raise UserError('data.source is empty; name your event log with --config.data.source=FILE.')
+    if not options.attribute_delimiter:
+        raise UserError("data.attribute_delimiter is empty; give the mark, such as '|'.")
     events, module = formats.events(options.source, options.format)
     item_file = formats.items(options.attributes, events, module)
     files = [events] if item_file is None else [events, item_file[0]]
-    stem = events.path.name.split('.')[0]
+    stem = re.sub(r'\W', '_', events.path.name.split('.')[0])  # a database file goes beneath it
     folder = data_dir() / 'emkd_custom' / f'{stem}-{_key(options, module, files)}'
     if folder.is_dir():
         return folder
-
-    def make(partial: pathlib.Path) -> None:
-        report = Report(options.max_bad_lines)
-        with open_database(partial) as database:
-            module.read_events(database, events, options, report)
-            found = collect(database, options, events.path, report)
-        for scratch in partial.glob('*'):
-            scratch.unlink()
-        data, item_titles = _assemble(options, found, item_file, report)
-        stored.save(partial, data, item_titles, str(report))
-
-    stored.write(folder, make)
-    print(stored.report(folder), file=sys.stderr, flush=True)
+    try:
+        with atomic_folder(folder, exist_ok=True) as partial:
+            save_dataset(_read(options, events, module, item_file, partial), partial)
+    except OSError as error:
+        raise UserError(
+            f'The prepared data cannot be written to {folder.parent} '
+            f'({error.strerror or error}); make room, or set TFDS_DATA_DIR to another folder.'
+        ) from error
     return folder
 
 
-def _assemble(options, found, item_file, report):
+@contextmanager
+def _as_file(table: Any, name: str) -> Iterator[str]:
+    """The path of a table: itself if it is one, otherwise that of a temporary Parquet file."""
+    if table is None or isinstance(table, str | pathlib.Path):
+        yield '' if table is None else str(table)
+        return
+    if not isinstance(table, pyarrow.Table):
+        try:
+            if hasattr(table, 'to_arrow'):  # polars
+                table = table.to_arrow()
+            else:
+                table = pyarrow.Table.from_pandas(table, preserve_index=False)
+        except (AttributeError, TypeError, pyarrow.ArrowException) as error:
+            raise UserError(
+                f'The {name} are a {type(table).__name__} that cannot be read ({error}); give a '
+                'path, a pandas or polars DataFrame, or an Arrow table.'
+            ) from error
+    with tempfile.TemporaryDirectory() as folder:
+        path = f'{folder}/{name}.parquet'
+        pyarrow.parquet.write_table(table, path)
+        yield path
+
+
+def _read(
+    options: ml_collections.ConfigDict,
+    events: Source,
+    module: ModuleType,
+    item_file: ItemFile,
+    scratch: pathlib.Path,
+) -> Dataset:
+    report = Report(options.max_bad_lines)
+    # The database leaves files and folders behind, so it gets a folder of its own.
+    with (
+        tempfile.TemporaryDirectory(dir=scratch) as folder,
+        open_database(pathlib.Path(folder)) as database,
+    ):
+        module.read_events(database, events, options, report)
+        found = collect(database, options, events.path, report)
+    return _assemble(options, found, item_file, report)
+
+
+def _assemble(
+    options: ml_collections.ConfigDict, found: Events, item_file: ItemFile, report: Report
+) -> Dataset:
     histories, user_ids, split = found.histories, found.user_ids, None
     if found.cuts is not None:
         histories, user_ids, split = splits.by_time(found, report)
@@ -82,7 +144,15 @@ def _assemble(options, found, item_file, report):
         )
     if not table.num_attributes:
         report.say('no item attributes: attribute prediction is switched off')
-    data = Dataset(
+    counts = (
+        f'{len(histories):,} users, {len(found.item_ids):,} items, '
+        f'{len(histories.values):,} interactions, {table.num_attributes:,} attributes'
+    )
+    report.say(f'prepared: {counts}')
+    times = found.times
+    if times is not None and len(user_ids) < len(found.user_ids):  # a split by time leaves some out
+        times = times[np.repeat(np.isin(found.user_ids, user_ids), found.histories.lengths)]
+    return Dataset(
         name=options.name,
         histories=histories,
         item_attributes=table.attributes,
@@ -91,26 +161,14 @@ def _assemble(options, found, item_file, report):
         user_ids=user_ids,
         item_ids=found.item_ids,
         split=split,
+        titles=tuple(table.titles),
+        times=times,
+        notes=str(report),
     )
-    counts = ', '.join(f'{count:,} {name}' for name, count in data.counts().items())
-    report.say(f'prepared: {counts}')
-    return data, table.titles
 
 
-def _check(options):
-    if not options.source:
-        raise UserError('data.source is empty; name your event log with --config.data.source=FILE.')
-    if options.split not in _SPLITS:
-        raise UserError(f"data.split is '{options.split}'; use {' or '.join(_SPLITS)}.")
-    for name, least in (('k_core', 0), ('min_length', 1), ('max_bad_lines', 0), ('max_items', 1)):
-        if options[name] < least:
-            raise UserError(f'data.{name} is {options[name]}; it must be at least {least}.')
-    if not options.attribute_delimiter:
-        raise UserError("data.attribute_delimiter is empty; give the mark, such as '|'.")
-
-
-def _key(options, module, files):
-    """Hex digits that differ where the prepared data may."""
+def _key(options: ml_collections.ConfigDict, module: ModuleType, files: list[Source]) -> str:
+    """Hex digits that differ wherever the prepared data may differ."""
     facts = {
         'version': _VERSION,
         'format': module.__name__.rsplit('.', 1)[-1],

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import duckdb
 import ml_collections
 import numpy as np
-from jaxtyping import Int8, Shaped
+from jaxtyping import Int8, Int64, Shaped
 
 from emkd_jax.data.dataset import Ragged
 from emkd_jax.data.event_log import ids
@@ -23,13 +23,19 @@ _MANY_TIES = 0.1  # of the events share user and timestamp with the one before: 
 
 
 class Events(NamedTuple):
-    """The events that are left: of every user, by time.
+    """The events that are left, of every user in the order of their times.
 
-    `periods` of the events: 0 is training, 1 validation, 2 test; all 0 where `cuts` is None. Users
-    who are not in `trained` (indices, ascending) were filtered out of the training period.
+    Attributes:
+      histories: the items of every user, numbered from 1.
+      times: of every event, in seconds since 1970; None where the log has no times.
+      periods: of every event: 0 is training, 1 validation, 2 test; all 0 where `cuts` is None.
+      trained: indices, ascending, of the users who are left in the training period.
+      user_ids, item_ids: the ids of the log.
+      cuts: where validation and test begin; None: leave one out.
     """
 
     histories: Ragged
+    times: Int64[np.ndarray, ' events'] | None
     periods: Int8[np.ndarray, ' events']
     trained: Shaped[np.ndarray, ' trained']
     user_ids: Shaped[np.ndarray, ' users']
@@ -207,6 +213,7 @@ def _fetch(database, cuts, report):
     ).fetchnumpy()['rank']
     count = _count(database, 'events')
     values, periods = np.empty(count, np.int32), np.zeros(count, np.int8)
+    times: np.ndarray | None = np.empty(count, np.int64)
     lengths = np.zeros(len(user_ids), np.int64)
     start, ties, last = 0, 0, None
     rows = database.sql("""
@@ -224,8 +231,12 @@ def _fetch(database, cuts, report):
             same = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
             ties += int(same.sum()) + ((user[0], time[0]) == last)
             last = user[-1], time[-1]
+            if times is not None:
+                times[start : start + len(user)] = time // 1_000_000
             if cuts is not None:
                 periods[start : start + len(user)] = cuts.periods(time)
+        else:
+            times = None
         start += len(user)
     if ties > _MANY_TIES * count:
         report.warn(
@@ -233,4 +244,4 @@ def _fetch(database, cuts, report):
             'user; they keep the order of the file, and another order would change the results'
         )
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    return Events(Ragged(values, offsets), periods, trained, user_ids, item_ids, cuts)
+    return Events(Ragged(values, offsets), times, periods, trained, user_ids, item_ids, cuts)

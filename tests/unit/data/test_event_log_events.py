@@ -1,13 +1,18 @@
 """Filters, order, numbering and the split by time, against plain Python."""
 
 import collections
+import contextlib
+import json
 
 import numpy as np
+import polars
+import pyarrow
+import pyarrow.parquet
 import pytest
 
-from emkd_jax.data import event_log as custom
-from emkd_jax.data.event_log import stored
-from emkd_jax.data.splits import leave_one_out
+from emkd_jax.data import event_log, read_events
+from emkd_jax.data.cache import holds_dataset
+from emkd_jax.data.histories import write_histories
 from emkd_jax.errors import UserError
 from tests.support.custom_data import histories, load, options, prepared_in
 
@@ -155,7 +160,7 @@ def test_training_does_not_know_the_future(tmp_path):
     assert whole.fingerprint != other_future.fingerprint
 
 
-def test_report_says_what_was_left_out_and_why(tmp_path, capsys):
+def test_report_says_what_was_left_out_and_why(tmp_path):
     rows = [
         *[('a', item, 5, 1) for item in 'wxyz'],
         ('a', 'w', 5, 1),
@@ -164,8 +169,7 @@ def test_report_says_what_was_left_out_and_why(tmp_path, capsys):
         ('d', 'only', 5, 3),
     ]
     source = write(tmp_path, [*rows, ('e', 'x', 5, 'never')])
-    load(source, min_rating=3.0, k_core=1, min_length=2, max_bad_lines=1)
-    said = capsys.readouterr().err
+    said = load(source, min_rating=3.0, k_core=1, min_length=2, max_bad_lines=1).notes
     assert '8 events of 4 users on 5 items' in said
     assert 'left out 1 events rated below 3.0' in said
     assert 'left out 1 events that repeat' in said
@@ -176,31 +180,89 @@ def test_report_says_what_was_left_out_and_why(tmp_path, capsys):
     assert 'prepared: 1 users, 4 items, 4 interactions, 0 attributes' in said
 
 
-def test_it_is_prepared_once_and_again_when_something_differs(tmp_path, capsys):
+def test_it_is_prepared_once_and_again_when_something_differs(tmp_path):
+    def folders():
+        return len(list((tmp_path / 'prepared' / 'emkd_custom').iterdir()))
+
     source = write(tmp_path, made_up(6))
     load(source)
-    assert 'prepared' in capsys.readouterr().err
     again = load(source, window_step=7)
-    assert capsys.readouterr().err == ''
     assert isinstance(again.histories.values, np.memmap)
+    assert folders() == 1
     load(source, k_core=2)
-    assert 'prepared' in capsys.readouterr().err
+    assert folders() == 2
     write(tmp_path, made_up(7))
     load(source)
-    assert 'prepared' in capsys.readouterr().err
-    assert not list((tmp_path / 'prepared').glob('*/partial-*'))
+    assert folders() == 3
 
 
-def test_what_is_stored_is_what_was_made(tmp_path):
-    source = write(tmp_path, made_up(8))
-    data = load(source, split='time')
-    stored.save(tmp_path, data, ['a title'], 'a report')
-    loaded = stored.load(tmp_path)
-    assert loaded.fingerprint == data.fingerprint
-    for one, other in zip(loaded.split.test, data.split.test, strict=True):
-        assert repr(one) == repr(other)
-    assert stored.titles(tmp_path) == ['a title']
-    assert leave_one_out(loaded).test.targets.tolist() == leave_one_out(data).test.targets.tolist()
+def test_nothing_is_printed_and_the_database_leaves_nothing_behind(tmp_path, capfd, monkeypatch):
+    """Every process of a run prepares; the run prints the notes once."""
+    real = event_log.open_database
+
+    @contextlib.contextmanager
+    def spilling(folder):
+        with real(folder) as database:
+            (folder / 'spilled').mkdir(exist_ok=True)
+            (folder / 'spilled' / 'block').touch()
+            yield database
+
+    monkeypatch.setattr(event_log, 'open_database', spilling)
+    assert 'prepared: ' in load(write(tmp_path, made_up(8))).notes
+    assert capfd.readouterr() == ('', '')
+    (folder,) = (tmp_path / 'prepared' / 'emkd_custom').iterdir()
+    assert {path.suffix for path in folder.iterdir()} == {'.npy', '.json'}
+
+
+def test_titles_that_were_damaged_on_disk_are_told(tmp_path):
+    source = write(tmp_path, made_up(9))
+    load(source)
+    (file,) = (tmp_path / 'prepared').glob('emkd_custom/*/titles.json')
+    file.write_text('["a ti')
+    with pytest.raises(UserError, match='is damaged .*; delete that folder'):
+        load(source)
+
+
+def test_times_are_kept_in_seconds(tmp_path):
+    source = tmp_path / 'log.csv'
+    source.write_text('user,item,time\na,x,2020-01-01\na,y,2020-01-02T00:00:01\na,z,2020-01-03\n')
+    data = load(source)
+    assert data.times.tolist() == [1577836800, 1577923201, 1578009600]
+    write_histories(data, str(tmp_path / 'out.jsonl'))
+    [line] = (tmp_path / 'out.jsonl').read_text().splitlines()
+    assert json.loads(line) == {
+        'user': 'a',
+        'items': ['x', 'y', 'z'],
+        'times': [1577836800, 1577923201, 1578009600],
+    }
+
+
+@pytest.mark.parametrize('kind', ['path', 'arrow', 'pandas', 'polars'])
+def test_events_come_from_a_path_or_a_table(tmp_path, kind):
+    table = pyarrow.table(
+        {'customer': ['a', 'a', 'a', 'b'], 'item': [3, 1, 2, 1], 'time': [1, 2, 3, 4]}
+    )
+    items = pyarrow.table({'item': [1, 2, 3], 'title': ['one', 'two', 'three']})
+    if kind == 'path':
+        pyarrow.parquet.write_table(table, tmp_path / 'log.parquet')
+        table = tmp_path / 'log.parquet'
+    elif kind == 'pandas':
+        table, items = table.to_pandas(), items.to_pandas()
+    elif kind == 'polars':
+        table, items = polars.from_arrow(table), polars.from_arrow(items)
+    with prepared_in(tmp_path / 'prepared'):
+        data = read_events(
+            table, items, user_column='customer', title_column='title', k_core=0, min_length=1
+        )
+    assert data.user_ids.tolist() == ['a', 'b']
+    assert [data.titles[item - 1] for item in data.histories[0]] == ['three', 'one', 'two']
+
+
+def test_mistakes_in_a_table_are_told(tmp_path):
+    with prepared_in(tmp_path), pytest.raises(UserError, match=r'no option data\.k_coer; did you'):
+        read_events(pyarrow.table({'user': ['a']}), k_coer=3)
+    with prepared_in(tmp_path), pytest.raises(UserError, match='events are a dict that cannot be'):
+        read_events({'user': ['a']})
 
 
 def test_damaged_prepared_data_is_told(tmp_path):
@@ -215,5 +277,5 @@ def test_damaged_prepared_data_is_told(tmp_path):
 def test_prepare_returns_the_folder(tmp_path):
     source = write(tmp_path, made_up(10))
     with prepared_in(tmp_path / 'prepared'):
-        folder = custom.prepare(options(source))
-    assert folder.name.startswith('log-') and (folder / 'facts.json').exists()
+        folder = event_log.prepare(options(source))
+    assert folder.name.startswith('log-') and holds_dataset(folder)

@@ -9,9 +9,8 @@ import pyarrow.parquet
 import pytest
 
 from configs import custom as configuration
-from emkd_jax.data import event_log as custom
 from emkd_jax.data.event_log.columns import event_columns
-from tests.support.custom_data import attributes, histories, load, options, prepared_in
+from tests.support.custom_data import attributes, histories, load
 
 # The same log in every format: ann's y and z, and bob's y and x, have the same time.
 EXPECTED = {'ann': ['x', 'y', 'z'], 'bob': ['y', 'x', 'w']}
@@ -145,8 +144,7 @@ def test_recbole(tmp_path):
         'y': 1,
         'z': 0,
     }
-    with prepared_in(tmp_path / 'prepared'):
-        assert custom.titles(options(tmp_path)) == ['', 'The "X" file', 'Y', '']
+    assert list(load(tmp_path).titles) == ['', 'The "X" file', 'Y', '']
 
 
 def test_amazon_ratings(tmp_path):
@@ -186,8 +184,7 @@ def test_amazon_reviews_and_metadata(tmp_path):
     assert histories(data) == EXPECTED
     # Acme, Chess, Games
     assert attributes(data) == {'w': set(), 'x': {1, 2, 3}, 'y': {2}, 'z': set()}
-    with prepared_in(tmp_path / 'prepared'):
-        assert custom.titles(options(source, attributes=str(meta))) == ['', "It's X", '', '']
+    assert list(load(source, attributes=str(meta)).titles) == ['', "It's X", '', '']
 
 
 def test_metadata_is_never_evaluated(tmp_path):
@@ -207,8 +204,7 @@ def test_movielens_1m(tmp_path):
     data = load(tmp_path)
     assert histories(data) == {7: [9, 10], 8: [10]}
     assert attributes(data) == {9: {1, 2}, 10: set()}
-    with prepared_in(tmp_path / 'prepared'):
-        assert custom.titles(options(tmp_path)) == ['Café (1995)', 'B']
+    assert list(load(tmp_path).titles) == ['Café (1995)', 'B']
 
 
 def test_movielens_100k(tmp_path):
@@ -235,8 +231,7 @@ def test_item_table_with_another_mark_and_title(tmp_path):
     items = write(tmp_path / 'items.csv', 'item;title;tags;label\nx;T;a|b/c;An X\ny;T;c;\n')
     named = {'attributes': str(items), 'attribute_delimiter': '/', 'title_column': 'label'}
     assert attributes(load(source, **named)) == {'x': {1, 2}, 'y': {2}}
-    with prepared_in(tmp_path / 'prepared'):
-        assert custom.titles(options(source, **named)) == ['An X', '']
+    assert list(load(source, **named).titles) == ['An X', '']
 
 
 def test_item_table_with_several_columns(tmp_path):
