@@ -7,6 +7,7 @@ process was killed while writing, a disk lost bytes) is moved to `set_aside/`, a
 from the one before it.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -117,8 +118,11 @@ class Checkpoints:
         self._verified.discard(step)  # much time may pass until it is read again
         if fault:
             raise _cannot_restore(folder, fault)
-        args = ocp.args.StandardRestore(_zeros(shapes))
-        return _restore(self._manager, step, args, shapes, folder), self.record(step)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(_zeros(shapes)))
+        with _restoring(folder):
+            state = self._manager.restore(step, args=args).state
+            jax.tree.map(_check_shape, state, shapes)
+        return state, self.record(step)
 
     def close(self) -> None:
         """Waits for the last save and seals it."""
@@ -196,11 +200,11 @@ def read_best(
         if fault := _fault(root / str(best)):
             faults[best] = fault
             continue
-        with ocp.CheckpointManager(
-            root, options=ocp.CheckpointManagerOptions(read_only=True, create=False)
-        ) as manager:
-            args = ocp.args.PyTreeRestore({'params': _zeros(shapes)}, partial_restore=True)
-            restored = _restore(manager, best, args, {'params': shapes}, root / str(best))
+        wanted = {'params': shapes}
+        args = ocp.args.PyTreeRestore(_zeros(wanted), partial_restore=True)
+        with ocp.PyTreeCheckpointer() as checkpointer, _restoring(root / str(best)):
+            restored = checkpointer.restore(root / str(best) / 'state', args=args)
+            jax.tree.map(_check_shape, restored, wanted)
         return restored['params'], _read_record(root / str(best))
     if faults and set(faults.values()) != {_INCOMPLETE}:
         raise _none_trusted(root, faults)
@@ -236,18 +240,16 @@ def _zeros(shapes: PyTree) -> PyTree:
     return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
 
 
-def _restore(
-    manager: ocp.CheckpointManager, step: int, args: Any, shapes: PyTree, folder: epath.Path
-) -> PyTree:
+@contextlib.contextmanager
+def _restoring(folder: epath.Path) -> Iterator[None]:
+    """Turns the errors of a checkpoint that holds something else into one sentence."""
     try:
-        state = manager.restore(step, args=ocp.args.Composite(state=args)).state
-        jax.tree.map(_check_shape, state, shapes)
+        yield
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(
             f'The checkpoint {folder} does not hold the state of this model; use the code and '
             'configuration that wrote it, or another --workdir.'
         ) from error
-    return state
 
 
 def _check_shape(array: Any, like: Any) -> None:
