@@ -7,9 +7,25 @@ import numpy as np
 
 from emkd_jax.evaluation import Evaluator
 from emkd_jax.runs.experiment import Experiment
+from emkd_jax.training.step import stack_states
+from emkd_jax.training.sweep import stack_hyper_parameters
 from emkd_jax.training.trainer import Request, Trainer
 
 _SECONDS = 3.0  # of training that are timed
+
+
+def make_trainer(experiment: Experiment) -> Trainer:
+    """Returns a trainer that is about to start a single run."""
+    return Trainer(
+        experiment.config,
+        experiment.ensemble,
+        experiment.windows,
+        experiment.data.item_attributes,
+        stack_states([experiment.initial_state()]),
+        stack_hyper_parameters([experiment.config]),
+        [''],
+        {'steps': 0, 'seconds': 0.0},
+    )
 
 
 def train_for(trainer: Trainer, seconds: float, min_steps: int = 1) -> tuple[int, float]:
@@ -26,8 +42,7 @@ def train_for(trainer: Trainer, seconds: float, min_steps: int = 1) -> tuple[int
 
     answer = Request.NONE
     while answer != Request.STOP:
-        epoch_end = (trainer.step // trainer.per_epoch + 1) * trainer.per_epoch
-        answer = trainer.advance_to(epoch_end, request)
+        answer = trainer.advance_to(trainer.epoch * trainer.per_epoch, request, lambda: None)
     return trainer.step - first, time.perf_counter() - began
 
 

@@ -20,6 +20,7 @@ from emkd_jax.data.cache import holds_dataset, save_dataset
 from emkd_jax.errors import UserError
 from emkd_jax.evaluation import RULES, Evaluator
 from emkd_jax.evaluation.metrics import user_metrics
+from emkd_jax.objective.hyper_parameters import OPTION_NAMES
 from emkd_jax.runs.cluster import check_same
 from emkd_jax.runs.console import say
 from emkd_jax.runs.experiment import Experiment, make_experiment
@@ -159,7 +160,7 @@ def _groups(runs: Iterable[SweepRun]) -> list[list[SweepRun]]:
     """Groups of runs that can train together, without repetitions."""
     groups: dict[str, dict[str, SweepRun]] = {}
     for run in runs:
-        same = _changed(run.config, dict.fromkeys(HYPER_PARAMETER_OPTIONS, 0.0) | {'seed': 0})
+        same = _changed(run.config, dict.fromkeys(OPTION_NAMES, 0.0) | {'seed': 0})
         groups.setdefault(same.to_json_best_effort(), {})[run.name] = run
     return [list(group.values()) for group in groups.values()]
 

@@ -1,27 +1,38 @@
-"""What XLA counts of a compiled train step: FLOPs, bytes moved, memory."""
+"""What XLA counts in a compiled train step: FLOPs, bytes moved and memory."""
 
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 
 from emkd_jax.model.ensemble import Ensemble
-from emkd_jax.objective.catalogue_loss import catalogue_loss
-from emkd_jax.objective.emkd import BLOCK, distils
+from emkd_jax.objective.catalogue_loss import BLOCK, catalogue_loss
+from emkd_jax.objective.emkd import distils
+from emkd_jax.objective.hyper_parameters import hyper_parameters
 from emkd_jax.training.placement import rows_per_device
-from emkd_jax.training.step import TrainingData, init_state, make_capacity, make_train_steps
-from emkd_jax.training.sweep import Together
+from emkd_jax.training.step import (
+    TrainingData,
+    compile_train_steps,
+    init_state,
+    make_capacity,
+    make_optimizer,
+)
+from emkd_jax.training.sweep import stack_hyper_parameters
 
 
 class Cost(NamedTuple):
-    """Of one step on one device (and of the epoch's order, which a dispatch draws once).
+    """The cost of one step on one device. It includes the order of the epoch, drawn per dispatch.
 
-    `memory` in bytes is what must fit; `temporary` of it is neither state nor data.
+    Attributes:
+      flops: floating-point operations.
+      bytes_accessed: bytes moved.
+      memory: bytes that must fit into the memory of the device.
+      temporary: bytes of it that are neither state nor data.
+      compile_seconds: time that the compilation took.
     """
 
     flops: float
@@ -32,57 +43,55 @@ class Cost(NamedTuple):
 
 
 def step_cost(
-    config: ml_collections.ConfigDict,
+    configs: Sequence[ml_collections.ConfigDict],
     ensemble: Ensemble,
-    optimizer: optax.GradientTransformation,
     lengths: np.ndarray,
     most_attributes: int,
     devices: Sequence[jax.Device],
-    several: Together | None = None,
 ) -> Cost | None:
-    """Compiles the train step of `config` and reads its counts. Nothing runs.
+    """Compiles a train step and reads what XLA counted. Nothing runs.
 
     Args:
-      config: the run's.
-      ensemble, optimizer: static descriptions; the ensemble's dtype is that of the devices.
-      lengths: real positions of each training window.
-      most_attributes: of an item.
-      devices: those to compile for, of a topology that is not there maybe.
-      several: the runs, where several take this step together.
+      configs: the options of each run that takes this step.
+      ensemble: the networks, with the activation type of the devices.
+      lengths: number of items in each training window.
+      most_attributes: the largest number of attributes of an item.
+      devices: the devices to compile for; they need not exist here.
 
     Returns:
-      The cost, or None if the compiler says that the step needs more memory than there is.
+      The cost; None if the compiler finds that the step needs more memory than there is.
     """
-    num_items = ensemble.network.num_items
-    of = jax.ShapeDtypeStruct
+    config, num_items = configs[0], ensemble.network.num_items
+    optimizer = make_optimizer(config.optimizer.learning_rate)
+    shape = jax.ShapeDtypeStruct
     state = jax.eval_shape(lambda: init_state(ensemble, optimizer, 0))
-    runs, settings = 1, None
-    if several:
-        runs, settings = len(several.names), several.settings
-        state = jax.tree.map(lambda leaf: of((runs, *leaf.shape), leaf.dtype), state)
+    states = jax.tree.map(lambda leaf: shape((len(configs), *leaf.shape), leaf.dtype), state)
+    varying = stack_hyper_parameters(configs)
     data = TrainingData(
-        of((len(lengths), config.model.max_len), jnp.int32),
-        of((num_items + 1, most_attributes), jnp.int32),
-        settings,
+        shape((len(lengths), config.model.max_len), jnp.int32),
+        shape((num_items + 1, most_attributes), jnp.int32),
+        varying,
     )
-    steps = make_train_steps(config, ensemble, optimizer, lengths, devices)
+    steps = compile_train_steps(config, ensemble, lengths, devices)
+    scalar, requests = shape((), jnp.int32), shape((len(devices),), jnp.int32)
     began = time.monotonic()
     try:
-        step = steps.lower(state, data, of((), jnp.int32), of((len(devices),), jnp.int32)).compile()
+        step = steps.lower(states, data, scalar, requests).compile()
     except jax.errors.JaxRuntimeError as error:
         if 'RESOURCE_EXHAUSTED' in str(error) or 'Ran out of memory' in str(error):
             return None
         raise
     seconds = time.monotonic() - began
-    repeats = runs * ((num_items + 1) // BLOCK - 1)  # XLA counts the body of a loop once
-    rows = rows_per_device(config.train.batch_size, len(devices))
-    positions = make_capacity(config.objective, lengths, rows).all_views
-    flops, moved = _counts(step)
+    flops, moved = _counts([step])
+    # XLA counts the body of a loop once: the other blocks of the catalogue are added.
+    repeats = len(configs) * ((num_items + 1) // BLOCK - 1)
     if repeats > 0:
-        differs = 'objective.kd_weight' in (settings or ())
-        temperature = 1.0 if differs or distils(ensemble, config.objective) else None
-        of_a_block = _counts(*_passes_of_a_block(ensemble, positions, devices[0], temperature))
-        flops, moved = flops + repeats * of_a_block[0], moved + repeats * of_a_block[1]
+        rows = rows_per_device(config.train.batch_size, len(devices))
+        positions = make_capacity(config.objective, lengths, rows).all_views
+        distilled = distils(ensemble, varying.over(hyper_parameters(config)))
+        passes = _compile_block(ensemble, positions, devices[0], 1.0 if distilled else None)
+        block_flops, block_moved = _counts(passes)
+        flops, moved = flops + repeats * block_flops, moved + repeats * block_moved
     sizes = step.memory_analysis()
     kept = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     temporary = sizes.temp_size_in_bytes
@@ -92,7 +101,7 @@ def step_cost(
 def compile_loss(
     ensemble: Ensemble, positions: int, num_classes: int, device: jax.Device
 ) -> jax.stages.Compiled:
-    """The streamed loss with its gradient, alone, over so many classes of the catalogue."""
+    """Compiles the loss over a catalogue of `num_classes` and its gradient, without the rest."""
 
     def total(hidden, kernel, bias, labels, weights):
         return sum(catalogue_loss(hidden, kernel, bias, labels, weights, 1.0, BLOCK))
@@ -101,46 +110,47 @@ def compile_loss(
     return jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(*_on(device, shapes)).compile()
 
 
-def _passes_of_a_block(ensemble, positions, device, temperature):
-    """The loss's forward and backward pass over one block: apart, lest they share the logits."""
+def _compile_block(
+    ensemble: Ensemble, positions: int, device: jax.Device, temperature: float | None
+) -> Iterator[jax.stages.Compiled]:
+    """The forward and the backward pass of the loss over one block of the catalogue.
 
-    def losses_and_gradient(hidden, kernel, bias, labels, weights):
-        def losses(*args):
-            return catalogue_loss(*args, labels, weights, temperature, BLOCK)
+    They are compiled apart: together they would share the logits, which a step computes twice.
+    """
+
+    def forward(hidden, kernel, bias, labels, weights):
+        def losses(*differentiated):
+            return catalogue_loss(*differentiated, labels, weights, temperature, BLOCK)
 
         return jax.vjp(losses, hidden, kernel, bias)
 
     shapes = _loss_shapes(ensemble, positions, BLOCK)
-    losses, gradient = jax.eval_shape(losses_and_gradient, *shapes)
-    for function, of in (
-        (lambda *args: losses_and_gradient(*args)[0], shapes),
-        (lambda gradient, losses: gradient(losses), (gradient, losses)),
-    ):
-        yield jax.jit(function).lower(*_on(device, of)).compile()
+    losses, backward = jax.eval_shape(forward, *shapes)
+    yield jax.jit(lambda *arrays: forward(*arrays)[0]).lower(*_on(device, shapes)).compile()
+    yield jax.jit(lambda f, grads: f(grads)).lower(*_on(device, (backward, losses))).compile()
 
 
-def _loss_shapes(ensemble, positions, num_classes):
-    networks, dim = ensemble.num_networks, ensemble.network.encoder.dim
-    return tuple(
-        jax.ShapeDtypeStruct(*of)
-        for of in (
-            ((networks, positions, dim), ensemble.network.encoder.dtype),
-            ((networks, num_classes, dim), jnp.float32),
-            ((networks, num_classes), jnp.float32),
-            ((positions,), jnp.int32),
-            ((positions,), jnp.float32),
-        )
+def _loss_shapes(
+    ensemble: Ensemble, positions: int, num_classes: int
+) -> tuple[jax.ShapeDtypeStruct, ...]:
+    networks, encoder = ensemble.num_networks, ensemble.network.encoder
+    return (
+        jax.ShapeDtypeStruct((networks, positions, encoder.dim), encoder.dtype),
+        jax.ShapeDtypeStruct((networks, num_classes, encoder.dim), jnp.float32),
+        jax.ShapeDtypeStruct((networks, num_classes), jnp.float32),
+        jax.ShapeDtypeStruct((positions,), jnp.int32),
+        jax.ShapeDtypeStruct((positions,), jnp.float32),
     )
 
 
-def _on(device, shapes):
+def _on(device: jax.Device, shapes: Any) -> Any:
     sharding = jax.sharding.SingleDeviceSharding(device)
     return jax.tree.map(
-        lambda of: jax.ShapeDtypeStruct(of.shape, of.dtype, sharding=sharding), shapes
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
     )
 
 
-def _counts(*compiled):
-    """FLOPs and bytes of all."""
-    of_each = [one.cost_analysis() for one in compiled]
-    return [sum(of.get(name, 0.0) for of in of_each) for name in ('flops', 'bytes accessed')]
+def _counts(programs: Iterator[jax.stages.Compiled] | list[jax.stages.Compiled]) -> list[float]:
+    """FLOPs and bytes of several programs together."""
+    counts = [program.cost_analysis() for program in programs]
+    return [sum(c.get(name, 0.0) for c in counts) for name in ('flops', 'bytes accessed')]

@@ -11,6 +11,7 @@ from etils import epath
 
 from emkd_jax.data.atomic import write_json
 from emkd_jax.errors import UserError
+from emkd_jax.model.ensemble import make_ensemble
 from emkd_jax.planning.chips import device_chip, device_memory, roofline
 from emkd_jax.planning.cost import Cost, step_cost
 from emkd_jax.planning.topology import target_devices
@@ -57,22 +58,29 @@ def plan(
 
 def _plan(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> dict[str, Any]:
     experiment = make_experiment(config)
+    data, batch_size = experiment.data, config.train.batch_size
     runs = expand_sweep(experiment.config)[: config.train.max_together]
-    batch_size, memory = config.train.batch_size, device_memory(devices)
+    ensemble = make_ensemble(
+        runs[0].config, data.num_items, data.num_attributes, devices[0].platform
+    )
+    lengths, memory = (experiment.windows > 0).sum(1), device_memory(devices)
 
     def cost_of_batch(size: int) -> Cost | None:
-        return step_cost(experiment, runs, size, devices)
+        configs = [run.config.copy_and_resolve_references() for run in runs]
+        for changed in configs:
+            changed.train.batch_size = size
+        return step_cost(configs, ensemble, lengths, data.item_attributes.shape[1], devices)
 
     cost = cost_of_batch(batch_size)
     known = math.isfinite(memory)
     report = {
         'config': config.name,
-        'stand_in': experiment.data.stand_in,
+        'stand_in': data.stand_in,
         'device': devices[0].device_kind,
         'devices': len(devices),
         'runs': len(runs),
         'batch_size': batch_size,
-        'dtype': activation_dtype(config, devices),
+        'dtype': str(ensemble.network.encoder.dtype),
         'fits': bool(cost and cost.memory <= memory) if known else None,
         'hbm_bytes_there': memory if known else None,
     }
@@ -88,11 +96,10 @@ def _plan(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> d
         }
         sequences = batch_size * len(runs)
         report |= roofline(device_chip(devices), cost.flops, cost.bytes_accessed, sequences)
+    largest = None
     if known:
         largest = _largest_batch(cost_of_batch, batch_size, len(devices), cost, memory)
-    report['largest_batch'] = largest if known else None
-    report['versions'] = {'jax': jax.__version__}
-    return report
+    return report | {'largest_batch': largest, 'versions': {'jax': jax.__version__}}
 
 
 def _largest_batch(

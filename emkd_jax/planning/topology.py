@@ -10,6 +10,8 @@ import jax
 from emkd_jax.errors import UserError
 
 _KINDS = ('v4', 'v5e', 'v5p', 'v6e')
+# A program for a device that is not here cannot be read back from the compilation cache.
+_SETTINGS = {'jax_platforms': 'cpu', 'jax_enable_compilation_cache': False}
 _ENVIRONMENT = {  # keeps libtpu from asking the machine about a TPU and from logging
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
     'TPU_SKIP_MDS_QUERY': '1',
@@ -48,9 +50,10 @@ def target_devices(topology: str) -> Iterator[Sequence[jax.Device]]:
         )
     from jax.experimental import topologies
 
-    platforms = jax.config.jax_platforms
-    jax.config.update('jax_platforms', 'cpu')
+    before = {name: getattr(jax.config, name) for name in _SETTINGS}
     try:
+        for name, value in _SETTINGS.items():
+            jax.config.update(name, value)
         with _environment(_ENVIRONMENT):
             try:
                 devices = topologies.get_topology_desc(topology, 'tpu').devices
@@ -59,7 +62,8 @@ def target_devices(topology: str) -> Iterator[Sequence[jax.Device]]:
                 raise UserError(f'--topology={topology} cannot be used: {reason}') from error
             yield devices
     finally:
-        jax.config.update('jax_platforms', platforms)
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 @contextlib.contextmanager
