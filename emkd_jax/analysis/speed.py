@@ -49,7 +49,7 @@ def train_for(trainer: Trainer, seconds: float, min_steps: int = 1) -> tuple[int
 def measure_cost(experiment: Experiment) -> dict[str, int | float]:
     """Returns 'parameters' of all networks, training 'sequences/s', and validation 'users/s'."""
     trainer = make_trainer(experiment)
-    train_for(trainer, 0)  # compiles
+    train_for(trainer, 0.0)  # compiles
     steps, seconds = train_for(trainer, _SECONDS)
     [params] = trainer.params()
     validation = experiment.split.validation

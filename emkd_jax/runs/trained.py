@@ -161,8 +161,9 @@ def _best_of_several(folder: epath.Path) -> tuple[epath.Path, ml_collections.Con
 
 
 def _stored_data(*folders: epath.Path) -> Dataset | None:
-    """The copy of the data in a run's folder, or in the folder around a run of several."""
-    for folder in dict.fromkeys([*folders, folders[0].parent]):
+    """The copy of the data in a run's folder, or in the folder of the sweep or study around it."""
+    around = folders[0].parent
+    for folder in dict.fromkeys([*folders, around, around.parent]):
         if holds_dataset(folder / 'data'):
             return read_dataset(folder / 'data')
     return None

@@ -90,7 +90,7 @@ def test_groups_hold_every_user_once():
     hits = np.stack([values > 8, values > 0]).astype(float)
     groups = group_users(values, hits)
     assert sum(group.users for group in groups) == len(values)
-    assert [group.label for group in groups] == ['1', '2', '3 to 9', '50 to 70']
+    assert [group.label for group in groups] == ['1', '2', '3', '9', '50 to 70']
     assert groups[0] == ('1', 5, 0.0, 1.0)
     assert groups[-1][2:] == (1.0, 1.0)
 
