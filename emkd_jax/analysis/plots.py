@@ -11,7 +11,7 @@ from emkd_jax.runs.workdir import writing
 
 EPOCH = 'epoch'  # axes with this label have ticks at whole numbers
 COLOURS = ('#2a6f97', '#d1495b', '#66a182', '#edae49', '#8d6a9f', '#5c677d')
-_STYLE = {
+_STYLE: Any = {
     'figure.dpi': 150,
     'font.size': 9,
     'axes.spines.top': False,
@@ -51,6 +51,7 @@ def figure(
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     with matplotlib.rc_context(_STYLE):
         drawn = Figure(figsize=(width, height), layout='constrained')
@@ -58,6 +59,6 @@ def figure(
         yield list(drawn.subplots(1, panels, squeeze=False)[0])
         for axis in drawn.axes:
             if axis.get_xlabel() == EPOCH:
-                axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+                axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         with writing(file), file.open('wb') as out:
             drawn.savefig(out, format='png')

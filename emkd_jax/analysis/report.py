@@ -106,7 +106,7 @@ def group_users(
 def _popularity(run: TrainedRun) -> Int[np.ndarray, ' users']:
     split = run.experiment.split
     events = np.bincount(split.train.values, minlength=run.dataset.num_items + 1)
-    return events[split.test.targets]
+    return np.asarray(events[split.test.targets])
 
 
 def _plot_training(folder: epath.Path, trained: Events, validated: Events, rule: str) -> None:

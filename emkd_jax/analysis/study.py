@@ -160,7 +160,7 @@ def _groups(runs: Iterable[SweepRun]) -> list[list[SweepRun]]:
     """Groups of runs that can train together, without repetitions."""
     groups: dict[str, dict[str, SweepRun]] = {}
     for run in runs:
-        same = _changed(run.config, dict.fromkeys(OPTION_NAMES, 0.0) | {'seed': 0})
+        same = _changed(run.config, dict.fromkeys(map(str, OPTION_NAMES), 0.0) | {'seed': 0})
         groups.setdefault(same.to_json_best_effort(), {})[run.name] = run
     return [list(group.values()) for group in groups.values()]
 

@@ -81,7 +81,7 @@ def _comparisons_table(comparisons: Sequence[dict[str, Any]]) -> str:
 def _plot(file: epath.Path, systems: Sequence[dict[str, Any]]) -> None:
     """Draws a bar for each system: its metrics with standard deviations, and its training speed."""
     places = np.arange(len(systems))[::-1]
-    panels = {
+    panels: dict[str, tuple[list[float], list[float] | None]] = {
         metric: (
             [system['test'][metric]['mean'] for system in systems],
             [system['test'][metric]['deviation'] or 0 for system in systems],

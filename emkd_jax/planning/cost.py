@@ -1,7 +1,7 @@
 """What XLA counts in a compiled train step: FLOPs, bytes moved and memory."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -72,7 +72,7 @@ def step_cost(
         shape((num_items + 1, most_attributes), jnp.int32),
         varying,
     )
-    steps = compile_train_steps(config, ensemble, lengths, devices)
+    steps: Any = compile_train_steps(config, ensemble, lengths, devices)
     scalar, requests = shape((), jnp.int32), shape((len(devices),), jnp.int32)
     began = time.monotonic()
     try:
@@ -103,8 +103,9 @@ def compile_loss(
 ) -> jax.stages.Compiled:
     """Compiles the loss over a catalogue of `num_classes` and its gradient, without the rest."""
 
-    def total(hidden, kernel, bias, labels, weights):
-        return sum(catalogue_loss(hidden, kernel, bias, labels, weights, 1.0, BLOCK))
+    def total(*arrays: jax.Array) -> jax.Array:
+        cross_entropy, distillation = catalogue_loss(*arrays, 1.0, BLOCK)
+        return cross_entropy + distillation
 
     shapes = _loss_shapes(ensemble, positions, num_classes)
     return jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(*_on(device, shapes)).compile()
@@ -118,11 +119,11 @@ def _compile_block(
     They are compiled apart: together they would share the logits, which a step computes twice.
     """
 
-    def forward(hidden, kernel, bias, labels, weights):
-        def losses(*differentiated):
-            return catalogue_loss(*differentiated, labels, weights, temperature, BLOCK)
+    def forward(*arrays: jax.Array) -> tuple[Any, Any]:
+        def losses(*differentiated: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return catalogue_loss(*differentiated, *arrays[3:], temperature, BLOCK)
 
-        return jax.vjp(losses, hidden, kernel, bias)
+        return jax.vjp(losses, *arrays[:3])
 
     shapes = _loss_shapes(ensemble, positions, BLOCK)
     losses, backward = jax.eval_shape(forward, *shapes)
@@ -150,7 +151,7 @@ def _on(device: jax.Device, shapes: Any) -> Any:
     )
 
 
-def _counts(programs: Iterator[jax.stages.Compiled] | list[jax.stages.Compiled]) -> list[float]:
+def _counts(programs: Iterable[jax.stages.Compiled]) -> list[float]:
     """FLOPs and bytes of several programs together."""
-    counts = [program.cost_analysis() for program in programs]
+    counts = [program.cost_analysis() or {} for program in programs]
     return [sum(c.get(name, 0.0) for c in counts) for name in ('flops', 'bytes accessed')]

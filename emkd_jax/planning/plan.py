@@ -118,7 +118,8 @@ def _largest_batch(
       cost: of the first size; None: the compiler found that it does not fit.
       memory: of a device, in bytes.
     """
-    largest, known = 0, []  # known: (size, temporary bytes), the last two
+    largest = 0
+    known: list[tuple[int, int]] = []  # the last two sizes, with their temporary bytes
     for guesses_left in range(_GUESSES, -1, -1):
         if cost is None:
             guess = batch_size / 2

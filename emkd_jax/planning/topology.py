@@ -3,9 +3,11 @@
 import contextlib
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
+from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 
 from emkd_jax.errors import UserError
 
@@ -48,29 +50,35 @@ def target_devices(topology: str) -> Iterator[Sequence[jax.Device]]:
         raise UserError(
             f"--topology={topology} needs the compiler for TPUs; run pip install 'emkd-jax[plan]'."
         )
-    from jax.experimental import topologies
+    with _environment(), _settings():
+        try:
+            devices = topologies.get_topology_desc(topology, 'tpu').devices
+        except Exception as error:  # the libraries raise several kinds
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            raise UserError(f'--topology={topology} cannot be used: {reason}') from error
+        yield devices
 
+
+@contextlib.contextmanager
+def _settings() -> Iterator[None]:
+    """Changes JAX's settings, and restores them."""
     before = {name: getattr(jax.config, name) for name in _SETTINGS}
     try:
         for name, value in _SETTINGS.items():
             jax.config.update(name, value)
-        with _environment(_ENVIRONMENT):
-            try:
-                devices = topologies.get_topology_desc(topology, 'tpu').devices
-            except Exception as error:  # the libraries raise several kinds
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-                raise UserError(f'--topology={topology} cannot be used: {reason}') from error
-            yield devices
+        compilation_cache.reset_cache()  # JAX decides once whether it uses the cache
+        yield
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
+        compilation_cache.reset_cache()
 
 
 @contextlib.contextmanager
-def _environment(defaults: Mapping[str, str]) -> Iterator[None]:
+def _environment() -> Iterator[None]:
     """Sets environment variables that have no value, and removes them again."""
-    missing = [name for name in defaults if name not in os.environ]
-    os.environ.update({name: defaults[name] for name in missing})
+    missing = _ENVIRONMENT.keys() - os.environ.keys()
+    os.environ.update({name: _ENVIRONMENT[name] for name in missing})
     try:
         yield
     finally:

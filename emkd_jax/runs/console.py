@@ -54,13 +54,14 @@ def _table(
 ) -> str:
     alignment = ['left'] * text_columns + ['right'] * (len(columns) - text_columns)
     # Cells are printed as they are given: '0.1000' must not become '0.1'.
-    return tabulate(
+    text: str = tabulate(
         rows,
         columns if any(columns) else (),
         form,
         disable_numparse=True,
         colalign=alignment[: len(columns)],
     )
+    return text
 
 
 def _print(text: str, to_stderr: bool = False) -> None:
