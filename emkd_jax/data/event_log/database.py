@@ -33,7 +33,10 @@ def open_database(folder: pathlib.Path) -> Iterator[duckdb.DuckDBPyConnection]:
         },
     )
     try:
-        database.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
+        # Jupyter without ipywidgets has no progress bar, and DuckDB then refuses to set it.
+        with contextlib.suppress(duckdb.InvalidInputException):
+            database.execute('SET enable_progress_bar = false')
+        database.execute("SET TimeZone = 'UTC'")
         yield database
     except duckdb.Error as error:
         raise UserError(
