@@ -136,7 +136,7 @@ class Ensemble:
         # Each network gets items of its own: a lookup batched on both sides keeps them apart.
         items = jnp.broadcast_to(items, (self.num_networks, *items.shape))
         axes = (0, 0, None if row_keys is None else 0)
-        return jax.vmap(apply, in_axes=axes)(params, items, token_keys)
+        return jax.vmap(apply, in_axes=axes)(_as_jax_arrays(params), items, token_keys)
 
     def last_hidden(
         self, params: PyTree, items: Int[Array, 'rows slots']
@@ -146,7 +146,7 @@ class Ensemble:
         def apply(params):
             return self.network.apply({'params': params}, items, last_only=True)[:, -1]
 
-        return jax.vmap(apply)(params)
+        return jax.vmap(apply)(_as_jax_arrays(params))
 
     def scores(
         self, networks: Sequence[PyTree], items: Int[Array, 'rows slots']
@@ -184,6 +184,11 @@ class Ensemble:
         return jax.vmap(
             lambda p, h: self.network.apply({'params': p}, h, method=Network.attribute_logits)
         )(params, hidden)
+
+
+def _as_jax_arrays(params: PyTree) -> PyTree:
+    """Inside `jit`, `vmap` of a custom derivative fails for parameters that are NumPy arrays."""
+    return jax.tree.map(jnp.asarray, params)
 
 
 def take_network(params: PyTree, index: int) -> PyTree:

@@ -57,6 +57,15 @@ def test_a_network_taken_out_is_itself_alone(ensemble, params):
         assert_equal(hidden[n], alone(take_network(params, n)))
 
 
+@pytest.mark.parametrize('method', ['hidden', 'last_hidden'])
+def test_host_parameters_may_be_constants_of_a_compiled_function(ensemble, params, method):
+    """JAX cannot vectorise a custom derivative over a NumPy array that a jitted function holds."""
+    host, items = jax.device_get(params), small.sequences(3)
+    function = getattr(ensemble, method)
+    found = jax.jit(lambda items: function(host, items))(items)
+    np.testing.assert_allclose(found, jax.jit(function)(params, items), rtol=1e-5, atol=1e-6)
+
+
 def test_networks_do_not_touch_each_other(ensemble, params):
     """The gradient of one network's output is zero in the others."""
     gradients = jax.jit(
