@@ -21,7 +21,9 @@ from emkd_jax.runs import cluster
 from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.runs.loop import train
 from emkd_jax.runs.workdir import writing
-from emkd_jax.training.trainer import NOTHING, Trainer
+from emkd_jax.training.step import stack_states
+from emkd_jax.training.sweep import stack_hyper_parameters
+from emkd_jax.training.trainer import Request, Trainer
 from tests.support import soak
 from tests.support.launches import (
     ROOT,
@@ -257,11 +259,20 @@ def stopped(tmp_path_factory):
 def test_sigterm_to_one_saves_on_both_what_one_process_would_have_reached(stopped):
     state = last_state(stopped)
     experiment = make_experiment(small_config())
-    trainer = Trainer(experiment, experiment.initial_state(), {'steps': 0, 'seconds': 0})
+    trainer = Trainer(
+        experiment.config,
+        experiment.ensemble,
+        experiment.windows,
+        experiment.data.item_attributes,
+        stack_states([experiment.initial_state()]),
+        stack_hyper_parameters([experiment.config]),
+        [''],
+        {'steps': 0, 'seconds': 0.0},
+    )
     while trainer.step < state.step:
         end = (trainer.step // trainer.per_epoch + 1) * trainer.per_epoch
-        trainer.advance_to(min(end, int(state.step)), lambda: NOTHING, lambda: None)
-    alone = jax.device_get(trainer.state)
+        trainer.advance_to(min(end, int(state.step)), lambda: Request.NONE, lambda: None)
+    [alone] = trainer.unstacked()
     assert jax.device_count() == 4
     assert_close(state, alone)
 
@@ -281,7 +292,7 @@ def test_several_runs_train_on_several_hosts(tmp_path):
     changes = {'train__num_seeds': 2, 'train__num_epochs': 1}
     codes, errors = Pair(tmp_path / 'pair', changes).end()
     assert codes == (0, 0), errors
-    train(small_config(**changes), str(tmp_path / 'one'))
+    train(small_config(**changes), workdir=str(tmp_path / 'one'))
     alike = {'seed': 1, 'train__num_epochs': 1}
     assert_close(*(last_state(tmp_path / name / 'seed_1', **alike) for name in ('pair', 'one')))
     assert read_results(tmp_path / 'pair')['tried'][0]['seeds'] == [0, 1]

@@ -61,7 +61,7 @@ def test_a_run_among_others_is_the_run_alone():
     base, other = tiny_experiment(), tiny_experiment(other_config)
     assert set(OTHERS) == set(OPTION_NAMES)
     varying = stack_hyper_parameters([base.config, other.config])
-    assert None not in varying
+    assert all(field is not None for field in varying)
     start = jax.device_get(jax.jit(base.initial_state)())
     starts = [start, start.replace(seed=np.uint32(7))]
     together, progress = take_steps(base, starts, 4, varying, num_devices=2)
@@ -253,15 +253,15 @@ def test_of_several_runs_the_best_on_validation_is_used(of_two, capsys):
 
 @pytest.mark.parametrize('mode', [lambda *of: import_weights(*of, 'weights.npz'), benchmark])
 def test_what_is_of_one_run_refuses_several(tmp_path, mode):
-    with pytest.raises(UserError, match=r'leave train\.num_seeds and sweep\.\* out'):
+    with pytest.raises(UserError, match=r'leave .*train\.num_seeds and sweep\.\*'):
         mode(small_config(train__num_seeds=2), str(tmp_path / 'run'))
     assert not (tmp_path / 'run').exists()
 
 
-def stopped_run(folder, monkeypatch):
-    """Two seeds that were stopped after seven steps."""
+def stopped_run(folder, monkeypatch, step):
+    """Two seeds that were asked to stop after `step` steps."""
     with monkeypatch.context() as patch:
-        stop_at(patch, 7)
+        stop_at(patch, step)
         with (
             StopSignals() as signals,
             pytest.raises(PreemptedError, match=f'its state is saved in {folder}\\.'),
@@ -270,8 +270,8 @@ def stopped_run(folder, monkeypatch):
 
 
 def test_a_save_that_not_all_have_is_taken_again(of_two, tmp_path, monkeypatch):
-    """Killed between the saves of two runs: they go on from the step that both have."""
-    stopped_run(tmp_path, monkeypatch)
+    """The process was killed between the saves of two runs: they go on from the common step."""
+    stopped_run(tmp_path, monkeypatch, 7)
     checkpoints = tmp_path / 'seed_0' / 'checkpoints'
     latest = Checkpoints(tmp_path / 'seed_0').steps[-1]
     shutil.copytree(checkpoints / str(latest), checkpoints / str(latest + 1))
@@ -283,16 +283,15 @@ def test_a_save_that_not_all_have_is_taken_again(of_two, tmp_path, monkeypatch):
 
 
 def test_runs_without_a_common_checkpoint_start_again(of_two, tmp_path, monkeypatch, capsys):
-    """One run's newest checkpoints are lost, and the other has deleted the older ones."""
-    stopped_run(tmp_path, monkeypatch)
-    checkpoints = tmp_path / 'seed_1' / 'checkpoints'
-    for path in checkpoints.iterdir():
-        path.rename(path.with_name(str(int(path.name) - 1)))
-    common = {int(p.name) for p in checkpoints.iterdir()} & {
-        int(p.name) for p in (tmp_path / 'seed_0' / 'checkpoints').iterdir()
-    }
-    for step in common:
-        shutil.rmtree(checkpoints / str(step))
-    again = train(small_config(train__num_seeds=2), workdir=str(tmp_path)).results
+    """One run lost its newest checkpoints, and the other has deleted the older ones."""
+    earlier, later = tmp_path / 'earlier', tmp_path / 'later'
+    stopped_run(earlier, monkeypatch, 7)
+    stopped_run(later, monkeypatch, 12)
+    shutil.rmtree(later / 'seed_1' / 'checkpoints')
+    shutil.copytree(earlier / 'seed_1' / 'checkpoints', later / 'seed_1' / 'checkpoints')
+    steps = [set(Checkpoints(later / run).steps) for run in ('seed_0', 'seed_1')]
+    assert all(steps)
+    assert not set.intersection(*steps)
+    again = train(small_config(train__num_seeds=2), workdir=str(later)).results
     assert 'no checkpoint of the same step left' in capsys.readouterr().err
     assert again['tried'] == of_two[0]['tried']
