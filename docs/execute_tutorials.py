@@ -27,7 +27,7 @@ def execute(path: pathlib.Path) -> None:
         cell.metadata.pop('execution', None)  # when it ran
         if cell.cell_type == 'code':
             cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
-    notebook.metadata.pop('language_info', None)  # the version of Python
+    notebook.metadata.pop('language_info', None)  # names the version of Python
     text = nbformat.writes(notebook, indent=1, ensure_ascii=False)
     path.write_text(text + '\n', encoding='utf-8')
 
