@@ -1,6 +1,7 @@
 """`--mode=prepare`: prepares a data set, and writes its histories for anybody to check."""
 
 import json
+import os
 import sys
 from typing import TextIO
 
@@ -45,7 +46,11 @@ def write_histories(dataset: Dataset, output: str) -> None:
       UserError: the file cannot be written.
     """
     if output == '-':
-        _write(dataset, sys.stdout)
+        try:
+            _write(dataset, sys.stdout)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader has enough, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
         return
     try:
         with atomic_file(output) as partial, partial.open('w', encoding='utf-8') as file:

@@ -81,7 +81,7 @@ def _reading(source: Source, encoding: str) -> Iterator[TextIO]:
     try:
         with source.path.open('rb') as file, contextlib.ExitStack() as stack:
             if source.gzipped:
-                file = stack.enter_context(gzip.open(file))
+                file = stack.enter_context(gzip.open(file))  # type: ignore[arg-type]
             if encoding == 'utf-8':
                 encoding = 'utf-8-sig'  # takes a byte order mark off
             yield stack.enter_context(

@@ -1,11 +1,8 @@
 """The numbers in which runs that train together in one compiled step may differ."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
-from jaxtyping import Array, Float
-
-Number = float | Float[Array, '']
 
 
 class HyperParameters(NamedTuple):
@@ -16,14 +13,14 @@ class HyperParameters(NamedTuple):
     whose weight is 0 costs nothing.
     """
 
-    learning_rate: Number | None
-    temperature: Number | None
-    kd_weight: Number | None
-    contrast_weight: Number | None
-    icl_weight: Number | None
-    ccl_weight: Number | None
-    attribute_weight: Number | None
-    dropout: Number | None
+    learning_rate: Any
+    temperature: Any
+    kd_weight: Any
+    contrast_weight: Any
+    icl_weight: Any
+    ccl_weight: Any
+    attribute_weight: Any
+    dropout: Any
 
     def over(self, shared: 'HyperParameters') -> 'HyperParameters':
         """These values, and those of `shared` where a field is None."""
@@ -42,7 +39,7 @@ OPTION_NAMES = HyperParameters(
     ccl_weight='objective.ccl_weight',
     attribute_weight='objective.attribute_weight',
     dropout='model.dropout',
-)  # type: ignore[arg-type]
+)
 
 
 def hyper_parameters(config: ml_collections.ConfigDict) -> HyperParameters:

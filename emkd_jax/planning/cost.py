@@ -65,7 +65,8 @@ def step_cost(
     optimizer = make_optimizer(config.optimizer.learning_rate)
     shape = jax.ShapeDtypeStruct
     state = jax.eval_shape(lambda: init_state(ensemble, optimizer, 0))
-    states = jax.tree.map(lambda leaf: shape((len(configs), *leaf.shape), leaf.dtype), state)
+    runs = (len(configs),) if len(configs) > 1 else ()  # as the trainer holds them
+    states = jax.tree.map(lambda leaf: shape((*runs, *leaf.shape), leaf.dtype), state)
     varying = stack_hyper_parameters(configs)
     data = TrainingData(
         shape((len(lengths), config.model.max_len), jnp.int32),

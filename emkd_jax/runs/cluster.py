@@ -43,7 +43,7 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
     Raises:
       UserError: too little is said, or it makes no sense.
     """
-    said = {
+    said: dict[str, Any] = {
         '--coordinator': coordinator or os.environ.get('JAX_COORDINATOR_ADDRESS'),
         '--num_processes': _number(num_processes, 'JAX_NUM_PROCESSES'),
         '--process_id': _number(process_id, 'JAX_PROCESS_ID'),
@@ -61,7 +61,11 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # about packages that other kinds of clusters need
             jax.distributed.initialize(
-                *said.values(), initialization_timeout=2 * JOIN, heartbeat_timeout_seconds=HEARTBEAT
+                said['--coordinator'],
+                said['--num_processes'],
+                said['--process_id'],
+                initialization_timeout=2 * JOIN,
+                heartbeat_timeout_seconds=HEARTBEAT,
             )
     except ValueError as error:  # not told, and not inferred
         if not given:
@@ -105,8 +109,8 @@ def of_process_0(value: Any) -> Any:
         return value
     said = json.dumps(value).encode() if jax.process_index() == 0 else b''
     length = int(multihost_utils.broadcast_one_to_all(np.int32(len(said))))
-    said = np.frombuffer(said.ljust(length, b' '), np.uint8)
-    return json.loads(multihost_utils.broadcast_one_to_all(said).tobytes())
+    padded = np.frombuffer(said.ljust(length, b' '), np.uint8)
+    return json.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
 
 
 def explain(error: Exception) -> RunError | None:

@@ -26,7 +26,7 @@ def summarise_sweep(
     for result in results:
         options = flatten(result['config'])
         groups.setdefault(tuple((name, options[name]) for name in swept), []).append(result)
-    tried = [
+    tried: list[dict[str, Any]] = [
         {
             'settings': dict(settings),
             'seeds': [result['config']['seed'] for result in group],

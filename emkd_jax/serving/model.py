@@ -27,13 +27,13 @@ from emkd_jax.runs.results import read_results, versions
 from emkd_jax.runs.trained import TrainedRun, load_run
 from emkd_jax.runs.workdir import read_config
 from emkd_jax.serving.ids import IdIndex, Unknown
-from emkd_jax.serving.recommender import Recommender
+from emkd_jax.serving.recommender import Recommender, rows_at_a_time
 from emkd_jax.serving.weights import check_weights, load_weights, save_weights
 from emkd_jax.training.placement import AXIS, replicate
 
 _DATA, _WEIGHTS, _CARD = 'data', 'weights.safetensors', 'card.json'
 _NUMBERS = 2**24  # that a device computes at a time, at most
-# Options that name files of this machine, which are nobody else's business.
+# Options that name files of this machine. They are left out of what is given to others.
 PATH_OPTIONS = (
     'data.source',
     'data.attributes',
@@ -196,7 +196,8 @@ class Model:
         test = (dataset.split or leave_one_out(dataset)).test
         if not len(test.targets):
             raise UserError(f'{dataset.name} has no test items; a user needs three events.')
-        return Evaluator(self.config.eval, self.ensemble, test)(self._on_devices).ensemble
+        params = replicate(self.params, jax.local_devices())
+        return Evaluator(self.config.eval, self.ensemble, test)(params).ensemble
 
     def save(self, folder: epath.PathLike) -> None:
         """Writes everything that `emkd_jax.load` needs to a new folder.
@@ -254,11 +255,9 @@ class Model:
         allowed[0] = False  # the padding item
         if not allowed.any():
             raise UserError('The items allowed and the items excluded leave no item to recommend.')
-        networks = range(count) if network is None else [network]
+        networks = self._networks if network is None else [self._networks[network]]
         rows = self.config.eval.batch_size
-        return Recommender(
-            self.ensemble, self._on_devices, networks, allowed, k, exclude_seen, rows
-        )
+        return Recommender(self.ensemble, networks, allowed, k, exclude_seen, rows)
 
     def table(
         self,
@@ -285,8 +284,9 @@ class Model:
         return pd.DataFrame(columns | ({'title': self.titles[numbers]} if len(self.titles) else {}))
 
     @functools.cached_property
-    def _on_devices(self) -> PyTree[Float[Array, 'networks ...']]:
-        return replicate(self.params, jax.local_devices())
+    def _networks(self) -> list[PyTree]:
+        """Parameters of each network, on the devices."""
+        return [replicate(one, jax.local_devices()) for one in self.ensemble.split(self.params)]
 
     def _in_batches(
         self, function: Callable[..., Array], width: int, histories: Iterable[Any], strict: bool
@@ -297,12 +297,13 @@ class Model:
         compute = _mapped(function, self.ensemble)
         found = np.zeros((len(rows), width), np.float32)
         network, devices = self.ensemble.network, len(jax.local_devices())
-        size = max(1, min(self.config.eval.batch_size, _NUMBERS // width))
+        most = max(1, min(self.config.eval.batch_size, _NUMBERS // width))
+        size = rows_at_a_time(len(rows), devices, most)
         for places, items in history_batches(
             rows, network.encoder.max_len, network.mask_token, devices, size
         ):
             real = places >= 0
-            found[places[real]] = np.asarray(compute(self._on_devices, items))[real]
+            found[places[real]] = np.asarray(compute(self._networks, items))[real]
         return found
 
     def _numbers(self, histories: Iterable[Any], unknown: Unknown) -> list[Int[np.ndarray, ' _']]:
@@ -321,17 +322,19 @@ def _mapped(function: Callable[..., Array], ensemble: Ensemble) -> Callable[...,
 
 
 def _score(
-    ensemble: Ensemble, params: PyTree, items: Int[Array, 'rows slots']
+    ensemble: Ensemble, networks: list[PyTree], items: Int[Array, 'rows slots']
 ) -> Float[Array, 'rows items']:
-    first, *others = ensemble.scores(ensemble.split(params), items)
+    first, *others = ensemble.scores(networks, items)
     return sum(others, first)[:, 1:]
 
 
 def _embed(
-    ensemble: Ensemble, params: PyTree, items: Int[Array, 'rows slots']
+    ensemble: Ensemble, networks: list[PyTree], items: Int[Array, 'rows slots']
 ) -> Float[Array, 'rows networks_times_dim']:
-    hidden = jnp.moveaxis(ensemble.last_hidden(params, items), 0, 1)
-    return hidden.reshape(len(items), -1).astype(jnp.float32)
+    hidden: list[Any] = [
+        ensemble.network.apply({'params': params}, items, last_only=True) for params in networks
+    ]
+    return jnp.concatenate(hidden, axis=-1)[:, -1].astype(jnp.float32)
 
 
 @contextlib.contextmanager

@@ -43,9 +43,7 @@ def params_from_state_dict(
     return nest({path: np.stack([params[path] for params in each]) for path in each[0]})
 
 
-def state_dict_from_params(
-    params: PyTree[Float[np.ndarray, 'networks ...']],
-) -> dict[str, Float[np.ndarray, '...']]:
+def state_dict_from_params(params: PyTree) -> dict[str, Float[np.ndarray, '...']]:
     """Converts the parameters of an ensemble to a state dict of the released model.
 
     Raises:

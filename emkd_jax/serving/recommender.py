@@ -1,7 +1,7 @@
 """The best items for many histories, on the devices."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32, PyTree
 from emkd_jax.data.dataset import Ragged
 from emkd_jax.errors import RunError
 from emkd_jax.evaluation.batches import history_batches, last_values, padded_width
-from emkd_jax.model.ensemble import Ensemble, take_network
+from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.training.placement import AXIS
 
 _SCORES = 2**24  # of a batch, at most; a device holds them at a time
@@ -23,8 +23,7 @@ class Recommender:
     def __init__(
         self,
         ensemble: Ensemble,
-        params: PyTree[Float[Array, 'networks ...']],
-        networks: Iterable[int],
+        networks: Sequence[PyTree],
         allowed: Bool[np.ndarray, ' classes'],
         k: int,
         exclude_seen: bool,
@@ -33,20 +32,18 @@ class Recommender:
         """Prepares the model on the devices of this process.
 
         Args:
-          ensemble: the networks.
-          params: their parameters.
-          networks: the numbers of the networks whose scores are summed.
+          ensemble: the model.
+          networks: parameters of each network whose scores are summed, on the devices.
           allowed: which classes 0..V may be recommended.
           k: number of items.
           exclude_seen: whether to leave out every item of the history, also those beyond what the
             model sees.
-          rows: histories at a time on each device, at most.
+          rows: number of histories that a device computes at a time, at most.
         """
         self._network = ensemble.network
         self._devices = tuple(jax.local_devices())
         self._rows = max(1, min(rows, _SCORES // len(allowed)))
-        self._params = [take_network(params, n) for n in networks]
-        self._allowed, self._exclude_seen = allowed, exclude_seen
+        self._networks, self._allowed, self._exclude_seen = networks, allowed, exclude_seen
         self._best = _compiled(ensemble, min(k, int(allowed.sum())), self._devices)
 
     def __call__(
@@ -63,18 +60,15 @@ class Recommender:
         """
         found: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0), np.zeros(0))] * len(histories)
         in_flight = None
-        for places, items in history_batches(
-            histories,
-            self._network.encoder.max_len,
-            self._network.mask_token,
-            len(self._devices),
-            self._rows,
-        ):
+        max_len, mask_token = self._network.encoder.max_len, self._network.mask_token
+        devices = len(self._devices)
+        rows = rows_at_a_time(len(histories), devices, self._rows)
+        for places, items in history_batches(histories, max_len, mask_token, devices, rows):
             seen = np.zeros((*places.shape, 1), np.int32)
             if self._exclude_seen:
                 longest = int(histories.lengths[places[places >= 0]].max())
                 seen = last_values(histories, places, padded_width(longest))
-            dispatched = places, self._best(self._params, self._allowed, items, seen)
+            dispatched = places, self._best(self._networks, self._allowed, items, seen)
             if in_flight:
                 self._read(found, progress, *in_flight)
             in_flight = dispatched
@@ -97,6 +91,14 @@ class Recommender:
             left = score > -np.inf
             found[place] = row[left], score[left]
         progress(int(real.sum()))
+
+
+def rows_at_a_time(count: int, devices: int, most: int) -> int:
+    """Rows of a device's batch: fewer for few histories, but of few sizes, since each compiles."""
+    rows = 1
+    while rows * devices < count:
+        rows *= 8
+    return min(rows, most)
 
 
 @functools.lru_cache(8)

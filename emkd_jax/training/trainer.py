@@ -36,7 +36,6 @@ class Trainer:
     """The state of a stack of runs on the devices, and how far it is.
 
     Attributes:
-      states: the stacked states, on all devices.
       step: optimizer steps done.
       per_epoch: steps per epoch.
       num_steps: steps of the whole run.
@@ -91,12 +90,12 @@ class Trainer:
         self._requests = [placement.fill(request, self._devices) for request in Request]
         self._counts: dict[int, jax.Array] = {}
         self._compiled = False
-        self.states = placement.replicate(states, self._devices)
+        self._states = placement.replicate(_without_axis_of_one(states), self._devices)
 
     @property
     def epoch(self) -> int:
-        """The epoch of the next step, counted from 1."""
-        return self.step // self.per_epoch + 1
+        """The epoch of the next step, counted from 1; at the end, that of the last step."""
+        return min(self.step, self.num_steps - 1) // self.per_epoch + 1
 
     def advance_to(
         self, stop: int, request: Callable[[], Request], on_dispatch: Callable[[], None]
@@ -120,8 +119,8 @@ class Trainer:
         while self.step < stop and not granted:
             count = min(self._dispatch, stop - self.step)
             with jax.transfer_guard('disallow'):
-                self.states, progress = self._advance(
-                    self.states, self._data, self._count(count), self._requests[request()]
+                self._states, progress = self._advance(
+                    self._states, self._data, self._count(count), self._requests[request()]
                 )
             self.step += count
             pending.append(progress)
@@ -142,12 +141,17 @@ class Trainer:
 
     def unstacked(self) -> list[TrainState]:
         """The state of each run, as host arrays."""
-        return unstack_states(self.states)
+        if len(self._names) == 1:
+            return [jax.device_get(self._states)]
+        return unstack_states(self._states)
 
     def params(self) -> Iterator[PyTree]:
         """The parameters of each run, on all devices."""
+        if len(self._names) == 1:
+            yield self._states.params
+            return
         for r in range(len(self._names)):
-            yield placement.take(self.states.params, r, self._devices)
+            yield placement.take(self._states.params, r, self._devices)
 
     def _count(self, count: int) -> jax.Array:
         with jax.transfer_guard('allow'):
@@ -157,7 +161,8 @@ class Trainer:
 
     def _read(self, progress: Progress) -> Request:
         progress = jax.device_get(progress)
-        for name, step, broken in zip(self._names, progress.step, progress.broken, strict=True):
+        steps, all_broken = np.atleast_1d(progress.step), np.atleast_2d(progress.broken)
+        for name, step, broken in zip(self._names, steps, all_broken, strict=True):
             if broken.any():
                 parts = ', '.join(np.array(FINITE_CHECKED)[broken])
                 of_run = f' of {name}' if name else ''
@@ -165,9 +170,17 @@ class Trainer:
                     f'Step {step + 1}{of_run}: {parts} not finite; the checkpoints before it are '
                     'kept: lower optimizer.learning_rate, or use model.dtype=float32.'
                 )
-        steps = (int(np.max(progress.step)) - 1) % self.per_epoch + 1
+        count = (int(steps.max()) - 1) % self.per_epoch + 1
+        sums = {name: np.atleast_1d(values) for name, values in progress.sums.items()}
         self.means = [
-            {name: float(values[r]) / steps for name, values in progress.sums.items()}
+            {name: float(values[r]) / count for name, values in sums.items()}
             for r in range(len(self._names))
         ]
         return Request(int(progress.request))
+
+
+def _without_axis_of_one(states: TrainState) -> TrainState:
+    """A stack of one as the state of that run, which needs less memory; see `step`."""
+    if len(states.step) > 1:
+        return states
+    return jax.tree.map(lambda leaf: leaf[0], states)

@@ -1,15 +1,17 @@
-"""The walk of the README in small: files of a shop to a trained run, top items and a picture."""
+"""The walk of the documentation in small: from files of a shop to recommendations."""
 
 import json
 import runpy
-import xml.etree.ElementTree
 
+import pandas as pd
 import pytest
 
+import emkd_jax as emkd
 from configs import custom as custom_config
 from emkd_jax.data.splits import leave_one_out
 from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.runs.loop import train
+from emkd_jax.runs.trained import load_run
 from emkd_jax.serving.export import export
 from emkd_jax.serving.recommend import recommend
 from tests.support import ROOT
@@ -25,38 +27,40 @@ def shop(tmp_path_factory):
         yield folder
 
 
-def config_of(shop, **data):
+def config_of(shop, titles=False, k=10, **data):
     config = custom_config.get_config('quick')
     config.data.update({'source': str(shop / 'events.csv')} | data)
+    config.recommend.update({'titles': titles, 'k': k})
     config.model.update({'max_len': 6, 'hidden_dim': 16, 'num_blocks': 1})
     config.train.update({'num_steps': 3, 'batch_size': 64})
     return config
 
 
-def test_from_two_files_to_a_picture(shop):
+def test_from_two_files_to_recommendations_and_an_export(shop):
     items = {'attributes': str(shop / 'items.csv')}
-    config, run = config_of(shop, **items), shop.parent / 'run'
-    results = train(config, str(run))
+    config, folder = config_of(shop, **items), shop.parent / 'run'
+    results = train(config, workdir=str(folder)).results
     counts = {name: results['data'][name] for name in ('users', 'items', 'attributes')}
     assert counts == {'users': 1000, 'items': 60, 'attributes': 6}
     assert set(results['test']) == {'window', 'history', 'none'}
 
-    config = config_of(shop, **items)
-    config.recommend.titles = True
-    config.recommend.k = 5
-    recommend(config, str(run), output=str(shop / 'top.jsonl'))
+    run = load_run(folder, config_of(shop, **items, titles=True, k=5))
+    recommend(run, output=str(shop / 'top.jsonl'))
     answers = [json.loads(line) for line in (shop / 'top.jsonl').read_text().splitlines()]
     assert len(answers) == 1000 and answers[7]['user'] == 'customer-0007'
     assert all(len(answer['items']) == len(answer['titles']) == 5 for answer in answers)
 
-    draw = runpy.run_path(str(ROOT / 'docs' / 'recommendations.py'))['draw']
-    picture = '\n'.join(draw(shop, shop / 'top.jsonl', 'customer-0007'))
-    words = {element.text for element in xml.etree.ElementTree.fromstring(picture).iter()}
-    assert {'customer-0007 bought', *answers[7]['titles']} <= words
-
-    export(config, str(run))
-    card = json.loads((run / 'export' / 'card.json').read_text())
+    export(run)
+    card = json.loads((folder / 'export' / 'card.json').read_text())
     assert card['test'] == results['test'] and card['data']['users'] == 1000
+
+    model = emkd.load(folder)
+    model.save(shop.parent / 'model')
+    texts = [*(shop.parent / 'model').rglob('*.json'), *(folder / 'export').rglob('*.json')]
+    assert not any(str(shop) in text.read_text() for text in texts)
+    table = emkd.load(shop.parent / 'model').recommend([['COF-01', 'COF-02']], k=3)
+    assert table['title'].notna().all()
+    pd.testing.assert_frame_equal(table, model.recommend([['COF-01', 'COF-02']], k=3))
 
 
 def test_without_attributes_their_prediction_is_off(shop):

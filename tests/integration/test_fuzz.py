@@ -76,16 +76,16 @@ SERVER = """
 import contextlib, io, json, os, sys, traceback, warnings
 sys.path.insert(0, '')
 warnings.simplefilter('ignore')
-import launch
-from emkd_jax.runs import loop as train
+from emkd_jax import cli
+from emkd_jax.runs import loop
 from emkd_jax.runs.experiment import make_experiment
 
-def begin(config, workdir):
+def begin(config, data, workdir, signals):
     experiment = make_experiment(config)
     experiment.state_shapes()
     experiment.windows
 
-emkd_jax.runs.loop.train = begin
+loop.train = begin
 for line in sys.stdin:
     read, write = os.pipe()
     if os.fork() == 0:
@@ -93,7 +93,7 @@ for line in sys.stdin:
         said = io.StringIO()
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             try:
-                code = launch._run()
+                code = cli.main()
             except SystemExit as end:
                 code = end.code
             except BaseException:

@@ -304,16 +304,16 @@ def test_a_reader_that_has_enough_is_no_error(make_run, monkeypatch):
 def test_broken_parameters_are_told(trained):
     experiment, params = trained
     params = jax.tree.map(lambda leaf: leaf * math.nan, params)
-    broken = Recommender(experiment.ensemble, params, [0], np.ones(31, bool), 3, True, 8)
+    networks = experiment.ensemble.split(params)
+    broken = Recommender(experiment.ensemble, networks, np.ones(31, bool), 3, True, 8)
     with pytest.raises(RunError, match='not finite'):
         broken(Ragged.from_rows([[1]]))
 
 
 def test_each_length_group_compiles_once(trained, caplog):
     experiment, params = trained
-    recommender = Recommender(
-        experiment.ensemble, params, range(3), np.arange(31) > 0, 3, True, rows=4
-    )
+    networks = experiment.ensemble.split(params)
+    recommender = Recommender(experiment.ensemble, networks, np.arange(31) > 0, 3, True, rows=4)
     random = np.random.default_rng(0)
     make = lambda: Ragged.from_rows(
         [random.integers(1, 31, random.integers(0, 20)) for _ in range(200)]
