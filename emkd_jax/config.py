@@ -340,7 +340,7 @@ def check_names(names: Iterable[str], config: ml_collections.ConfigDict) -> None
         near = difflib.get_close_matches(name, known, 1, 0.6 if '.' in name else 1.0) or [
             leaves[leaf] for leaf in difflib.get_close_matches(name.rpartition('.')[2], leaves, 1)
         ]
-        hint = f'; did you mean {near[0]}?' if near else '; docs/configuration.md lists all.'
+        hint = f' (did you mean {near[0]}?).' if near else '; docs/configuration.md lists all.'
         raise UserError(f'There is no option {name[:100]}{hint}')
 
 

@@ -98,7 +98,7 @@ def test_options_are_changed_by_name_and_mistakes_are_named():
     changed = config.get_config('custom:quick', **{'train.num_epochs': 60, 'eval.ks': (5, 10)})
     assert (changed.train.num_epochs, tuple(changed.eval.ks)) == (60, (5, 10))
     for name, value, message in (
-        ('train.batchsize', 3, r'no option train\.batchsize; did you mean train\.batch_size'),
+        ('train.batchsize', 3, r'no option train\.batchsize \(did you mean train\.batch_size'),
         ('dropout', 0.1, r'did you mean model\.dropout'),
         ('train.batch_size', 'many', r"train\.batch_size is 'many'; it must be of the type int"),
     ):

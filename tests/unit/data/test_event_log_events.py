@@ -259,7 +259,7 @@ def test_events_come_from_a_path_or_a_table(tmp_path, kind):
 
 
 def test_mistakes_in_a_table_are_told(tmp_path):
-    with prepared_in(tmp_path), pytest.raises(UserError, match=r'no option data\.k_coer; did you'):
+    with prepared_in(tmp_path), pytest.raises(UserError, match=r'no option data\.k_coer \(did you'):
         read_events(pyarrow.table({'user': ['a']}), k_coer=3)
     with prepared_in(tmp_path), pytest.raises(UserError, match='events are a dict that cannot be'):
         read_events({'user': ['a']})
