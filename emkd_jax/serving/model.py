@@ -20,19 +20,17 @@ from emkd_jax.data.dataset import Dataset, Ragged
 from emkd_jax.data.splits import leave_one_out
 from emkd_jax.errors import UserError
 from emkd_jax.evaluation import Evaluator
-from emkd_jax.evaluation.batches import history_batches
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.runs.experiment import Experiment, make_experiment
 from emkd_jax.runs.results import read_results, versions
 from emkd_jax.runs.trained import TrainedRun, load_run
 from emkd_jax.runs.workdir import read_config
 from emkd_jax.serving.ids import IdIndex, Unknown
-from emkd_jax.serving.recommender import Recommender, rows_at_a_time
+from emkd_jax.serving.recommender import Recommender, compiled, in_batches
 from emkd_jax.serving.weights import check_weights, load_weights, save_weights
-from emkd_jax.training.placement import AXIS, replicate
+from emkd_jax.training.placement import replicate
 
 _DATA, _WEIGHTS, _CARD = 'data', 'weights.safetensors', 'card.json'
-_NUMBERS = 2**24  # that a device computes at a time, at most
 # Options that name files of this machine. They are left out of what is given to others.
 PATH_OPTIONS = (
     'data.source',
@@ -160,7 +158,7 @@ class Model:
         Raises:
           UserError: an id is not known and `strict` is set.
         """
-        return self._in_batches(_score, len(self.item_ids), histories, strict)
+        return self._for_each(_score, len(self.item_ids), histories, strict)
 
     def embeddings(
         self, histories: Iterable[Iterable[Any]], *, strict: bool = False
@@ -173,7 +171,7 @@ class Model:
           UserError: an id is not known and `strict` is set.
         """
         width = self.ensemble.num_networks * self.ensemble.network.encoder.dim
-        return self._in_batches(_embed, width, histories, strict)
+        return self._for_each(_embed, width, histories, strict)
 
     def evaluate(self, dataset: Dataset | None = None) -> dict[str, dict[str, float]]:
         """Measures the model on the test items of a data set.
@@ -288,22 +286,18 @@ class Model:
         """Parameters of each network, on the devices."""
         return [replicate(one, jax.local_devices()) for one in self.ensemble.split(self.params)]
 
-    def _in_batches(
-        self, function: Callable[..., Array], width: int, histories: Iterable[Any], strict: bool
+    def _for_each(
+        self, function: Callable[..., Any], width: int, histories: Iterable[Any], strict: bool
     ) -> Float32[np.ndarray, 'rows width']:
         unknown = Unknown(strict)
         rows = Ragged.from_rows(self._numbers(histories, unknown))
         unknown.report()
-        compute = _mapped(function, self.ensemble)
+        compute = functools.partial(compiled((None, 0), function, self.ensemble), self._networks)
         found = np.zeros((len(rows), width), np.float32)
-        network, devices = self.ensemble.network, len(jax.local_devices())
-        most = max(1, min(self.config.eval.batch_size, _NUMBERS // width))
-        size = rows_at_a_time(len(rows), devices, most)
-        for places, items in history_batches(
-            rows, network.encoder.max_len, network.mask_token, devices, size
+        for places, values in in_batches(
+            self.ensemble, rows, lambda _, items: compute(items), self.config.eval.batch_size, width
         ):
-            real = places >= 0
-            found[places[real]] = np.asarray(compute(self._networks, items))[real]
+            found[places] = values
         return found
 
     def _numbers(self, histories: Iterable[Any], unknown: Unknown) -> list[Int[np.ndarray, ' _']]:
@@ -311,14 +305,6 @@ class Model:
             self.ids.items(_listed(history, place := f'histories[{row}]'), unknown, place)
             for row, history in enumerate(_listed(histories, 'histories'))
         ]
-
-
-@functools.lru_cache(8)
-def _mapped(function: Callable[..., Array], ensemble: Ensemble) -> Callable[..., Array]:
-    mapped: Callable[..., Array] = jax.pmap(
-        functools.partial(function, ensemble), AXIS, in_axes=(None, 0), devices=jax.local_devices()
-    )
-    return mapped
 
 
 def _score(

@@ -1,7 +1,8 @@
 """The best items for many histories, on the devices."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from emkd_jax.evaluation.batches import history_batches, last_values, padded_wid
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.training.placement import AXIS
 
-_SCORES = 2**24  # of a batch, at most; a device holds them at a time
+_NUMBERS = 2**24  # that a device computes at a time, at most
 
 
 class Recommender:
@@ -40,11 +41,10 @@ class Recommender:
             model sees.
           rows: number of histories that a device computes at a time, at most.
         """
-        self._network = ensemble.network
-        self._devices = tuple(jax.local_devices())
-        self._rows = max(1, min(rows, _SCORES // len(allowed)))
-        self._networks, self._allowed, self._exclude_seen = networks, allowed, exclude_seen
-        self._best = _compiled(ensemble, min(k, int(allowed.sum())), self._devices)
+        self._ensemble, self._networks, self._rows = ensemble, networks, rows
+        self._allowed, self._exclude_seen = allowed, exclude_seen
+        k = min(k, int(allowed.sum()))
+        self._best = compiled((None, None, 0, 0), _best_items, ensemble, k)
 
     def __call__(
         self, histories: Ragged, progress: Callable[[int], object] = lambda count: None
@@ -59,60 +59,75 @@ class Recommender:
           RunError: a score is not a number.
         """
         found: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0), np.zeros(0))] * len(histories)
-        in_flight = None
-        max_len, mask_token = self._network.encoder.max_len, self._network.mask_token
-        devices = len(self._devices)
-        rows = rows_at_a_time(len(histories), devices, self._rows)
-        for places, items in history_batches(histories, max_len, mask_token, devices, rows):
+
+        def best(places: np.ndarray, items: np.ndarray) -> tuple[Array, Array]:
             seen = np.zeros((*places.shape, 1), np.int32)
             if self._exclude_seen:
                 longest = int(histories.lengths[places[places >= 0]].max())
                 seen = last_values(histories, places, padded_width(longest))
-            dispatched = places, self._best(self._networks, self._allowed, items, seen)
-            if in_flight:
-                self._read(found, progress, *in_flight)
-            in_flight = dispatched
-        if in_flight:
-            self._read(found, progress, *in_flight)
+            return self._best(self._networks, self._allowed, items, seen)
+
+        answers = in_batches(self._ensemble, histories, best, self._rows, len(self._allowed))
+        for places, (scores, items) in answers:
+            if np.isnan(scores).any():
+                raise RunError('The scores are not finite; the parameters are damaged.')
+            for place, row, score in zip(places, items, scores, strict=True):
+                left = score > -np.inf
+                found[place] = row[left], score[left]
+            progress(len(places))
         return [item for item, _ in found], [score for _, score in found]
 
-    @staticmethod
-    def _read(
-        found: list[tuple[np.ndarray, np.ndarray]],
-        progress: Callable[[int], object],
-        places: Int[np.ndarray, 'devices rows'],
-        best: tuple[Array, Array],
-    ) -> None:
-        real = places >= 0
-        scores, items = (np.asarray(part)[real] for part in best)
-        if np.isnan(scores).any():
-            raise RunError('The scores of the model are not finite; its parameters are damaged.')
-        for place, row, score in zip(places[real], items, scores, strict=True):
-            left = score > -np.inf
-            found[place] = row[left], score[left]
-        progress(int(real.sum()))
 
+def in_batches(
+    ensemble: Ensemble,
+    histories: Ragged,
+    compute: Callable[[np.ndarray, np.ndarray], PyTree],
+    rows: int,
+    width: int,
+) -> Iterator[tuple[Int[np.ndarray, ' rows'], PyTree]]:
+    """Computes something for every history, on all devices of this process.
 
-def rows_at_a_time(count: int, devices: int, most: int) -> int:
-    """Rows of a device's batch: fewer for few histories, but of few sizes, since each compiles."""
+    Args:
+      ensemble: the model that reads the histories.
+      histories: items 1..V, oldest first.
+      compute: dispatches a batch, given the places of its rows and its items as `history_batches`
+        gives them.
+      rows: number of histories that a device computes at a time, at most.
+      width: numbers that it computes for each.
+
+    Yields:
+      Places in `histories`, and the results for them, while the devices work on the next batch.
+    """
+    devices, most = jax.local_device_count(), max(1, min(rows, _NUMBERS // width))
     rows = 1
-    while rows * devices < count:
-        rows *= 8
-    return min(rows, most)
+    while rows * devices < len(histories) and rows < most:
+        rows = min(most, 8 * rows)  # few rows for few histories, but few sizes, as each compiles
+    max_len, mask_token = ensemble.network.encoder.max_len, ensemble.network.mask_token
+    in_flight: list[tuple[np.ndarray, PyTree]] = []
+    for places, items in history_batches(histories, max_len, mask_token, devices, rows):
+        in_flight.append((places, compute(places, items)))
+        if len(in_flight) > 1:
+            yield _real(*in_flight.pop(0))
+    if in_flight:
+        yield _real(*in_flight.pop())
+
+
+def _real(places: np.ndarray, results: PyTree) -> tuple[np.ndarray, PyTree]:
+    real = places >= 0
+    return places[real], jax.tree.map(lambda result: np.asarray(result)[real], results)
 
 
 @functools.lru_cache(8)
-def _compiled(
-    ensemble: Ensemble, k: int, devices: tuple[jax.Device, ...]
-) -> Callable[..., tuple[Array, Array]]:
-    """The function that recommenders share, so that asking again does not compile again."""
-    best: Callable[..., tuple[Array, Array]] = jax.pmap(
-        functools.partial(_best_items, ensemble, k),
-        axis_name=AXIS,
-        in_axes=(None, None, 0, 0),
-        devices=devices,
+def compiled(
+    in_axes: tuple[int | None, ...], function: Callable[..., Any], *static: Any
+) -> Callable[..., Any]:
+    """`function(*static, ...)` on all devices of this process, so that each compiles once.
+
+    The cache is small: a notebook that loads many models does not keep all of them alive.
+    """
+    return jax.pmap(  # type: ignore[no-any-return]
+        functools.partial(function, *static), AXIS, in_axes=in_axes, devices=jax.local_devices()
     )
-    return best
 
 
 def _best_items(

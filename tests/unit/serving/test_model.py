@@ -207,6 +207,9 @@ def test_a_saved_model_that_cannot_be_used_is_told(model, tmp_path):
     (tmp_path / 'model' / 'config.json').write_text(json.dumps(config))
     with pytest.raises(UserError, match='does not fit this model'):
         emkd.load(tmp_path / 'model')
+    (tmp_path / 'model' / 'data' / 'titles.json').write_text('["Title of 1",')
+    with pytest.raises(UserError, match=r'model/data is damaged'):
+        emkd.load(tmp_path / 'model')
     (tmp_path / 'model' / 'config.json').write_text('{')
     with pytest.raises(UserError, match=r'config\.json is not the configuration'):
         emkd.load(tmp_path / 'model')
