@@ -162,7 +162,7 @@ def joined_pair(*scripts):
                 sys.executable,
                 '-c',
                 (
-                    f'import sys, time, launch, emkd_jax.runs.cluster as d; '
+                    f'import sys, time, emkd_jax.cli as cli, emkd_jax.runs.cluster as d; '
                     f'd.HEARTBEAT = {HEARTBEAT}; '
                     f'd.join({address!r}, 2, {i}); print("joined", flush=True)\n{script}'
                 ),
@@ -190,7 +190,7 @@ def test_where_jax_aborts_over_a_lost_process_the_last_word_is_ours(lost):
 
 
 def test_a_fault_of_ours_in_one_process_ends_both():
-    fault = 'launch.app.run = lambda *_, **__: {}["fault"]\nsys.exit(launch._run())'
+    fault = 'cli._run = lambda _: {}["fault"]\nsys.exit(cli.main([]))'
     waiting, faulty = joined_pair('time.sleep(120)', fault)
     _, err = faulty.communicate(timeout=300)
     assert faulty.returncode == 1
