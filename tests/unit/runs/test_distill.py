@@ -74,7 +74,7 @@ def test_a_teacher_of_other_items_is_refused(finished, tmp_path):
         item_ids=np.arange(151),
         item_attributes=np.pad(experiment.data.item_attributes, ((0, 1), (0, 0))),
     )
-    with pytest.raises(UserError, match=r'holds a run on other data \(fingerprint'):
+    with pytest.raises(UserError, match=r'holds a run on other data \(its fingerprint'):
         load_teacher(dataclasses.replace(experiment, data=data))
 
 

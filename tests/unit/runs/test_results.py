@@ -73,7 +73,7 @@ def test_every_part_of_every_set_leaves_its_record(whole):
 def test_what_is_compared_has_three_seeds_and_the_sweep_one(whole):
     _, calls, _ = whole
     for call in calls:
-        if not {'--mode=distill', 'benchmarks/seeds.py'} & {*call}:
+        if not {'distill', 'benchmarks/seeds.py'} & {*call}:
             swept = any(flag.startswith('--config.sweep.') for flag in call)
             assert swept != ('--config.train.num_seeds=3' in call), call
 
@@ -91,7 +91,7 @@ def test_the_best_of_the_sweep_is_trained(whole):
 
 def test_the_student_is_of_one_of_the_published(whole):
     _, calls, folder = whole
-    [student, _] = [call for call in calls if '--mode=distill' in call]
+    [student, _] = [call for call in calls if 'distill' in call]
     assert f'--workdir={folder}/out/toys-published/seed_0' in student
 
 
