@@ -14,14 +14,7 @@ from jaxtyping import Array, Float, Int, PyTree, UInt32
 from emkd_jax.model import hash_rng
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.model.precision import accumulation_dtype
-from emkd_jax.objective.catalogue_loss import (
-    BLOCK,
-    Sums,
-    block_logits,
-    head_gradients,
-    label_hits,
-    over_blocks,
-)
+from emkd_jax.objective.catalogue_loss import BLOCK, block_logits, label_hits, over_blocks
 from emkd_jax.objective.emkd import PARTS, Batch, Capacity
 from emkd_jax.objective.masking import masked_positions
 
@@ -37,16 +30,15 @@ def student_loss(
     key: UInt32[Array, ''] | None = None,
     axis_name: str | None = None,
 ) -> tuple[Float[Array, ''], dict[str, Array]]:
-    """Computes this device's share of a student's loss. It returns what `emkd_loss` returns.
+    """This device's share of a student's loss; arguments and results are those of `emkd_loss`.
 
         total = masked_items + weight kd,   kd = KL(softmax(mean_n z_n / t) || softmax(z / t))
 
-    Here z are the student's logits and z_n those of the teacher's networks, which see the same
-    views without dropout.
+    with z_n the logits of the teacher's networks, which see the same views without dropout.
 
     Args:
       params: parameters of the student.
-      ensemble: the student, which is one network.
+      ensemble: the student, one network.
       options: `config.distill`.
       batch, capacity, key, axis_name: as for `emkd_loss`.
       teacher_params: parameters of the teacher, which get no gradient.
@@ -90,61 +82,102 @@ def _labels_and_teacher(
     temperature: float,
     block: int,
 ) -> tuple[Float[Array, ''], Float[Array, '']]:
-    """Sums the student's cross-entropy and KL(teacher || student) over positions, with weights.
+    """Weighted sums over positions of the student's cross-entropy and of KL(teacher || student).
 
-    Let z be the student's logits, y the mean of the teacher's, and q and p their softmaxes at
-    temperature t. One pass over blocks of the catalogue gives
+    With z the student's logits, y the mean of the teacher's, p and q their softmaxes at
+    temperature t, one pass over blocks of the catalogue gives
 
-        KL(p || q) = E_p[y - z] / t - logsumexp(y / t) + logsumexp(z / t),
+        KL(p || q) = E_p[y - z] / t - logsumexp(y / t) + logsumexp(z / t)
 
-    and a second pass gives the gradient of z, g (softmax(z) - onehot) + k / t (q - p), with g and k
-    the incoming gradients.
+    and a second one the gradient of z: g (softmax(z) - onehot) + k / t (q - p), with g and k the
+    incoming gradients.
     """
     return _forward(hidden, kernel, bias, labels, weights, teacher, temperature, block)[0]
 
 
-def _teacher_logits(teacher, first, size, dtype):
-    logits, _ = block_logits(*teacher, first, size)
-    return sum(logits).astype(dtype) / len(logits)
+def _block(hidden, kernel, bias, teacher, first, size):
+    """Logits of the student and mean logits of the teacher (classes, positions); the kernel."""
+    [student], [narrow_kernel] = block_logits(hidden, kernel, bias, first, size)
+    taught, _ = block_logits(*teacher, first, size)
+    return student, sum(taught).astype(student.dtype) / len(taught), narrow_kernel
 
 
 def _forward(hidden, kernel, bias, labels, weights, teacher, temperature, block):
     zeros = jnp.zeros(len(labels), accumulation_dtype(hidden.dtype))
+    least = jnp.full_like(zeros, -jnp.inf)
 
     def visit(first, size, carry):
-        student, taught = carry
-        hits = label_hits(labels, first, size)
-        [z], _ = block_logits(hidden, kernel, bias, first, size)
-        y = _teacher_logits(teacher, first, size, z.dtype)
-        # XLA removes the sums that are not used: the student's moment, and two of the teacher's.
-        return student.add(z, z, hits, temperature), taught.add(y, y - z, hits, temperature)
+        top, sum_one, sum_soft, picked, taught_top, taught_sum, moment = carry
+        student, taught, _ = _block(hidden, kernel, bias, teacher, first, size)
+        new_top = jnp.maximum(top, student.max(0))
+        old, shifted = top - new_top, student - new_top[None]
+        new_taught_top = jnp.maximum(taught_top, taught.max(0))
+        old_taught = jnp.exp((taught_top - new_taught_top) / temperature)
+        soft = jnp.exp((taught - new_taught_top[None]) / temperature)
+        return (
+            new_top,
+            sum_one * jnp.exp(old) + jnp.exp(shifted).sum(0),
+            sum_soft * jnp.exp(old / temperature) + jnp.exp(shifted / temperature).sum(0),
+            picked + jnp.where(label_hits(labels, first, size), student, 0).sum(0),
+            new_taught_top,
+            taught_sum * old_taught + soft.sum(0),
+            moment * old_taught + (soft * (taught - student)).sum(0),
+        )
 
-    start = (Sums.start(zeros, temperature),) * 2
-    student, taught = over_blocks(visit, start, kernel.shape[1], block)
-    lse, soft_lse = student.log_normaliser(), student.soft_log_normaliser(temperature)
-    taught_lse = taught.soft_log_normaliser(temperature)
-    divergence = taught.mean_lead() / temperature - taught_lse + soft_lse
-    losses = ((lse - student.picked) * weights).sum(), (divergence * weights).sum()
-    return losses, (hidden, kernel, bias, labels, weights, teacher, lse, soft_lse, taught_lse)
+    start = (least, zeros, zeros, zeros, least, zeros, zeros)
+    top, sum_one, sum_soft, picked, taught_top, taught_sum, moment = over_blocks(
+        visit, start, kernel.shape[1], block
+    )
+    lse_one = top + jnp.log(sum_one)
+    lse_soft = top / temperature + jnp.log(sum_soft)
+    lse_taught = taught_top / temperature + jnp.log(taught_sum)
+    divergence = moment / taught_sum / temperature - lse_taught + lse_soft
+    losses = ((lse_one - picked) * weights).sum(), (divergence * weights).sum()
+    residuals = hidden, kernel, bias, labels, weights, teacher, lse_one, lse_soft, lse_taught
+    return losses, residuals
 
 
 def _backward(temperature, block, residuals, cotangents):
-    hidden, kernel, bias, labels, weights, teacher, lse, soft_lse, taught_lse = residuals
+    hidden, kernel, bias, labels, weights, teacher, lse_one, lse_soft, lse_taught = residuals
     ce_scale = (cotangents[0] * weights)[None]
     kd_scale = (cotangents[1] * weights)[None] / temperature
 
-    def logit_gradients(logits, first, size):
-        [z] = logits
-        hits = label_hits(labels, first, size).astype(z.dtype)
-        y = _teacher_logits(teacher, first, size, z.dtype)
-        q, p = (
-            jnp.exp(z / temperature - soft_lse[None]),
-            jnp.exp(y / temperature - taught_lse[None]),
+    def visit(first, size, carry):
+        hidden_grad, kernel_grad, bias_grad = carry
+        student, taught, narrow_kernel = _block(hidden, kernel, bias, teacher, first, size)
+        hits = label_hits(labels, first, size).astype(student.dtype)
+        grad = ce_scale * (jnp.exp(student - lse_one[None]) - hits) + kd_scale * (
+            jnp.exp(student / temperature - lse_soft[None])
+            - jnp.exp(taught / temperature - lse_taught[None])
         )
-        return [ce_scale * (jnp.exp(z - lse[None]) - hits) + kd_scale * (q - p)]
+        narrow = grad.astype(hidden.dtype)
+        to_kernel = jnp.einsum('cp,pd->cd', narrow, hidden[0], preferred_element_type=kernel.dtype)
+        update = jax.lax.dynamic_update_slice_in_dim
+        return (
+            hidden_grad
+            + jnp.einsum(
+                'cp,cd->pd', narrow, narrow_kernel, preferred_element_type=hidden_grad.dtype
+            ),
+            update(kernel_grad, to_kernel[None], first, axis=1),
+            update(bias_grad, grad.sum(1)[None].astype(bias.dtype), first, axis=1),
+        )
 
-    grads = head_gradients(logit_gradients, hidden, kernel, bias, block)
-    return *grads, np.zeros(labels.shape, jax.dtypes.float0), None, None
+    start = (
+        jnp.zeros(hidden.shape[1:], accumulation_dtype(hidden.dtype)),
+        jnp.zeros_like(kernel),
+        jnp.zeros_like(bias),
+    )
+    hidden_grad, kernel_grad, bias_grad = over_blocks(visit, start, kernel.shape[1], block)
+    no_label_gradient = np.zeros(labels.shape, jax.dtypes.float0)
+    no_teacher_gradient = jax.tree.map(jnp.zeros_like, teacher)
+    return (
+        hidden_grad[None].astype(hidden.dtype),
+        kernel_grad,
+        bias_grad,
+        no_label_gradient,
+        jnp.zeros_like(weights),
+        no_teacher_gradient,
+    )
 
 
 _labels_and_teacher.defvjp(_forward, _backward)
