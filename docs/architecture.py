@@ -344,7 +344,7 @@ def ranking_panel():
     out = [
         panel(top, height),
         text(x, top + 38, 'Ranking by the sum of the logits', 16, 650),
-        file_name(x, top + 58, 'evaluation/ranking.py'),
+        file_name(x, top + 58, 'evaluation/metrics.py'),
         row(x, middle - 15, (None, 12, 7, 93, 40, 5, MASK)),
         text(x, middle + 40, 'history, then the mask token', 13, fill=MUTED),
         line(f'M{x + 246} {middle} H{NETWORK_X - 5}'),

@@ -2,6 +2,6 @@
 
 from emkd_jax.evaluation.diversity import Diversity
 from emkd_jax.evaluation.evaluator import Evaluator, Result
-from emkd_jax.evaluation.ranking import RULES
+from emkd_jax.evaluation.metrics import RULES
 
 __all__ = ['RULES', 'Diversity', 'Evaluator', 'Result']

@@ -1,4 +1,4 @@
-"""How differently the networks of an ensemble recommend."""
+"""How much the recommendations of an ensemble's networks differ."""
 
 import itertools
 
@@ -8,37 +8,37 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from emkd_jax.data.dataset import Holdout
-from emkd_jax.evaluation.batches import last_values
+from emkd_jax.evaluation.batches import model_inputs
 from emkd_jax.model.ensemble import Ensemble
 
 _TOP = 10
-_USERS = 512
-_LOGITS = 2**25  # of all networks together, at most
+_MOST_USERS = 512
+_MOST_LOGITS = 2**25  # of all networks together
 
 
 class Diversity:
     """Overlap and divergence of the networks' recommendations to some held-out users.
 
-    Call it with parameters. 'overlap@10' is the share of the best 10 items of a network that
-    another one has among its own, 'kl' the Kullback-Leibler divergence of their softmaxes in nats;
-    both are means over ordered pairs of networks and over users. One network alone has neither.
+    Call it with parameters. 'overlap@10' is the share of a network's best 10 items that are among
+    the best 10 of another network. 'kl' is the Kullback-Leibler divergence of their softmaxes, in
+    nats. Both are means over ordered pairs of networks and over users. There is neither for a
+    single network.
     """
 
     def __init__(self, ensemble: Ensemble, holdout: Holdout):
-        """Chooses users evenly from `holdout`."""
-        network = ensemble.network
-        most = min(_USERS, max(1, _LOGITS // (ensemble.num_networks * (network.num_items + 1))))
-        count = len(holdout.targets)
-        chosen = np.unique(np.linspace(0, count - 1, min(most, count)).astype(int))
-        max_len = network.encoder.max_len
-        self._items = np.full((len(chosen), max_len), network.mask_token, np.int32)
-        self._items[:, :-1] = last_values(holdout.histories, chosen, max_len - 1)
+        """Chooses users from `holdout` at even distances."""
+        network, count = ensemble.network, len(holdout.targets)
+        most = _MOST_LOGITS // (ensemble.num_networks * (network.num_items + 1))
+        most = min(_MOST_USERS, max(1, most), count)
+        users = np.unique(np.linspace(0, count - 1, most).astype(int))
+        slots = network.encoder.max_len
+        self._items = model_inputs(holdout.histories, users, slots, network.mask_token)
         self._compare = jax.jit(lambda params, items: _compare(ensemble, params, items))
-        self._alone = ensemble.num_networks == 1
+        self._single = ensemble.num_networks == 1
 
     def __call__(self, params: PyTree[Float[Array, 'networks ...']]) -> dict[str, float]:
         """Overlap and divergence with these parameters."""
-        if self._alone:
+        if self._single:
             return {}
         overlap, divergence = jax.device_get(self._compare(params, self._items))
         return {f'overlap@{_TOP}': float(overlap), 'kl': float(divergence)}

@@ -1,11 +1,44 @@
-"""HR, NDCG and MRR from ranks."""
+"""The rank of each held-out item among the whole catalogue, and the metrics of ranks.
+
+A rule says which items do not compete with the held-out item: those that the input window shows
+(the rule of the released code), those anywhere in the history, or none. The held-out item itself
+always competes, and class 0 (padding) never does.
+"""
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
-from emkd_jax.evaluation.ranking import RULES
+RULES = ('window', 'history', 'none')
+
+
+def target_ranks(
+    scores: Shaped[Array, 'rows classes'],
+    targets: Int[Array, ' rows'],
+    others: Int[Array, 'rows width'],
+    visible: Int[Array, ' rows'],
+) -> Int[Array, 'rules rows']:
+    """Ranks each target, from 1, under each of `RULES`.
+
+    The rank is 1 + the number of competitors that score at least as high. Ties count against the
+    target, so that a model with constant scores does not seem to find anything.
+
+    Args:
+      scores: of classes 0..V, without NaN, which would compare as lower.
+      targets: the items to find, 1..V.
+      others: the distinct items of the history without the target: first those in the window, then
+        the others, then 0.
+      visible: how many of `others` are in the window.
+    """
+    target_score = jnp.take_along_axis(scores, targets[:, None], 1)
+    # The target scores at least as high as itself, which is the 1.
+    ranks = (scores >= target_score)[:, 1:].sum(1, dtype=jnp.int32)
+    ahead = (others > 0) & (jnp.take_along_axis(scores, others, 1) >= target_score)
+    in_window = jnp.arange(others.shape[1])[None, :] < visible[:, None]
+    excluded = jnp.stack([(ahead & in_window).sum(1), ahead.sum(1)]).astype(jnp.int32)
+    return jnp.concatenate([ranks[None] - excluded, ranks[None]])
 
 
 def user_metrics(
@@ -13,26 +46,22 @@ def user_metrics(
 ) -> dict[str, Float[np.ndarray, '*lead users']]:
     """The metrics of each user at cut-off k.
 
-    With one relevant item of rank r, counted from 1: HR = [r <= k], NDCG = [r <= k] / log2(r + 1),
+    With a single relevant item of rank r: HR = [r <= k], NDCG = [r <= k] / log2(r + 1) and
     MRR = [r <= k] / r.
     """
     hit = (ranks <= k).astype(np.float64)
     return {f'HR@{k}': hit, f'NDCG@{k}': hit / np.log2(ranks + 1.0), f'MRR@{k}': hit / ranks}
 
 
-def metric_sums(
-    ranks: Int[np.ndarray, '*lead users'], ks: Sequence[int]
-) -> dict[str, Float[np.ndarray, '*lead']]:
-    """Sums over users of each metric at each cut-off k."""
-    return {name: values.sum(-1) for k in ks for name, values in user_metrics(ranks, k).items()}
-
-
 def metrics_by_rule(
     ranks: Int[np.ndarray, 'rules users'], ks: Sequence[int]
 ) -> dict[str, dict[str, float]]:
     """{rule: {metric: mean over all users}}, for ranks under each of `RULES`."""
-    sums = metric_sums(ranks, ks)
     return {
-        rule: {name: float(values[i] / ranks.shape[-1]) for name, values in sums.items()}
-        for i, rule in enumerate(RULES)
+        rule: {
+            name: float(values.sum() / len(values))
+            for k in ks
+            for name, values in user_metrics(rule_ranks, k).items()
+        }
+        for rule, rule_ranks in zip(RULES, ranks, strict=True)
     }

@@ -1,22 +1,25 @@
-"""N networks as one: parameters stacked on a leading axis, and functions vectorised over it."""
+"""An ensemble: networks of one kind, whose parameters are stacked along a leading axis."""
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
-from jaxtyping import Array, Float, Int, PyTree, UInt32
+from jaxtyping import Array, Float, PyTree, UInt32
 
 from emkd_jax.model import hash_rng
 from emkd_jax.model.encoders import make_encoder
+from emkd_jax.model.encoders.base import HiddenOut, Items, SequenceEncoder, SlotKeys
 from emkd_jax.model.encoders.layers import linear_params
 from emkd_jax.model.precision import accumulation_dtype, activation_dtype
 
 
 class Network(nn.Module):
-    """One network: an encoder with an item head and an attribute head of its own.
+    """One network: an encoder, with an item head and an attribute head.
 
     Attributes:
       encoder: a `SequenceEncoder`.
@@ -24,44 +27,35 @@ class Network(nn.Module):
       num_attributes: A; attributes are 1..A.
     """
 
-    encoder: nn.Module
+    encoder: SequenceEncoder
     num_items: int
     num_attributes: int
 
+    @property
+    def mask_token(self) -> int:
+        """The token that stands for the item to predict."""
+        return self.num_items + 1
+
     def setup(self):
         dim = self.encoder.dim
-        # Class 0 is the padding item (or its attribute): in the softmax, never a label.
+        # Class 0 is the padding item, or its attribute. It is in the softmax but never a label.
         self.item_head = linear_params(self, 'item_head_', self.num_items + 1, dim)
         self.attribute_head = linear_params(self, 'attribute_head_', self.num_attributes + 1, dim)
 
-    def __call__(
-        self,
-        items: Int[Array, 'rows slots'],
-        keys: UInt32[Array, 'rows slots'] | None = None,
-        last_only: bool = False,
-    ) -> Float[Array, 'rows slots_out dim']:
-        """Hidden states; see `SequenceEncoder.__call__`."""
+    def __call__(self, items: Items, keys: SlotKeys = None, last_only: bool = False) -> HiddenOut:
+        """Computes hidden states; see `SequenceEncoder.__call__`."""
         return self.encoder(items, keys, last_only)
 
-    @property
-    def mask_token(self) -> int:
-        """The token behind a history whose next item is asked for."""
-        return self.num_items + 1
-
-    def score(self, items: Int[Array, 'rows slots']) -> Float[Array, 'rows classes']:
-        """Item logits at the last slot: how well each item 0..V continues the history before it.
-
-        Args:
-          items: the end of each history and then `mask_token`, padded on the left with 0.
-        """
+    def score(self, items: Items) -> Float[Array, 'rows classes']:
+        """Computes the item logits at the last slot; see `Ensemble.score`."""
         return self.item_logits(self.encoder(items, last_only=True)[:, -1])
 
     def item_logits(self, hidden: Float[Array, '*lead dim']) -> Float[Array, '*lead classes']:
-        """Logits over classes 0..num_items, accumulated and returned in float32 or wider."""
+        """Computes logits of the items 0..V, in float32 or wider."""
         return _wide_linear(hidden, *self.item_head)
 
     def attribute_logits(self, hidden: Float[Array, '*lead dim']) -> Float[Array, '*lead classes']:
-        """Logits over attributes 0..num_attributes."""
+        """Computes logits of the attributes 0..A, in float32 or wider."""
         return _wide_linear(hidden, *self.attribute_head)
 
 
@@ -77,23 +71,24 @@ def _wide_linear(hidden, kernel, bias):
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-    """`num_networks` independent copies of `network`. Functions are pure; parameters go in."""
+    """`num_networks` independent copies of `network`.
+
+    It holds no parameters: its functions take them, stacked along a leading axis of networks. With
+    `shared_init`, the networks start from the same weights, as in the released code, which sets the
+    random seed anew before each encoder; only embeddings and heads then differ.
+    """
 
     network: Network
     num_networks: int
     shared_init: bool = False
 
     def with_dropout(self, rate: hash_rng.Rate) -> 'Ensemble':
-        """The same ensemble with another dropout rate, which may be traced."""
+        """Returns the same ensemble with another dropout rate, which may be traced."""
         encoder = self.network.encoder.clone(dropout=rate)
         return dataclasses.replace(self, network=self.network.clone(encoder=encoder))
 
     def init(self, key: jax.Array) -> PyTree[Float[Array, 'networks ...']]:
-        """Parameters of all networks; each equals its stand-alone initialisation to the bit.
-
-        With `shared_init`, only embeddings and heads differ, and the rest of every encoder starts
-        from the weights of the first one: the released code reseeds before each encoder.
-        """
+        """Initialises all networks; without `shared_init`, to the bit as each would be alone."""
         items = jnp.ones((1, self.network.encoder.max_len), jnp.int32)
         params = jax.vmap(self.network.init, in_axes=(0, None))(self.keys(key), items)['params']
         if self.shared_init:
@@ -105,95 +100,87 @@ class Ensemble:
         return params
 
     def keys(self, key: jax.Array) -> jax.Array:
-        """The key each network is initialised from."""
+        """The key from which each network is initialised."""
         return jax.random.split(key, self.num_networks)
 
+    def split(self, params: PyTree) -> list[PyTree]:
+        """The parameters of each network, for `network.apply({'params': ...}, items)`."""
+        return [jax.tree.map(operator.itemgetter(n), params) for n in range(self.num_networks)]
+
     def hidden(
-        self,
-        params: PyTree,
-        items: Int[Array, 'rows slots'],
-        row_keys: UInt32[Array, ' rows'] | None = None,
+        self, params: PyTree, items: Items, row_keys: UInt32[Array, ' rows'] | None = None
     ) -> Float[Array, 'networks rows slots dim']:
-        """Hidden states of every network.
+        """Computes the hidden states of every network.
 
         Args:
           params: parameters of all networks.
-          items: padded on the left with 0.
-          row_keys: a hash key for each row switches dropout on; it then depends on (row key,
-            network, slot, site) alone.
+          items: item at each slot, padded on the left with 0.
+          row_keys: a hash key for each row, which switches dropout on. What is dropped depends only
+            on this key, the network, the slot, and the place in the network.
         """
-        token_keys = None
+        slot_keys = None
         if row_keys is not None:
-            token_keys = hash_rng.fold(
+            slot_keys = hash_rng.fold(
                 row_keys[None, :, None],
                 jnp.arange(self.num_networks)[:, None, None],
                 jnp.arange(items.shape[1])[None, None, :],
             )
-
-        def apply(params, items, token_keys):
-            return self.network.apply({'params': params}, items, token_keys)
-
-        # Each network gets items of its own: a lookup batched on both sides keeps them apart.
+        # With items of their own, the networks look up their embeddings separately.
         items = jnp.broadcast_to(items, (self.num_networks, *items.shape))
-        axes = (0, 0, None if row_keys is None else 0)
-        return jax.vmap(apply, in_axes=axes)(_as_jax_arrays(params), items, token_keys)
 
-    def last_hidden(
-        self, params: PyTree, items: Int[Array, 'rows slots']
-    ) -> Float[Array, 'networks rows dim']:
-        """Hidden states of the last slot of every network."""
+        def apply(params, items, slot_keys):
+            return self.network.apply({'params': params}, items, slot_keys)
 
-        def apply(params):
-            return self.network.apply({'params': params}, items, last_only=True)[:, -1]
-
-        return jax.vmap(apply)(_as_jax_arrays(params))
-
-    def scores(
-        self, networks: Sequence[PyTree], items: Int[Array, 'rows slots']
-    ) -> list[Float[Array, 'rows classes']]:
-        """`Network.score` of each network; the ensemble recommends by their sum.
-
-        Networks are scored one at a time, by plain products: a CPU runs batched ones at down to
-        half the rate.
-
-        Args:
-          networks: the parameters of each network, as `split` gives them.
-          items: see `Network.score`.
-        """
-        return [
-            self.network.apply({'params': params}, items, method=Network.score)
-            for params in networks
-        ]
-
-    def split(self, params: PyTree) -> list[PyTree]:
-        """The parameters of each network."""
-        return [take_network(params, n) for n in range(self.num_networks)]
+        return jax.vmap(apply, in_axes=(0, 0, None if slot_keys is None else 0))(
+            _as_jax_arrays(params), items, slot_keys
+        )
 
     def item_logits(
         self, params: PyTree, hidden: Float[Array, 'networks *lead dim']
     ) -> Float[Array, 'networks *lead classes']:
-        """Item logits of each network from its own hidden states."""
-        return jax.vmap(
-            lambda p, h: self.network.apply({'params': p}, h, method=Network.item_logits)
-        )(params, hidden)
+        """Computes the item logits of each network from its own hidden states."""
+        return self._apply(Network.item_logits, params, hidden)
 
     def attribute_logits(
         self, params: PyTree, hidden: Float[Array, 'networks *lead dim']
     ) -> Float[Array, 'networks *lead classes']:
-        """Attribute logits of each network from its own hidden states."""
-        return jax.vmap(
-            lambda p, h: self.network.apply({'params': p}, h, method=Network.attribute_logits)
-        )(params, hidden)
+        """Computes the attribute logits of each network from its own hidden states."""
+        return self._apply(Network.attribute_logits, params, hidden)
+
+    def _apply(self, method, params, hidden):
+        return jax.vmap(lambda p, h: self.network.apply({'params': p}, h, method=method))(
+            params, hidden
+        )
+
+    def scores(
+        self, networks: Sequence[PyTree], items: Items
+    ) -> list[Float[Array, 'rows classes']]:
+        """Scores every item as the continuation of each history, by each network.
+
+        This is the one way from histories to scores; `score` adds the networks up. Networks are
+        scored one after another, since a CPU runs products that are batched over networks at down
+        to half the rate.
+
+        Args:
+          networks: parameters of each network, as `split` returns them.
+          items: the end of each history and then `Network.mask_token`, padded on the left with 0.
+
+        Returns:
+          The item logits 0..V of each network.
+        """
+        return [
+            self.network.apply({'params': params}, items, method=Network.score)
+            for params in map(_as_jax_arrays, networks)
+        ]
+
+    def score(self, networks: Sequence[PyTree], items: Items) -> Float[Array, 'rows classes']:
+        """Sums the `scores` of the networks; the ensemble recommends the items of highest sum."""
+        return functools.reduce(jnp.add, self.scores(networks, items))
 
 
 def _as_jax_arrays(params: PyTree) -> PyTree:
-    """Inside `jit`, `vmap` of a custom derivative fails for parameters that are NumPy arrays."""
+    """Lets parameters be NumPy arrays inside `jit`, where a custom derivative cannot take them."""
     return jax.tree.map(jnp.asarray, params)
-
-
-def take_network(params: PyTree, index: int) -> PyTree:
-    """The parameters of one network, for `ensemble.network.apply({'params': ...}, items)`."""
-    return jax.tree.map(lambda x: x[index], params)
 
 
 def make_ensemble(
@@ -202,13 +189,13 @@ def make_ensemble(
     num_attributes: int,
     platform: str | None = None,
 ) -> Ensemble:
-    """The ensemble that `config.model` and `config.ensemble` describe.
+    """Makes the ensemble that `config.model` and `config.ensemble` describe.
 
     Args:
       config: the run's configuration.
       num_items: V, items are 1..V.
       num_attributes: A, attributes are 1..A.
-      platform: what it will run on ('cpu', 'gpu' or 'tpu'); None: the backend of this process.
+      platform: 'cpu', 'gpu' or 'tpu', where it will run; None: the backend of this process.
 
     Raises:
       UserError: the options do not fit together.

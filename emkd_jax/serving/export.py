@@ -74,8 +74,7 @@ def _serialize(model: Model, slots: int) -> bytearray:
     def scores(histories: Int[Array, 'batch slots']) -> Float[Array, 'batch items']:
         mask = jnp.full((histories.shape[0], 1), ensemble.network.mask_token, jnp.int32)
         items = jnp.concatenate([histories, mask], axis=1)
-        first, *others = ensemble.scores(networks, items)
-        return sum(others, first)[:, 1:]
+        return ensemble.score(networks, items)[:, 1:]
 
     (batch,) = jax_export.symbolic_shape('batch')
     with _no_source_lines():

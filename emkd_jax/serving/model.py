@@ -310,8 +310,7 @@ class Model:
 def _score(
     ensemble: Ensemble, networks: list[PyTree], items: Int[Array, 'rows slots']
 ) -> Float[Array, 'rows items']:
-    first, *others = ensemble.scores(networks, items)
-    return sum(others, first)[:, 1:]
+    return ensemble.score(networks, items)[:, 1:]
 
 
 def _embed(

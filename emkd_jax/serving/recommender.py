@@ -11,11 +11,11 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32, PyTree
 
 from emkd_jax.data.dataset import Ragged
 from emkd_jax.errors import RunError
-from emkd_jax.evaluation.batches import history_batches, last_values, padded_width
+from emkd_jax.evaluation.batches import compute_ahead, history_batches, last_values, padded_width
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.training.placement import AXIS
 
-_NUMBERS = 2**24  # that a device computes at a time, at most
+_MOST_NUMBERS = 2**24  # results that a device computes at a time
 
 
 class Recommender:
@@ -37,9 +37,9 @@ class Recommender:
           networks: parameters of each network whose scores are summed, on the devices.
           allowed: which classes 0..V may be recommended.
           k: number of items.
-          exclude_seen: whether to leave out every item of the history, also those beyond what the
-            model sees.
-          rows: number of histories that a device computes at a time, at most.
+          exclude_seen: whether to leave out all items of the history, including those that are too
+            old for the input of the model.
+          rows: the largest number of histories that a device computes at a time.
         """
         self._ensemble, self._networks, self._rows = ensemble, networks, rows
         self._allowed, self._exclude_seen = allowed, exclude_seen
@@ -49,10 +49,12 @@ class Recommender:
     def __call__(
         self, histories: Ragged, progress: Callable[[int], object] = lambda count: None
     ) -> tuple[list[Int32[np.ndarray, ' _']], list[Float32[np.ndarray, ' _']]]:
-        """Items (best first) and scores for each history; fewer than k where no more are left.
+        """Finds the items (best first) and their scores for each history.
+
+        There are fewer than k items where no more are left.
 
         Args:
-          histories: items 1..V, oldest first, of any length, also 0.
+          histories: items 1..V, oldest first. A history may have any length, including 0.
           progress: called after every batch with the number of histories in it.
 
         Raises:
@@ -60,21 +62,21 @@ class Recommender:
         """
         found: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0), np.zeros(0))] * len(histories)
 
-        def best(places: np.ndarray, items: np.ndarray) -> tuple[Array, Array]:
-            seen = np.zeros((*places.shape, 1), np.int32)
+        def best(index: np.ndarray, items: np.ndarray) -> tuple[Array, Array]:
+            seen = np.zeros((*index.shape, 1), np.int32)
             if self._exclude_seen:
-                longest = int(histories.lengths[places[places >= 0]].max())
-                seen = last_values(histories, places, padded_width(longest))
+                longest = int(histories.lengths[index[index >= 0]].max())
+                seen = last_values(histories, index, padded_width(longest))
             return self._best(self._networks, self._allowed, items, seen)
 
-        answers = in_batches(self._ensemble, histories, best, self._rows, len(self._allowed))
-        for places, (scores, items) in answers:
+        batches = in_batches(self._ensemble, histories, best, self._rows, len(self._allowed))
+        for index, (scores, items) in batches:
             if np.isnan(scores).any():
                 raise RunError('The scores are not finite; the parameters are damaged.')
-            for place, row, score in zip(places, items, scores, strict=True):
+            for place, row, score in zip(index, items, scores, strict=True):
                 left = score > -np.inf
                 found[place] = row[left], score[left]
-            progress(len(places))
+            progress(len(index))
         return [item for item, _ in found], [score for _, score in found]
 
 
@@ -90,40 +92,32 @@ def in_batches(
     Args:
       ensemble: the model that reads the histories.
       histories: items 1..V, oldest first.
-      compute: dispatches a batch, given the places of its rows and its items as `history_batches`
-        gives them.
-      rows: number of histories that a device computes at a time, at most.
-      width: numbers that it computes for each.
+      compute: starts the computation of a batch, given what `history_batches` yields.
+      rows: the largest number of histories that a device computes at a time.
+      width: the number of results for each history.
 
     Yields:
-      Places in `histories`, and the results for them, while the devices work on the next batch.
+      Indices of histories, and the results for them.
     """
-    devices, most = jax.local_device_count(), max(1, min(rows, _NUMBERS // width))
+    devices, most = jax.local_device_count(), max(1, min(rows, _MOST_NUMBERS // width))
+    # Few histories get small batches, but of few sizes, since each size compiles.
     rows = 1
     while rows * devices < len(histories) and rows < most:
-        rows = min(most, 8 * rows)  # few rows for few histories, but few sizes, as each compiles
-    max_len, mask_token = ensemble.network.encoder.max_len, ensemble.network.mask_token
-    in_flight: list[tuple[np.ndarray, PyTree]] = []
-    for places, items in history_batches(histories, max_len, mask_token, devices, rows):
-        in_flight.append((places, compute(places, items)))
-        if len(in_flight) > 1:
-            yield _real(*in_flight.pop(0))
-    if in_flight:
-        yield _real(*in_flight.pop())
-
-
-def _real(places: np.ndarray, results: PyTree) -> tuple[np.ndarray, PyTree]:
-    real = places >= 0
-    return places[real], jax.tree.map(lambda result: np.asarray(result)[real], results)
+        rows = min(most, 8 * rows)
+    network = ensemble.network
+    max_len, mask_token = network.encoder.max_len, network.mask_token
+    return compute_ahead(
+        history_batches(histories, max_len, mask_token, devices, rows), compute, ahead=1
+    )
 
 
 @functools.lru_cache(8)
 def compiled(
     in_axes: tuple[int | None, ...], function: Callable[..., Any], *static: Any
 ) -> Callable[..., Any]:
-    """`function(*static, ...)` on all devices of this process, so that each compiles once.
+    """Compiles `function(*static, ...)` for all devices of this process, once.
 
-    The cache is small: a notebook that loads many models does not keep all of them alive.
+    The cache is small, so that a notebook that loads many models does not keep them all.
     """
     return jax.pmap(  # type: ignore[no-any-return]
         functools.partial(function, *static), AXIS, in_axes=in_axes, devices=jax.local_devices()
@@ -138,8 +132,7 @@ def _best_items(
     items: Int[Array, 'rows slots'],
     seen: Int[Array, 'rows width'],
 ) -> tuple[Float[Array, 'rows k'], Int[Array, 'rows k']]:
-    scores = sum(ensemble.scores(networks, items))
-    scores = jnp.where(allowed[None], scores, -jnp.inf)
+    scores = jnp.where(allowed[None], ensemble.score(networks, items), -jnp.inf)
     scores = scores.at[jnp.arange(len(items))[:, None], seen].set(-jnp.inf)
     best_scores, best = jax.lax.top_k(scores, k)
     return best_scores, best

@@ -1,4 +1,4 @@
-"""Agreement with the authors' released code, on every case in the golden folder."""
+"""The objective agrees with the released code, on every case in the golden folder."""
 
 import functools
 
@@ -30,11 +30,11 @@ def test_there_are_cases():
 
 
 @pytest.mark.parametrize('path', golden_cases.FILES, ids=lambda path: path.stem)
-def test_their_weights_survive_the_way_there_and_back(path):
+def test_released_weights_survive_the_conversion_and_back(path):
     case = golden_cases.Case(path)
     state = state_dict_from_params(case.params)
-    theirs = {name for name in case.arrays if name.startswith('param/')}
-    assert {f'param/{name}' for name in state} == theirs
+    released = {name for name in case.arrays if name.startswith('param/')}
+    assert {f'param/{name}' for name in state} == released
     for name, array in state.items():
         np.testing.assert_array_equal(array, case.arrays[f'param/{name}'])
 

@@ -1,4 +1,4 @@
-"""The reference cases: numbers the authors' code printed, and our model with their weights."""
+"""The reference cases: numbers of the released code, and our model with its weights."""
 
 import os
 import pathlib
@@ -23,7 +23,7 @@ FILES = sorted(FOLDER.glob('*.npz'))
 
 
 class Case:
-    """One `.npz`: its arrays, and everything of ours built from its sizes and weights."""
+    """The arrays of one `.npz` file, and the model with its sizes and weights."""
 
     def __init__(self, path, dtype=np.float32):
         self.arrays = dict(np.load(path))
@@ -110,10 +110,10 @@ class Case:
     def activations(self, params):
         """Hidden states and attribute logits of the originals, item logits of the first view."""
         hidden = self.ensemble.hidden(params, self.sequences)
-        of_view = self.ensemble.hidden(params, self.batch.views.items[0])
+        view_hidden = self.ensemble.hidden(params, self.batch.views.items[0])
         return {
             'hidden': hidden,
-            'logits': self.ensemble.item_logits(params, of_view),
+            'logits': self.ensemble.item_logits(params, view_hidden),
             'attribute_logits': self.ensemble.attribute_logits(params, hidden),
         }
 
@@ -129,14 +129,15 @@ SCALARS = {
     'icl': 'icl',
     'ccl': 'ccl',
     'total': 'total',
-}  # our names and the cases'
+}  # the names here, and those in the files
 
 
 def errors(case):
-    """Each quantity's relative error: scalars by our names, then arrays.
+    """The relative error of each quantity, scalars first.
 
-    Gradients and weights after an Adam step are the worst over the parameters; weights are compared
-    where the gradient exceeds 1e-6, for below that rounding decides the sign Adam lives on.
+    For gradients and for weights after an Adam step, it is the worst over the parameters. Weights
+    are compared where the gradient exceeds 1e-6: below, rounding decides the sign of the gradient,
+    on which the first step of Adam depends.
     """
     with jax.default_matmul_precision('highest'):
         (total, parts), gradients = case.gradients()
@@ -144,25 +145,25 @@ def errors(case):
         with jax.numpy_dtype_promotion('standard'):  # optax raises floats to integer powers
             updates, _ = optimizer.update(gradients, optimizer.init(case.params), case.params)
         stepped = optax.apply_updates(case.params, updates)
-        ours = parts | {'total': total} | jax.jit(case.activations)(case.params)
-    theirs = {name: case.arrays[key] for name, key in SCALARS.items()} | {
+        found = parts | {'total': total} | jax.jit(case.activations)(case.params)
+    released = {name: case.arrays[key] for name, key in SCALARS.items()} | {
         'hidden': case.arrays['anchors'],
         'logits': case.arrays['logits_first'],
         'attribute_logits': case.arrays['attr_logits'],
     }
-    found = {name: relative_error(ours[name], value) for name, value in theirs.items()}
-    their_gradients = case.tree('grad', np.float64)
-    where = jax.tree.map(lambda g: np.abs(g) > 1e-6, their_gradients)
+    errors = {name: relative_error(found[name], value) for name, value in released.items()}
+    released_gradients = case.tree('grad', np.float64)
+    where = jax.tree.map(lambda g: np.abs(g) > 1e-6, released_gradients)
     worst = {
-        'gradients': jax.tree.map(relative_error, gradients, their_gradients),
+        'gradients': jax.tree.map(relative_error, gradients, released_gradients),
         'adam_step': jax.tree.map(relative_error, stepped, case.tree('adam1', np.float64), where),
     }
-    return found | {name: max(jax.tree.leaves(tree)) for name, tree in worst.items()}
+    return errors | {name: max(jax.tree.leaves(tree)) for name, tree in worst.items()}
 
 
-def relative_error(ours, theirs, where=True):
-    """Largest difference over the largest entry of `theirs`; the difference itself if all are 0."""
-    theirs = np.asarray(theirs, np.float64)
-    difference = np.abs(np.asarray(ours, np.float64) - theirs).max(initial=0, where=where)
-    largest = np.abs(theirs).max()
+def relative_error(found, expected, where=True):
+    """The largest difference, divided by the largest entry of `expected` unless that is 0."""
+    expected = np.asarray(expected, np.float64)
+    difference = np.abs(np.asarray(found, np.float64) - expected).max(initial=0, where=where)
+    largest = np.abs(expected).max()
     return float(difference / largest if largest else difference)

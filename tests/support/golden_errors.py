@@ -1,6 +1,6 @@
 """Prints the worst error of each quantity over all reference cases, as JSON.
 
-python tests/golden_errors.py > results/golden_errors.json
+python tests/support/golden_errors.py > results/golden_errors.json
 """
 
 import importlib.metadata
@@ -24,7 +24,7 @@ if __name__ == '__main__':
     print(
         json.dumps(
             {
-                'command': 'python tests/golden_errors.py',
+                'command': 'python tests/support/golden_errors.py',
                 'cases': [file.stem for file in golden_cases.FILES],
                 'worst relative error': worst,
                 'device': jax.devices()[0].device_kind,

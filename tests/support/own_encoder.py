@@ -1,4 +1,4 @@
-"""An encoder as a user would write it: one file, nothing of ours changed."""
+"""An encoder as a user would write it: in one file, without a change to the package."""
 
 import jax
 import jax.numpy as jnp
@@ -7,16 +7,16 @@ from emkd_jax import SequenceEncoder
 from emkd_jax.model import hash_rng
 from emkd_jax.model.encoders.layers import Linear
 
-NOTHING = None
+NUMBER = 3  # not an encoder
 
 
 class MeanOfItems(SequenceEncoder):
-    """A decaying mean of the earlier items, and a layer with ReLU for every block."""
+    """A weighted sum of the earlier items with decaying weights, and layers with ReLU."""
 
     has_slot_embeddings = False
 
     def blocks(self, x, items, keys, last_only):
-        """The mean, then the layers."""
+        """Computes the sum, and then applies the layers."""
         slot = jnp.arange(items.shape[1])
         age = (slot[:, None] - slot[None, :]).astype(jnp.float32)
         weights = jnp.where((age >= 0)[None] & (items > 0)[:, None], 0.3 ** jnp.abs(age)[None], 0)

@@ -1,4 +1,4 @@
-"""Batches for the tiny ensemble, for tests of the layers below the train step."""
+"""Batches for the tiny ensemble, for tests of the parts of a train step."""
 
 import functools
 
@@ -13,20 +13,20 @@ from emkd_jax.objective.masking import draw_views
 from tests.support.tiny import NUM_ATTRIBUTES, NUM_ITEMS, tiny_config
 
 MAX_LEN = tiny_config().model.max_len
-CAPACITY = Capacity(128, 48)  # more than eight sequences can have masked
+CAPACITY = Capacity(128, 48)  # more masked slots than eight sequences can have
 
 
 KEY = jax.random.key(7)
 
 
 def ensemble(**changes):
-    """The ensemble of the tiny configuration, changed."""
+    """The ensemble of the tiny configuration with `changes`."""
     return make_ensemble(tiny_config(**changes), NUM_ITEMS, NUM_ATTRIBUTES)
 
 
 @functools.cache
 def params(ensemble):
-    """Its initial parameters from KEY."""
+    """The initial parameters of an ensemble, from KEY."""
     return jax.jit(ensemble.init)(KEY)
 
 
@@ -34,14 +34,14 @@ WEIGHTS = {'kd_weight': 0.1, 'contrast_weight': 0.2, 'attribute_weight': 0.5}
 
 
 def options(**changes):
-    """Objective options that let every part count."""
+    """Options of the objective with which every part matters."""
     config = tiny_config().objective
     config.update(WEIGHTS | changes)
     return config
 
 
 def hyper(options):
-    """The hyper-parameters of objective options."""
+    """The hyper-parameters for these options of the objective."""
     config = tiny_config()
     config.objective.update(options)
     return hyper_parameters(config)
@@ -58,7 +58,7 @@ def sequences(rows, seed=0):
 
 
 def item_attributes(seed=0):
-    """One or two attributes an item; row 0 is the padding item."""
+    """One or two attributes for each item; row 0 is the padding item."""
     rng = np.random.default_rng(seed)
     lists = rng.integers(1, NUM_ATTRIBUTES + 1, (NUM_ITEMS + 1, 2))
     lists[::3, 1] = -1
@@ -67,7 +67,7 @@ def item_attributes(seed=0):
 
 
 def batch(items, options, valid=None, row_ids=None):
-    """The batch of `items`, with masked views drawn for it."""
+    """The batch of `items` and of masked views drawn from them."""
     valid = jnp.ones(len(items), bool) if valid is None else valid
     row_ids = jnp.arange(len(items)) if row_ids is None else row_ids
     items = jnp.where(valid[:, None], items, 0)

@@ -1,4 +1,4 @@
-"""Sequence encoders: items -> hidden states. They know nothing about the ensemble they are in."""
+"""Sequence encoders, which map items to hidden states. They do not know their ensemble."""
 
 import importlib
 
@@ -25,16 +25,16 @@ ENCODERS: dict[str, type[SequenceEncoder]] = {
 def make_encoder(
     model: ml_collections.ConfigDict, num_items: int, dtype: np.dtype
 ) -> SequenceEncoder:
-    """The encoder that `config.model` describes.
+    """Makes the encoder that `config.model` describes.
 
     Raises:
       UserError: there is no such encoder, or its options do not fit together.
     """
-    encoder = ENCODERS.get(model.encoder) or _own_encoder(model.encoder)
+    encoder = ENCODERS.get(model.encoder) or _import_encoder(model.encoder)
     return encoder.from_config(model, num_items, dtype)
 
 
-def _own_encoder(name: str) -> type[SequenceEncoder]:
+def _import_encoder(name: str) -> type[SequenceEncoder]:
     module, _, attribute = name.partition(':')
     if not attribute:
         raise UserError(
@@ -42,9 +42,12 @@ def _own_encoder(name: str) -> type[SequenceEncoder]:
             'for an encoder of your own.'
         )
     try:
-        encoder = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f'model.encoder={name} cannot be imported ({error}).') from error
+        encoder = getattr(importlib.import_module(module), attribute, None)
+    except ImportError as error:
+        raise UserError(
+            f'model.encoder={name} cannot be imported ({error}); the folder of the module must be '
+            'on the path of Python, for example with PYTHONPATH=FOLDER.'
+        ) from error
     if not (isinstance(encoder, type) and issubclass(encoder, SequenceEncoder)):
-        raise UserError(f'model.encoder={name} is no subclass of emkd_jax.SequenceEncoder.')
+        raise UserError(f'model.encoder={name} is not a subclass of emkd_jax.SequenceEncoder.')
     return encoder

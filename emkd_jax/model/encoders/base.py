@@ -13,33 +13,53 @@ from emkd_jax.errors import UserError
 from emkd_jax.model import hash_rng
 from emkd_jax.model.encoders.layers import ItemEmbedding, shift_right
 
+Items = Int[Array, 'rows slots']  # padded on the left with 0
+SlotKeys = UInt32[Array, 'rows slots'] | None  # for `hash_rng.dropout`; None: no dropout
+Hidden = Float[Array, 'rows slots dim']
+HiddenOut = Float[Array, 'rows slots_out dim']  # slots_out: `slots`, or 1 with `last_only`
+
 
 class SequenceEncoder(nn.Module):
-    """Base class of encoders: items -> hidden states.
+    """Base class of the encoders, which map items to hidden states.
 
-    A subclass defines `blocks`, which maps embedded items to hidden states, and may change the
-    class attributes below. To train one of your own, set `model.encoder` to `package.module:Class`;
-    nothing else has to be registered.
+    A subclass defines `blocks`, which maps embedded items to hidden states, and sets the class
+    attributes below where it differs. To train an encoder of your own, write one in a module that
+    Python can import, and set the option `model.encoder` to `package.module:Class`, in Python or on
+    the command line. Nothing needs to be registered:
 
-    The hidden state of slot t predicts the item at slot t. A bidirectional encoder sees the whole
-    row, where a mask token hides that item. A causal encoder sees only the items before slot t: the
-    base class shifts its input to the right by one. So a masked position is, to a causal encoder, a
+        class MeanOfHistory(emkd.SequenceEncoder):
+            has_slot_embeddings = False
+
+            def blocks(self, x, items, keys, last_only):
+                count = jnp.cumsum(items > 0, axis=1).clip(1)[..., None]
+                mean = jnp.cumsum(x, axis=1) / count.astype(x.dtype)
+                return mean[:, -1:] if last_only else mean
+
+    The hidden state of slot t predicts the item at slot t. A bidirectional encoder reads the whole
+    row, in which the mask token hides this item. A causal encoder reads only the items before slot
+    t; for it, the base class shifts the input to the right by one slot. A masked slot is then a
     next-item prediction after a corrupted history.
 
-    Three rules keep everything around the encoders one code, and `tests/unit/model` checks them for
-    every encoder: padding does not influence real slots; an input of T slots is the rightmost T of
-    the `max_len` that the encoder knows; and all randomness comes from `hash_rng` with the given
-    keys, so that a run is the same on any number of devices.
+    An encoder must keep three rules, which `tests/unit/model/test_encoder_contract.py` checks:
+
+    - Padding does not influence the hidden states of real slots.
+    - An input of T slots gives the hidden states that it would have with padding on its left, as
+      the rightmost T of `max_len` slots.
+    - Random numbers come from `hash_rng` and the given keys alone, so that a run is the same on
+      any number of devices.
+
+    Fields with defaults may be added to those below, for options that the configuration does not
+    have.
 
     Attributes:
       num_items: V; items are 1..V, 0 is padding and V + 1 the mask token.
-      max_len: L, the slots it knows.
+      max_len: L, the largest number of slots in an input.
       dim: d, the width of the hidden states.
-      num_blocks: blocks, or layers.
-      num_heads: attention heads.
-      dropout: probability that an activation is dropped; traced where runs with different ones
-        train together.
-      dtype: dtype of the activations; parameters are float32.
+      num_blocks: number of blocks or layers.
+      num_heads: number of attention heads.
+      dropout: the probability that an activation is dropped. It is a traced number where runs with
+        different probabilities train together.
+      dtype: type of the activations; parameters are float32.
     """
 
     num_items: int
@@ -50,7 +70,7 @@ class SequenceEncoder(nn.Module):
     dropout: hash_rng.Rate
     dtype: jnp.dtype
 
-    causal: ClassVar[bool] = True  # sees only earlier items
+    causal: ClassVar[bool] = True  # reads only the items before a slot
     has_heads: ClassVar[bool] = False  # uses num_heads, which must divide dim
     has_slot_embeddings: ClassVar[bool] = True  # adds a learned embedding of the slot
     drops_embeddings: ClassVar[bool] = True  # applies dropout to the embedded items
@@ -60,7 +80,7 @@ class SequenceEncoder(nn.Module):
     def from_config(
         cls, model: ml_collections.ConfigDict, num_items: int, dtype: np.dtype
     ) -> 'SequenceEncoder':
-        """The encoder that `config.model` describes.
+        """Makes the encoder that `config.model` describes.
 
         Raises:
           UserError: the options do not fit together.
@@ -81,18 +101,16 @@ class SequenceEncoder(nn.Module):
         )
 
     @nn.compact
-    def __call__(
-        self,
-        items: Int[Array, 'rows slots'],
-        keys: UInt32[Array, 'rows slots'] | None = None,
-        last_only: bool = False,
-    ) -> Float[Array, 'rows slots_out dim']:
-        """Hidden states of every slot.
+    def __call__(self, items: Items, keys: SlotKeys = None, last_only: bool = False) -> HiddenOut:
+        """Computes the hidden states of all slots, or of the last one.
 
         Args:
-          items: padded on the left with 0.
-          keys: hash keys of the slots, for dropout; None switches dropout off.
-          last_only: return the last slot alone; the last block computes nothing else.
+          items: item at each slot, padded on the left with 0.
+          keys: a hash key for each slot, from which the dropout at this slot is drawn. Equal keys
+            draw equal dropout, so keys must differ by row, slot, network and step. None switches
+            dropout off, as in evaluation.
+          last_only: whether to return the last slot alone; other slots are then computed only as
+            far as the last one needs them.
         """
         if self.causal:
             items = shift_right(items)
@@ -109,26 +127,22 @@ class SequenceEncoder(nn.Module):
             x = hash_rng.dropout(x, keys, 0, self.dropout)
         return self.blocks(x, items, keys, last_only)
 
-    def blocks(
-        self,
-        x: Float[Array, 'rows slots dim'],
-        items: Int[Array, 'rows slots'],
-        keys: UInt32[Array, 'rows slots'] | None,
-        last_only: bool,
-    ) -> Float[Array, 'rows slots_out dim']:
-        """Maps embedded items to hidden states; a subclass defines it.
+    def blocks(self, x: Hidden, items: Items, keys: SlotKeys, last_only: bool) -> HiddenOut:
+        """Maps embedded items to hidden states. A subclass must define it.
+
+        Flax calls it within a compact method, so it may create submodules and parameters.
 
         Args:
           x: the embedded items.
-          items: what is embedded, 0 being padding; shifted if the encoder is causal.
-          keys, last_only: as for `__call__`.
+          items: the items that are embedded, after the shift if the encoder is causal.
+          keys: a hash key for each slot, or None; see `__call__`. `each_block` derives the keys of
+            the blocks, with which the `site` of `hash_rng.dropout` starts from 0 in each block.
+          last_only: whether to return the last slot alone.
         """
         raise NotImplementedError
 
-    def each_block(
-        self, keys: UInt32[Array, 'rows slots'] | None, last_only: bool
-    ) -> Iterator[tuple[int, UInt32[Array, 'rows slots'] | None, bool]]:
-        """(number, dropout keys, whether it computes the last slot alone) of every block."""
+    def each_block(self, keys: SlotKeys, last_only: bool) -> Iterator[tuple[int, SlotKeys, bool]]:
+        """Yields, for each block, its number, its keys, and whether it needs only the last slot."""
         for block in range(self.num_blocks):
             block_keys = None if keys is None else hash_rng.fold(keys, block + 1)
             yield block, block_keys, last_only and block == self.num_blocks - 1

@@ -3,32 +3,31 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Bool
 
 from emkd_jax.model import hash_rng
-from emkd_jax.model.encoders.base import SequenceEncoder
+from emkd_jax.model.encoders.base import Hidden, HiddenOut, Items, SequenceEncoder, SlotKeys
 from emkd_jax.model.encoders.layers import Linear, linear, linear_params
 
 
 class GRULayer(nn.Module):
-    """Gated recurrent units (Cho et al., EMNLP 2014, with the reset gate after the product).
+    """Gated recurrent units (Cho et al., EMNLP 2014), with the reset gate after the product.
 
-    Everything that does not depend on the state is computed for all slots at once; the scan is left
-    with one product of the state and its matrix.
+    Everything that does not depend on the state is computed for all slots at once. Each step of the
+    scan then has a single product, that of the state and its matrix.
     """
 
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, 'rows slots dim'], real: Bool[Array, 'rows slots']
-    ) -> Float[Array, 'rows slots dim']:
+    def __call__(self, x: Hidden, real: Bool[Array, 'rows slots']) -> Hidden:
+        """Computes the state at every slot; padding leaves the state as it is."""
         dim = x.shape[-1]
         from_input = Linear(3 * dim, self.dtype, name='input')(x)
         kernel, bias = linear_params(self, 'state_', 3 * dim, dim)
 
-        def step(state, at_slot):
-            from_input, real = at_slot
+        def step(state, slot):
+            from_input, real = slot
             from_state = jnp.split(linear(state, kernel, bias), 3, axis=-1)
             update, reset, new = jnp.split(from_input, 3, axis=-1)
             update = jax.nn.sigmoid(update + from_state[0])
@@ -37,13 +36,13 @@ class GRULayer(nn.Module):
             state = jnp.where(real[:, None], (1 - update) * new + update * state, state)
             return state, state
 
-        slots_first = jnp.moveaxis(from_input, 1, 0), real.T
-        _, states = jax.lax.scan(step, jnp.zeros_like(x[:, 0]), slots_first)
+        slots = jnp.moveaxis(from_input, 1, 0), real.T
+        _, states = jax.lax.scan(step, jnp.zeros_like(x[:, 0]), slots)
         return jnp.moveaxis(states, 0, 1)
 
 
 class GRU4Rec(SequenceEncoder):
-    """Causal encoder: `num_blocks` GRU layers and a linear map.
+    """Causal encoder with `num_blocks` GRU layers and a linear map.
 
     The state is zero until the first real item, so padding leaves no trace.
     """
@@ -51,14 +50,8 @@ class GRU4Rec(SequenceEncoder):
     has_slot_embeddings = False
     embedding_scale = 1.0
 
-    def blocks(
-        self,
-        x: Float[Array, 'rows slots dim'],
-        items: Int[Array, 'rows slots'],
-        keys: UInt32[Array, 'rows slots'] | None,
-        last_only: bool,
-    ) -> Float[Array, 'rows slots_out dim']:
-        """GRU layers, with dropout after each."""
+    def blocks(self, x: Hidden, items: Items, keys: SlotKeys, last_only: bool) -> HiddenOut:
+        """Applies the GRU layers, with dropout after each, and the linear map."""
         for layer in range(self.num_blocks):
             x = GRULayer(self.dtype, name=f'gru_{layer}')(x, items > 0)
             x = hash_rng.dropout(x, keys, layer + 1, self.dropout)

@@ -1,17 +1,17 @@
 """HSTU: gated attention without a softmax (Zhai et al., ICML 2024, Section 3).
 
-The comparison of RecBoard under one protocol puts it ahead of BERT4Rec on Beauty and Toys by a
-quarter and more, with a block smaller than that of a Transformer. The bias by time is left out,
-since sequences come without times.
+In the comparison of RecBoard, which uses one protocol for all models, it exceeds BERT4Rec on Beauty
+and Toys by a quarter and more, with a smaller block than that of a Transformer. The bias by time is
+left out, since the sequences have no times.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float
 
 from emkd_jax.model import hash_rng
-from emkd_jax.model.encoders.base import SequenceEncoder
+from emkd_jax.model.encoders.base import Hidden, HiddenOut, Items, SequenceEncoder, SlotKeys
 from emkd_jax.model.encoders.layers import Linear, causal_mask, standard_norm
 
 
@@ -28,13 +28,11 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x: Float[Array, 'rows slots dim'],
-        mask: Bool[Array, 'rows queries slots'],
-        keys: UInt32[Array, 'rows queries'] | None,
+        self, x: Hidden, mask: Bool[Array, 'rows queries slots'], keys: SlotKeys
     ) -> Float[Array, 'rows queries dim']:
+        """Maps the last slots of `x`, as many as the mask has queries."""
         rows, slots, dim = x.shape
-        queries = mask.shape[1]  # the last slots
+        queries = mask.shape[1]
         normed = standard_norm(x, 'input_norm')
 
         def mapped(name, inputs=normed):
@@ -63,14 +61,8 @@ class HSTU(SequenceEncoder):
 
     has_heads = True
 
-    def blocks(
-        self,
-        x: Float[Array, 'rows slots dim'],
-        items: Int[Array, 'rows slots'],
-        keys: UInt32[Array, 'rows slots'] | None,
-        last_only: bool,
-    ) -> Float[Array, 'rows slots_out dim']:
-        """Blocks of gated attention."""
+    def blocks(self, x: Hidden, items: Items, keys: SlotKeys, last_only: bool) -> HiddenOut:
+        """Applies the blocks of gated attention."""
         mask = causal_mask(items)
         for block, block_keys, last in self.each_block(keys, last_only):
             x = Block(

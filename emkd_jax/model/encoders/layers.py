@@ -1,4 +1,4 @@
-"""Layers the encoders share. Parameters are float32; `dtype` is that of the activations."""
+"""Layers that the encoders share. Parameters are float32; `dtype` is the type of activations."""
 
 import functools
 from typing import NamedTuple
@@ -13,47 +13,87 @@ from emkd_jax.model.encoders.cpu_matmul import matmul
 from emkd_jax.model.precision import accumulation_dtype
 
 
-def uniform_fan_in(fan_in: int):
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for linear weights and biases."""
-    bound = fan_in**-0.5
+class Normed(NamedTuple):
+    """A normalised array before its gain and offset: it stands for gain * values + offset.
 
-    def init(key, shape, dtype=jnp.float32):
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+    The linear map that follows multiplies them into its own weights. Their gradients then follow
+    from the gradients of these weights, which saves passes over the activations.
+    """
 
-    return init
-
-
-class Affine(NamedTuple):
-    """x -> gain * x + offset."""
-
+    values: Float[Array, '*lead dim']
     gain: Float[Array, ' dim']
     offset: Float[Array, ' dim']
+
+    def fold_affine(
+        self, kernel: Float[Array, 'features dim'], bias: Float[Array, ' features']
+    ) -> tuple[Float[Array, 'features dim'], Float[Array, ' features']]:
+        """Returns the weight and bias that map `values` to what the given ones map `self` to."""
+        return kernel * self.gain[None], bias + (kernel * self.offset[None]).sum(1)
+
+
+class LayerNorm(nn.Module):
+    """Layer norm in the form of the released code; its gain and bias are left to the next layer.
+
+    The norm is (x - mean) / (std + epsilon): the variance has n - 1 in its denominator, and epsilon
+    is added to the standard deviation instead of the variance. Statistics are at least float32.
+    """
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Float[Array, '*lead dim']) -> Normed:
+        """Normalises the last axis."""
+        dim = x.shape[-1]
+        gain = self.param('gain', nn.initializers.ones, (dim,))
+        bias = self.param('bias', nn.initializers.zeros, (dim,))
+        widened = x.astype(accumulation_dtype(x.dtype))
+        mean = widened.mean(-1, keepdims=True)
+        # Both moments need one pass over x. A variance below the rounding error of the difference
+        # is not known, so that the error bounds it from below.
+        squares = jnp.square(widened).sum(-1, keepdims=True)
+        least = jnp.finfo(widened.dtype).eps * squares
+        variance = jnp.maximum(squares - dim * jnp.square(mean), least) / (dim - 1)
+        scale = 1 / (jnp.sqrt(variance) + self.epsilon)
+        return Normed(((widened - mean) * scale).astype(x.dtype), gain, bias)
+
+
+def standard_norm(x: Float[Array, '*lead dim'], name: str) -> Float[Array, '*lead dim']:
+    """The usual layer norm. Unlike `LayerNorm`, it has a gradient where `x` is constant."""
+    return nn.LayerNorm(name=name)(x.astype(accumulation_dtype(x.dtype))).astype(x.dtype)
 
 
 class Linear(nn.Module):
     """y = x W^T + b over the last axis.
 
-    W is stored (features, inputs), PyTorch's layout: a block of output features is then
-    contiguous, which the streamed loss and the item head live on.
+    W is stored as (features, inputs), which is the layout of PyTorch. A range of output features is
+    then contiguous; the loss over the catalogue reads the item head in such ranges.
     """
 
     features: int
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, '*lead inputs'], affine: Affine | None = None
-    ) -> Float[Array, '*lead features']:
-        """The map of `x`, or of `affine` applied to it."""
-        kernel, bias = linear_params(self, '', self.features, x.shape[-1])
-        if affine is not None:
-            kernel, bias = fold_affine(affine, kernel, bias)
-        return linear(x.astype(self.dtype), kernel, bias)
+    def __call__(self, x: Float[Array, '*lead inputs'] | Normed) -> Float[Array, '*lead features']:
+        """Maps `x`."""
+        values = x.values if isinstance(x, Normed) else x
+        kernel, bias = linear_params(self, '', self.features, values.shape[-1])
+        if isinstance(x, Normed):
+            kernel, bias = x.fold_affine(kernel, bias)
+        return linear(values.astype(self.dtype), kernel, bias)
 
 
-def linear_params(module: nn.Module, prefix: str, features: int, inputs: int):
-    """Declares the weight (features, inputs) and bias (features,) of a linear map."""
-    init = uniform_fan_in(inputs)
+def linear_params(
+    module: nn.Module, prefix: str, features: int, inputs: int
+) -> tuple[Float[Array, 'features inputs'], Float[Array, ' features']]:
+    """Declares the weight and bias of a linear map in `module`.
+
+    Both start from U(-1/sqrt(inputs), 1/sqrt(inputs)), as in PyTorch.
+    """
+
+    def init(key, shape, dtype=jnp.float32):
+        bound = inputs**-0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
     kernel = module.param(f'{prefix}kernel', init, (features, inputs))
     bias = module.param(f'{prefix}bias', init, (features,))
     return kernel, bias
@@ -64,7 +104,7 @@ def linear(
     kernel: Float[Array, 'features inputs'],
     bias: Float[Array, ' features'],
 ) -> Float[Array, '*lead features']:
-    """x W^T + b in the dtype of x."""
+    """Computes x W^T + b in the dtype of x."""
     lead = 'abcde'[: x.ndim - 1]
     return matmul(f'{lead}i,fi->{lead}f', x, kernel, bias)
 
@@ -75,16 +115,17 @@ def split_heads(
     bias: Float[Array, ' features'],
     num_heads: int,
 ) -> Float[Array, 'rows slots heads width']:
-    """x W^T + b, its features cut into heads.
+    """Computes x W^T + b with the features split into heads.
 
-    The heads are an axis of the product itself: cut afterwards they cost a copy in another layout.
+    The heads are an axis of the product itself, since splitting its result would copy the result
+    into another memory layout.
     """
     kernel, bias = kernel.reshape(num_heads, -1, x.shape[-1]), bias.reshape(num_heads, -1)
     return matmul('rsi,hwi->rshw', x, kernel, bias)
 
 
 class JoinHeads(nn.Module):
-    """`Linear` over all heads together; see `split_heads`."""
+    """A linear map over all heads together, the counterpart of `split_heads`."""
 
     features: int
     dtype: jnp.dtype
@@ -93,55 +134,17 @@ class JoinHeads(nn.Module):
     def __call__(
         self, x: Float[Array, 'rows slots heads width']
     ) -> Float[Array, 'rows slots features']:
+        """Maps `x`."""
         heads, width = x.shape[2:]
         kernel, bias = linear_params(self, '', self.features, heads * width)
         return matmul('rshw,fhw->rsf', x.astype(self.dtype), kernel.reshape(-1, heads, width), bias)
 
 
-class LayerNorm(nn.Module):
-    """(x - mean) / (std + epsilon) with the unbiased standard deviation, and its gain and bias.
-
-    The released code's form: n - 1 in the variance and epsilon added to the deviation, not to the
-    variance. Statistics are float32 whatever the dtype of `x`. Gain and bias are left to the linear
-    map that follows; see `fold_affine`.
-    """
-
-    epsilon: float = 1e-6
-
-    @nn.compact
-    def __call__(self, x: Float[Array, '*lead dim']) -> tuple[Float[Array, '*lead dim'], Affine]:
-        dim = x.shape[-1]
-        gain = self.param('gain', nn.initializers.ones, (dim,))
-        bias = self.param('bias', nn.initializers.zeros, (dim,))
-        widened = x.astype(accumulation_dtype(x.dtype))
-        mean = widened.mean(-1, keepdims=True)
-        # Both moments in one pass over x. Rounding bounds what the difference can tell.
-        squares = jnp.square(widened).sum(-1, keepdims=True)
-        least = jnp.finfo(widened.dtype).eps * squares
-        variance = jnp.maximum(squares - dim * jnp.square(mean), least) / (dim - 1)
-        scale = 1 / (jnp.sqrt(variance) + self.epsilon)
-        return ((widened - mean) * scale).astype(x.dtype), Affine(gain, bias)
-
-
-def fold_affine(
-    affine: Affine, kernel: Float[Array, 'features dim'], bias: Float[Array, ' features']
-) -> tuple[Float[Array, 'features dim'], Float[Array, ' features']]:
-    """The weight and bias of the linear map of `affine`'s output, as a map of its input.
-
-    So the gradients of gain and offset follow from the map's own, without a pass over activations.
-    """
-    return kernel * affine.gain[None], bias + (kernel * affine.offset[None]).sum(1)
-
-
-def standard_norm(x: Float[Array, '*lead dim'], name: str) -> Float[Array, '*lead dim']:
-    """The usual layer norm: unlike `LayerNorm` it has a gradient where `x` is constant."""
-    return nn.LayerNorm(name=name)(x.astype(accumulation_dtype(x.dtype))).astype(x.dtype)
-
-
 class ItemEmbedding(nn.Module):
-    """Token and slot embeddings, N(0, scale^2); the padding token (0) is the zero vector for good.
+    """Embeddings of items and of slots, initialised from N(0, scale^2).
 
-    Inputs of T slots are the rightmost T of `max_len`, so the last slot is the same in all.
+    The embedding of the padding item 0 is always zero. An input of T slots takes the rightmost T of
+    the `max_len` slot embeddings, so that the last slot has the same one in every input.
     """
 
     num_items: int
@@ -153,6 +156,7 @@ class ItemEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, items: Int[Array, 'rows slots']) -> Float[Array, 'rows slots dim']:
+        """Embeds items 0..V + 1."""
         normal = nn.initializers.normal(self.scale)
 
         def without_padding(key, shape):
@@ -168,11 +172,8 @@ class ItemEmbedding(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _embed(tokens, slots, items, dtype):
-    """tokens[items] + slots, (rows, slots, dim), the padding token being zero for good.
-
-    Gradients are summed in the tables' own dtype.
-    """
-    # Looked up slots first: the order in which TPUs hold activations.
+    """tokens[items] + slots, where item 0 is zero. Gradients are summed in float32 or wider."""
+    # The lookup has the slots first because TPUs store activations in this order.
     slot_first = items.T
     embedded = jnp.where((slot_first > 0)[..., None], tokens[slot_first], 0).astype(dtype)
     if slots is not None:
@@ -184,26 +185,29 @@ def _embed_forward(tokens, slots, items, dtype):
     return _embed(tokens, slots, items, dtype), (tokens, slots, items)
 
 
-def _embed_backward(dtype, residuals, gradients):
+def _embed_backward(dtype, residuals, grad):
     del dtype
     tokens, slots, items = residuals
-    gradients = gradients.swapaxes(0, 1).astype(tokens.dtype)
-    place = jnp.where(items > 0, items, len(tokens)).T
-    toward_tokens = jnp.zeros_like(tokens).at[place].add(gradients, mode='drop')
-    toward_slots = None if slots is None else gradients.sum(1)
-    return toward_tokens, toward_slots, np.zeros(items.shape, jax.dtypes.float0)
+    grad = grad.swapaxes(0, 1).astype(tokens.dtype)
+    row = jnp.where(items > 0, items, len(tokens)).T  # the gradient of padding is dropped
+    token_grad = jnp.zeros_like(tokens).at[row].add(grad, mode='drop')
+    slot_grad = None if slots is None else grad.sum(1)
+    return token_grad, slot_grad, np.zeros(items.shape, jax.dtypes.float0)
 
 
 _embed.defvjp(_embed_forward, _embed_backward)
 
 
 def shift_right(items: Int[Array, 'rows slots']) -> Int[Array, 'rows slots']:
-    """What a causal encoder reads at each slot: the item before it."""
+    """Moves items to the right by one slot, so that each slot holds the item before it."""
     return jnp.pad(items[:, :-1], ((0, 0), (1, 0)))
 
 
 def causal_mask(items: Int[Array, 'rows slots']) -> Bool[Array, 'rows queries keys']:
-    """Which slots each slot attends to: real ones before it, and itself (so that none has none)."""
+    """Causal mask: each slot attends to earlier slots that are not padding, and to itself.
+
+    Since it attends to itself, no slot attends to nothing.
+    """
     slot = jnp.arange(items.shape[1])
     earlier = slot[:, None] > slot[None, :]
     itself = slot[:, None] == slot[None, :]

@@ -1,22 +1,22 @@
 """SASRec: a causal Transformer over item sequences (Kang and McAuley, ICDM 2018).
 
-Pre-norm blocks of self-attention and of a point-wise feed-forward network of the same width with
-ReLU (Section III-B), and the final norm of the authors' code.
+The blocks have attention and a point-wise feed-forward network of the same width with ReLU (Section
+III-B), both after a norm. The norm at the end is that of the authors' code.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float
 
 from emkd_jax.model import hash_rng
-from emkd_jax.model.encoders.base import SequenceEncoder
+from emkd_jax.model.encoders.base import Hidden, HiddenOut, Items, SequenceEncoder, SlotKeys
 from emkd_jax.model.encoders.layers import Linear, causal_mask, standard_norm
 from emkd_jax.model.precision import accumulation_dtype
 
 
 class Attention(nn.Module):
-    """Multi-head attention of `queries` over `context`, without an output projection."""
+    """Multi-head attention without an output projection."""
 
     num_heads: int
     dropout: hash_rng.Rate
@@ -26,30 +26,24 @@ class Attention(nn.Module):
     def __call__(
         self,
         queries: Float[Array, 'rows queries dim'],
-        context: Float[Array, 'rows slots dim'],
+        context: Hidden,
         mask: Bool[Array, 'rows queries slots'],
-        keys: UInt32[Array, 'rows queries'] | None,
-        site: int,
+        keys: SlotKeys,
     ) -> Float[Array, 'rows queries dim']:
+        """Attends from `queries` to `context`."""
         dim = queries.shape[-1]
 
         def heads(x, name):
             return Linear(dim, self.dtype, name=name)(x).reshape(*x.shape[:2], self.num_heads, -1)
 
         query, key = heads(queries, 'query'), heads(context, 'key')
-        scores = (
-            jnp.einsum(
-                'rqhd,rkhd->rqhk',
-                query,
-                key,
-                preferred_element_type=accumulation_dtype(query.dtype),
-            )
-            * query.shape[-1] ** -0.5
-        )
+        wide = accumulation_dtype(query.dtype)
+        scores = jnp.einsum('rqhd,rkhd->rqhk', query, key, preferred_element_type=wide)
+        scores *= query.shape[-1] ** -0.5
         weights = jax.nn.softmax(jnp.where(mask[:, :, None], scores, -jnp.inf)).astype(query.dtype)
         if keys is not None:
             head_keys = hash_rng.fold(keys[..., None], jnp.arange(self.num_heads)[None, None])
-            weights = hash_rng.dropout(weights, head_keys, site, self.dropout)
+            weights = hash_rng.dropout(weights, head_keys, 0, self.dropout)
         mixed = jnp.einsum('rqhk,rkhd->rqhd', weights, heads(context, 'value'))
         return mixed.reshape(queries.shape)
 
@@ -59,14 +53,8 @@ class SASRec(SequenceEncoder):
 
     has_heads = True
 
-    def blocks(
-        self,
-        x: Float[Array, 'rows slots dim'],
-        items: Int[Array, 'rows slots'],
-        keys: UInt32[Array, 'rows slots'] | None,
-        last_only: bool,
-    ) -> Float[Array, 'rows slots_out dim']:
-        """Attention and feed-forward in turn, each with a residual, and a final norm."""
+    def blocks(self, x: Hidden, items: Items, keys: SlotKeys, last_only: bool) -> HiddenOut:
+        """Applies attention and feed-forward networks in turn, and the final norm."""
         mask = causal_mask(items)
         for block, block_keys, last in self.each_block(keys, last_only):
             context = queries = standard_norm(x, f'attention_norm_{block}')
@@ -74,7 +62,7 @@ class SASRec(SequenceEncoder):
                 x, queries, mask = x[:, -1:], queries[:, -1:], mask[:, -1:]
             attended = Attention(
                 self.num_heads, self.dropout, self.dtype, name=f'attention_{block}'
-            )(queries, context, mask, block_keys, site=0)
+            )(queries, context, mask, block_keys)
             x = x + hash_rng.dropout(attended, block_keys, 1, self.dropout)
             fed = standard_norm(x, f'feed_forward_norm_{block}')
             fed = jax.nn.relu(Linear(self.dim, self.dtype, name=f'up_{block}')(fed))

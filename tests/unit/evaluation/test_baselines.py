@@ -1,4 +1,4 @@
-"""Popularity and first-order Markov, counted by hand and on the real data."""
+"""Popularity and the first-order Markov chain, counted by hand and on the real data."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ KS = (1, 2, 3, 4, 5)
 
 
 def found_at(metrics, rule):
-    """The rank of the only held-out item."""
+    """The rank of the single held-out item."""
     return next((k for k in KS if metrics[rule][f'HR@{k}'] == 1), None)
 
 
@@ -31,7 +31,7 @@ def test_transitions_stay_within_a_history():
     assert [counts[i].tolist() for i in range(5)] == [[], [2], [1], [], []]
 
 
-# Events: item 1 four times, 2 three, 3 two, 4 one, 5 never. After 2 came 4 once and 1 twice.
+# Item 1 has four events, 2 has three, 3 two, 4 one and 5 none. 4 followed 2 once, and 1 twice.
 TRAIN = [[1, 2, 1, 2, 1], [2, 4], [3], [3, 1]]
 
 
@@ -50,7 +50,7 @@ def test_without_a_transition_markov_is_popularity():
 
 
 def test_baselines_follow_the_rules():
-    # The history holds 1 outside the window of two, and 2 within it.
+    # The history has 1 before the window of two items, and 2 in it.
     found = evaluate(TRAIN, [1, 3, 2], 4)
     assert [found_at(found['popularity'], rule) for rule in RULES] == [2, 1, 4]
 

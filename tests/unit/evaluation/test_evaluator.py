@@ -1,6 +1,8 @@
 """Ranks, rules and metrics, against plain loops over the catalogue."""
 
+import gc
 import logging
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +13,9 @@ from emkd_jax.data.dataset import Holdout, Ragged
 from emkd_jax.errors import RunError
 from emkd_jax.evaluation import RULES, Evaluator
 from emkd_jax.evaluation.batches import eval_batches
-from emkd_jax.evaluation.metrics import metrics_by_rule
-from emkd_jax.evaluation.ranking import target_ranks
+from emkd_jax.evaluation.metrics import metrics_by_rule, target_ranks
 from emkd_jax.model.ensemble import make_ensemble
+from emkd_jax.serving.recommender import Recommender
 from tests.support.tiny import NUM_ATTRIBUTES, NUM_ITEMS, tiny_config
 
 CONFIG = tiny_config(eval__batch_size=8)
@@ -23,8 +25,9 @@ PARAMS = ENSEMBLE.init(jax.random.key(0))
 
 
 def make_holdout(rows=60, seed=0):
-    """Histories from one item to more than the window shows, with repeats, the target among them
-    now and then.
+    """Histories from one item to more than the window shows.
+
+    They have repeated items, and some of them contain their target.
     """
     rng = np.random.default_rng(seed)
     histories = [rng.integers(1, NUM_ITEMS + 1, rng.choice([1, 3, 7, 25])) for _ in range(rows)]
@@ -36,16 +39,15 @@ def make_holdout(rows=60, seed=0):
 
 
 def candidates(history, target, rule):
-    """What a target competes with, itself included."""
+    """The items that compete with a target, including the target."""
     left_out = {'window': history[-(MAX_LEN - 1) :], 'history': history, 'none': []}[rule]
     return [i for i in range(1, NUM_ITEMS + 1) if i == target or i not in left_out]
 
 
 def rank(scores, history, target, rule):
-    """1 + those above + the others level, one candidate at a time."""
-    above = [scores[i] > scores[target] for i in candidates(history, target, rule)]
-    level = [scores[i] == scores[target] for i in candidates(history, target, rule) if i != target]
-    return 1 + sum(above) + sum(level)
+    """1 + the number of other candidates that score at least as high, counted one by one."""
+    others = [i for i in candidates(history, target, rule) if i != target]
+    return 1 + sum(bool(scores[i] >= scores[target]) for i in others)
 
 
 def expected_ranks(scores, holdout):
@@ -60,19 +62,18 @@ def expected_ranks(scores, holdout):
     )
 
 
-def answers(holdout, scores, **sizes):
-    """Ranks by `target_ranks`, batches made by `eval_batches`."""
+def ranks_in_batches(holdout, scores):
+    """Ranks by `target_ranks`, of batches that `eval_batches` makes for two devices."""
     ranks = np.zeros((len(RULES), len(holdout.targets)), int)
-    sizes = {'num_devices': 2, 'rows': 8} | sizes
-    for places, batch in eval_batches(holdout, MAX_LEN, NUM_ITEMS + 1, **sizes):
+    for places, batch in eval_batches(holdout, MAX_LEN, NUM_ITEMS + 1, num_devices=2, rows=8):
         for place, _, targets, others, visible in zip(places, *batch, strict=True):
-            of_rows = jax.jit(target_ranks)(jnp.asarray(scores)[place], targets, others, visible)
-            ranks[:, place[place >= 0]] = np.asarray(of_rows)[:, place >= 0]
+            found = jax.jit(target_ranks)(jnp.asarray(scores)[place], targets, others, visible)
+            ranks[:, place[place >= 0]] = np.asarray(found)[:, place >= 0]
     return ranks
 
 
 def all_scores(holdout):
-    """Each network's scores by the plain path: every input at full width, every slot computed."""
+    """The scores of each network, computed in the plain way: all slots of inputs of full width."""
     items = np.zeros((len(holdout.targets), MAX_LEN), np.int32)
     for u in range(len(items)):
         visible = [*holdout.histories[u][-(MAX_LEN - 1) :], NUM_ITEMS + 1]
@@ -87,43 +88,43 @@ def plain_scores(params, items):
 
 @jax.jit
 def last_slot_scores(params, items):
-    return ENSEMBLE.item_logits(params, ENSEMBLE.last_hidden(params, items))
+    return jnp.stack(ENSEMBLE.scores(ENSEMBLE.split(params), items))
 
 
 @pytest.mark.parametrize('levels', [2, 5, 10_000])
 def test_ranks_equal_a_loop_over_the_candidates(levels):
     holdout = make_holdout()
-    # Few levels: many ties. Class 0 scores highest of all and must never compete.
+    # Few levels mean many ties. Class 0 has the highest score and must never compete.
     scores = np.random.default_rng(1).integers(levels, size=(60, NUM_ITEMS + 1))
     scores[:, 0] = levels
     for kind in (np.float32, np.int32):
-        ranks = answers(holdout, scores.astype(kind))
+        ranks = ranks_in_batches(holdout, scores.astype(kind))
         np.testing.assert_array_equal(ranks, expected_ranks(scores, holdout))
 
 
 def test_constant_scores_give_the_worst_rank():
     holdout = make_holdout()
-    ranks = answers(holdout, np.ones((60, NUM_ITEMS + 1), np.float32))
+    ranks = ranks_in_batches(holdout, np.ones((60, NUM_ITEMS + 1), np.float32))
     for i, rule in enumerate(RULES):
         for u in range(60):
             worst = len(candidates(holdout.histories[u], holdout.targets[u], rule))
             assert ranks[i, u] == worst
 
 
-def test_the_rules_leave_out_what_they_say():
-    # 20 is seen before the window, 21 in it; the target 22 is seen too, and stays.
+def test_each_rule_leaves_out_its_items():
+    # The history has 20 before the window and 21 in it. It also has the target 22, which competes.
     history = np.array([20, *[1] * 4, 21, 22, 2])
     assert len(history) > MAX_LEN - 1
     holdout = Holdout(Ragged.from_rows([history]), np.array([22], np.int32), np.arange(1))
     scores = np.zeros((1, NUM_ITEMS + 1), np.float32)
     scores[0, [20, 21, 22, 23]] = 3, 3, 2, 3
-    ranks = answers(holdout, scores)[:, 0]
+    ranks = ranks_in_batches(holdout, scores)[:, 0]
     assert dict(zip(RULES, ranks.tolist(), strict=True)) == {'window': 3, 'history': 2, 'none': 4}
 
 
-def test_every_row_is_asked_once_and_alike_on_any_number_of_devices():
+def test_every_row_is_in_one_batch_and_equal_on_any_number_of_devices():
     holdout = make_holdout()
-    asked = []
+    batched = []
     for num_devices in (1, 2, 4):
         rows = {}
         for places, batch in eval_batches(holdout, MAX_LEN, NUM_ITEMS + 1, num_devices, 8):
@@ -135,8 +136,8 @@ def test_every_row_is_asked_once_and_alike_on_any_number_of_devices():
                     assert place not in rows
                     rows[int(place)] = row
         assert sorted(rows) == list(range(60))
-        asked.append(rows)
-    for u, (items, target, others, visible) in asked[0].items():
+        batched.append(rows)
+    for u, (items, target, others, visible) in batched[0].items():
         history = holdout.histories[u].tolist()
         real = [*history[-(MAX_LEN - 1) :], NUM_ITEMS + 1]
         assert items.tolist() == [0] * (len(items) - len(real)) + real
@@ -144,14 +145,14 @@ def test_every_row_is_asked_once_and_alike_on_any_number_of_devices():
         distinct = set(history) - {target}
         assert sorted(others[others > 0]) == sorted(distinct)
         assert set(others[:visible]) == set(history[-(MAX_LEN - 1) :]) - {target}
-        for other in asked[1:]:
+        for other in batched[1:]:
             assert other[u][0].tolist() == items.tolist()
 
 
-def test_short_histories_are_asked_in_narrow_inputs():
+def test_short_histories_are_in_narrow_batches():
     histories = Ragged.from_rows([np.arange(1, n + 1) for n in [20, 4, 2] * 8])
     holdout = Holdout(histories, np.full(24, 30, np.int32), np.arange(24))
-    slots = [q.items.shape[-1] for _, q in eval_batches(holdout, MAX_LEN, NUM_ITEMS + 1, 1, 8)]
+    slots = [b.items.shape[-1] for _, b in eval_batches(holdout, MAX_LEN, NUM_ITEMS + 1, 1, 8)]
     assert slots == [3, 6, 8]
 
 
@@ -216,7 +217,7 @@ def test_one_score_that_is_not_finite_is_an_error(network, bad):
 
 
 def test_nothing_compiles_again(caplog):
-    """Not for the next parameters, and not for the test set after the validation set."""
+    """Neither the next parameters nor the test set after the validation set compile again."""
     ensemble = make_ensemble(tiny_config(model__num_blocks=1), NUM_ITEMS, NUM_ATTRIBUTES)
     params, others = (ensemble.init(jax.random.key(seed)) for seed in (0, 1))
     validate = Evaluator(CONFIG.eval, ensemble, make_holdout(), jax.devices()[:1])
@@ -228,3 +229,23 @@ def test_nothing_compiles_again(caplog):
         validate(others)
         test(params)
         assert 'Compiling' not in caplog.text
+
+
+@pytest.mark.parametrize(
+    'use',
+    [
+        lambda ensemble: Evaluator(CONFIG.eval, ensemble, make_holdout(4), jax.devices()[:1]),
+        lambda ensemble: Recommender(ensemble, [], np.arange(NUM_ITEMS + 1) > 0, 3, True, 8),
+    ],
+    ids=['Evaluator', 'Recommender'],
+)
+def test_compiled_functions_of_many_ensembles_are_not_all_kept(use):
+    """The caches that spare a run from compiling twice are bounded."""
+    ensembles = []
+    for width in range(16, 160, 8):
+        ensemble = make_ensemble(tiny_config(model__hidden_dim=width), NUM_ITEMS, NUM_ATTRIBUTES)
+        use(ensemble)
+        ensembles.append(weakref.ref(ensemble))
+    del ensemble
+    gc.collect()
+    assert sum(ref() is not None for ref in ensembles) <= 8

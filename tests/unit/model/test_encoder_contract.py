@@ -1,4 +1,4 @@
-"""What every encoder keeps to (`encoders/__init__.py`), so that all else is one code."""
+"""The contract of `SequenceEncoder`, which every encoder must keep."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from emkd_jax.data.dataset import Ragged
 from emkd_jax.errors import UserError
 from emkd_jax.evaluation import Evaluator
 from emkd_jax.model.encoders import ENCODERS
-from emkd_jax.model.ensemble import make_ensemble, take_network
+from emkd_jax.model.ensemble import make_ensemble
 from emkd_jax.training import placement
 from emkd_jax.training.step import TrainingData, compile_train_steps, stack_states
 from tests.support import small
@@ -20,33 +20,35 @@ from tests.support.tiny import NUM_ITEMS, tiny_config, tiny_data, tiny_experimen
 
 CAUSAL = [name for name in ENCODERS if name != 'bert4rec']
 
-OWN = 'tests.support.own_encoder:MeanOfItems'  # as a user would add one
+OWN = 'tests.support.own_encoder:MeanOfItems'  # an encoder of a user
 each_encoder = pytest.mark.parametrize('name', [*ENCODERS, OWN])
 each_causal_encoder = pytest.mark.parametrize('name', CAUSAL)
 
 
 class Made:
-    """The tiny ensemble of an encoder, compiled, and its parameters."""
+    """The compiled functions of a tiny ensemble, and its parameters."""
 
     def __init__(self, name, **changes):
         self.ensemble = small.ensemble(model__encoder=name, **changes)
         self.params = away_from_zero(jax.jit(self.ensemble.init)(jax.random.key(0)))
         self._hidden = jax.jit(self.ensemble.hidden)
-        self._last = jax.jit(self.ensemble.last_hidden)
-        self._alone = jax.jit(lambda p, items: self.ensemble.network.apply({'params': p}, items))
+        network = self.ensemble.network
+        self._alone = jax.jit(
+            lambda p, items, last_only: network.apply({'params': p}, items, last_only=last_only),
+            static_argnums=2,
+        )
 
     def hidden(self, items, keys=None, params=None):
         return np.asarray(self._hidden(self.params if params is None else params, items, keys))
 
-    def last_hidden(self, items):
-        return np.asarray(self._last(self.params, items))
-
-    def alone(self, n, items):
-        return np.asarray(self._alone(take_network(self.params, n), items))
+    def alone(self, items, last_only=False):
+        """The hidden states of each network, computed without the others."""
+        networks = self.ensemble.split(self.params)
+        return np.stack([self._alone(params, items, last_only) for params in networks])
 
 
 def away_from_zero(params):
-    """Biases that are no longer zero, as after some training; the padding token stays so."""
+    """Changes biases, which start from zero, as training does. The padding token stays zero."""
     rng = np.random.default_rng(0)
     moved = jax.tree.map(
         lambda x: np.asarray(x) + rng.normal(0, 0.01, x.shape).astype(np.float32), params
@@ -59,7 +61,7 @@ made = functools.cache(Made)
 
 
 def rows_of(count, padded=0):
-    """Rows of random items behind so many slots of padding."""
+    """`count` rows of random items, whose first `padded` slots are padding."""
     rng = np.random.default_rng(0)
     items = rng.integers(1, NUM_ITEMS + 1, (count, small.MAX_LEN)).astype(np.int32)
     items[:, :padded] = 0
@@ -78,7 +80,7 @@ def keys_of(*rows):
 
 @each_causal_encoder
 def test_a_slot_sees_the_items_before_it_and_no_other(name):
-    """The last of them matters always; how far an encoder looks back is its own affair."""
+    """Only the item right before it must matter, since an encoder may have a shorter memory."""
     items = rows_of(4)
     before = made(name).hidden(items)
     for slot in range(small.MAX_LEN):
@@ -97,7 +99,7 @@ def test_the_bidirectional_encoder_sees_every_slot():
 
 @each_encoder
 def test_padding_before_a_row_changes_nothing(name):
-    """So histories of about one length can be ranked as the few slots that they are."""
+    """Evaluation depends on this: it processes short histories in short rows."""
     items = rows_of(6, padded=3)
     items[2:, 3] = 0
     real = items > 0
@@ -111,12 +113,9 @@ def test_what_stands_in_padding_does_not_reach_real_slots(name):
     changed = jax.tree.map(np.copy, made(name).params)
     for kind, table in changed['encoder']['embedding'].items():
         table[:, : 1 if kind == 'tokens' else 4] += 3
-    np.testing.assert_allclose(
-        made(name).hidden(items, params=changed)[:, :, 4:],
-        made(name).hidden(items)[:, :, 4:],
-        rtol=1e-6,
-        atol=1e-6,
-    )
+    after, before = made(name).hidden(items, params=changed), made(name).hidden(items)
+    np.testing.assert_allclose(after[:, :, 4:], before[:, :, 4:], rtol=1e-6, atol=1e-6)
+    assert name != 'bert4rec' or not np.allclose(after[:, :, :4], before[:, :, :4])
 
 
 @each_encoder
@@ -132,22 +131,19 @@ def test_rows_of_nothing_but_padding_have_finite_states_and_gradients(name):
 @each_encoder
 def test_a_network_taken_out_is_itself_alone(name):
     items = rows_of(6, padded=2)
-    hidden = made(name).hidden(items)
-    for n in range(len(hidden)):
-        np.testing.assert_array_equal(hidden[n], made(name).alone(n, items))
+    np.testing.assert_array_equal(made(name).hidden(items), made(name).alone(items))
 
 
 @each_encoder
 def test_the_last_slot_alone_is_the_last_slot(name):
     for items in (rows_of(6, padded=5), rows_of(6)[:, -1:]):
-        np.testing.assert_allclose(
-            made(name).last_hidden(items), made(name).hidden(items)[:, :, -1], rtol=1e-5, atol=1e-5
-        )
+        last = made(name).alone(items, last_only=True)
+        np.testing.assert_allclose(last, made(name).hidden(items)[:, :, -1:], rtol=1e-5, atol=1e-5)
 
 
 @each_encoder
 def test_rows_are_the_same_wherever_they_are_computed(name):
-    """With dropout too, as it follows the row's key: devices may share a batch as they like."""
+    """This holds with dropout too, which follows the key of the row, not its place in a batch."""
     items, keys = rows_of(6, padded=2), keys_of(8, 3, 5, 1, 9, 2)
     together = made(name).hidden(items, keys)
     order = [4, 1, 3, 0, 5, 2]
@@ -175,7 +171,8 @@ def test_bfloat16_activations_stay_near_float32(name):
     narrow = Made(name, model__dtype='bfloat16').hidden(rows_of(6))
     wide = made(name).hidden(rows_of(6))
     assert narrow.dtype == jnp.bfloat16
-    assert np.linalg.norm(narrow.astype(np.float32) - wide) < 0.02 * np.linalg.norm(wide)
+    limit = 0.02 if name == 'hstu' else 0.01
+    assert np.linalg.norm(narrow.astype(np.float32) - wide) < limit * np.linalg.norm(wide)
 
 
 @each_encoder
@@ -183,15 +180,16 @@ def test_bfloat16_gradients_stay_near_float32(name):
     weight = np.random.default_rng(1).normal(size=(6, small.MAX_LEN, 1)).astype(np.float32)
     items = jnp.asarray(rows_of(6))
 
-    def gradients(of):
+    def gradients(ensemble):
         def loss(params):
-            hidden = of.ensemble.hidden(params, items)
+            hidden = ensemble.hidden(params, items)
             return (hidden.astype(jnp.float32) * weight[None]).sum()
 
-        of_encoder = jax.jit(jax.grad(loss))(made(name).params)['encoder']
-        return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(of_encoder)])
+        grads = jax.jit(jax.grad(loss))(made(name).params)['encoder']
+        return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(grads)])
 
-    narrow, wide = gradients(Made(name, model__dtype='bfloat16')), gradients(made(name))
+    narrow = gradients(small.ensemble(model__encoder=name, model__dtype='bfloat16'))
+    wide = gradients(made(name).ensemble)
     assert narrow.dtype == np.float32
     assert np.linalg.norm(narrow - wide) < 0.06 * np.linalg.norm(wide)
 
@@ -208,7 +206,7 @@ def test_shared_init_shares_all_but_embeddings_and_heads(name):
 
 @each_encoder
 def test_a_planted_pattern_is_learned(name):
-    """Item i is followed by i + 1; the real train step on two devices, the whole objective."""
+    """Item i + 1 follows item i. The train step runs on two devices, with the whole objective."""
     config = tiny_config(
         model__encoder=name,
         model__num_blocks=1,
@@ -235,7 +233,9 @@ def test_a_planted_pattern_is_learned(name):
     )
     for epoch in range(10):
         states, progress = step(states, training_data, all_steps, nothing)
-        assert int(progress.step[0]) == 10 * epoch + 10  # this waits: fake devices must not queue
+        assert (
+            int(progress.step[0]) == 10 * epoch + 10
+        )  # waits, as steps of fake devices must not queue
     evaluate = Evaluator(config.eval, experiment.ensemble, experiment.split.test, on)
     result = evaluate(placement.take(states.params, 0, on))
     for metrics in (result.ensemble, *result.networks):
@@ -254,8 +254,8 @@ def test_encoders_without_heads_take_any_number_of_them(name):
     [
         ('transformer', r"model\.encoder is 'transformer'; use one of bert4rec, .*package\.module"),
         ('no_such_module:Encoder', r'cannot be imported \(No module named'),
-        ('tests.support.own_encoder:Missing', r'cannot be imported \(module .* has no attribute'),
-        ('tests.support.own_encoder:NOTHING', r'is no subclass of emkd_jax\.SequenceEncoder'),
+        ('tests.support.own_encoder:Missing', r'is not a subclass of emkd_jax\.SequenceEncoder'),
+        ('tests.support.own_encoder:NUMBER', r'is not a subclass of emkd_jax\.SequenceEncoder'),
     ],
 )
 def test_an_encoder_that_does_not_exist_is_refused(name, message):

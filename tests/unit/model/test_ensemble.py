@@ -1,4 +1,4 @@
-"""N networks as one: each is, to the bit, what it would be alone."""
+"""An ensemble: each network is, to the bit, the same as it would be alone."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from emkd_jax.errors import UserError
-from emkd_jax.model.ensemble import make_ensemble, take_network
+from emkd_jax.model.ensemble import make_ensemble
 from emkd_jax.model.precision import activation_dtype
 from tests.support import small
 from tests.support.tiny import tiny_config
@@ -22,15 +22,15 @@ def params(ensemble):
     return small.params(ensemble)
 
 
-def assert_equal(ours, expected):
-    jax.tree.map(np.testing.assert_array_equal, ours, expected)
+def assert_equal(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_init_is_each_networks_own_init(ensemble, params):
     items = jnp.ones((1, small.MAX_LEN), jnp.int32)
     init = jax.jit(ensemble.network.init)
-    for n, key in enumerate(ensemble.keys(small.KEY)):
-        assert_equal(take_network(params, n), init(key, items)['params'])
+    for network, key in zip(ensemble.split(params), ensemble.keys(small.KEY), strict=True):
+        assert_equal(network, init(key, items)['params'])
 
 
 def test_networks_start_differently(params):
@@ -53,15 +53,29 @@ def test_a_network_taken_out_is_itself_alone(ensemble, params):
     items = small.sequences(6)
     hidden = jax.jit(ensemble.hidden)(params, items)
     alone = jax.jit(lambda p: ensemble.network.apply({'params': p}, items))
-    for n in range(ensemble.num_networks):
-        assert_equal(hidden[n], alone(take_network(params, n)))
+    for n, network in enumerate(ensemble.split(params)):
+        assert_equal(hidden[n], alone(network))
 
 
-@pytest.mark.parametrize('method', ['hidden', 'last_hidden'])
+def test_scores_are_the_item_logits_of_the_last_slot_and_the_ensemble_sums_them(ensemble, params):
+    items = small.sequences(6).at[:, -1].set(ensemble.network.mask_token)
+    networks = ensemble.split(params)
+    scores = jax.jit(ensemble.scores)(networks, items)
+    hidden = jax.jit(ensemble.hidden)(params, items)
+    logits = jax.jit(ensemble.item_logits)(params, hidden[:, :, -1])
+    np.testing.assert_allclose(jnp.stack(scores), logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        jax.jit(ensemble.score)(networks, items), logits.sum(0), rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_array_equal(jax.jit(ensemble.score)(networks[1:2], items), scores[1])
+
+
+@pytest.mark.parametrize('method', ['hidden', 'score'])
 def test_host_parameters_may_be_constants_of_a_compiled_function(ensemble, params, method):
     """JAX cannot vectorise a custom derivative over a NumPy array that a jitted function holds."""
-    host, items = jax.device_get(params), small.sequences(3)
-    function = getattr(ensemble, method)
+    items, function = small.sequences(3), getattr(ensemble, method)
+    params = ensemble.split(params) if method == 'score' else params
+    host = jax.device_get(params)
     found = jax.jit(lambda items: function(host, items))(items)
     np.testing.assert_allclose(found, jax.jit(function)(params, items), rtol=1e-5, atol=1e-6)
 
@@ -99,12 +113,12 @@ def test_dropout_depends_on_row_key_network_and_slot(ensemble, params):
         ({'model__num_heads': 3}, 'not divisible by model.num_heads=3'),
     ],
 )
-def test_senseless_options_are_refused(changes, sentence):
+def test_options_that_do_not_fit_are_refused(changes, sentence):
     with pytest.raises(UserError, match=sentence):
         make_ensemble(tiny_config(**changes), 10, 3)
 
 
-def test_auto_dtype_is_what_the_device_likes():
+def test_auto_dtype_is_the_fast_one_of_the_platform():
     assert activation_dtype('auto', 'cpu') == jnp.float32
     assert activation_dtype('auto', 'tpu') == activation_dtype('auto', 'gpu') == jnp.bfloat16
     assert activation_dtype('float32', 'tpu') == jnp.float32

@@ -1,4 +1,4 @@
-"""Counted randomness: rates, and independence along everything it is counted by."""
+"""Counter-based random numbers: rates, and independence along every counter."""
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +15,13 @@ def chi_square(observed, expected):
 
 
 def test_mix_is_a_bijection():
-    """On a stretch of inputs with all carries: no two collide, and the inverse exists."""
+    """No two of a million inputs collide; a multiple of an odd number reaches all bits."""
     x = jnp.arange(1 << 20, dtype=jnp.uint32) * jnp.uint32(4099)
     assert len(np.unique(hash_rng.mix(x))) == 1 << 20
 
 
 def test_bits_are_uniform():
-    """Every byte of a million integers, against the 255 degrees of freedom of its 256 values."""
+    """Chi-square test of each byte of a million integers, with 255 degrees of freedom."""
     random = np.asarray(hash_rng.bits(hash_rng.fold(SEED, jnp.arange(4096)), 256))
     for shift in (0, 8, 16, 24):
         counts = np.bincount(((random >> shift) & 255).ravel(), minlength=256)
@@ -45,20 +45,20 @@ def test_dropout_keeps_the_mean_and_drops_at_its_rate():
         assert abs(out.mean() - 1) < (tolerance + 1e-6) / (1 - rate)
         kept = out[out != 0]
         np.testing.assert_array_equal(kept, kept[0])
-        # Neither rows nor columns are favoured.
+        # All rows and columns are treated alike.
         for axis, size in ((0, 2000), (1, 256)):
             spread = (out == 0).mean(axis).std() / np.sqrt(rate * (1 - rate) / size)
             assert 0.85 < spread < 1.15
 
 
-def test_no_keys_or_no_rate_is_no_dropout():
+def test_without_keys_or_with_rate_zero_there_is_no_dropout():
     x = jnp.arange(6.0).reshape(2, 3)
     assert hash_rng.dropout(x, None, 0, 0.5) is x
     assert hash_rng.dropout(x, jnp.zeros(2, jnp.uint32), 0, 0.0) is x
 
 
 def dropped(step=0, row=0, slot=0, network=0, site=0, view=0, features=4096, rate=0.3):
-    """What is dropped of one token's features, with the folds of step, objective and ensemble."""
+    """Which features of one slot are dropped; the keys are folded as in training."""
     row_key = hash_rng.fold(hash_rng.fold(SEED, 2, step), view, row)
     key = hash_rng.fold(row_key, network, slot)
     return hash_rng.dropout(jnp.ones((1, features)), key[None], site, rate)[0] == 0
@@ -83,7 +83,7 @@ def test_what_is_dropped_is_independent_along_every_counter():
     correlation = np.corrcoef(masks)
     off_diagonal = correlation[~np.eye(len(masks), dtype=bool)]
     assert np.abs(off_diagonal).max() < 5 / np.sqrt(masks.shape[1])
-    # As a whole: squared correlations times the sample size are chi-square with one degree each.
+    # Each squared correlation times the sample size is chi-square with one degree of freedom.
     assert 0.7 < (off_diagonal**2).mean() * masks.shape[1] < 1.3
 
 
@@ -92,7 +92,7 @@ def test_what_is_dropped_is_independent_along_the_features():
     mask = np.asarray(hash_rng.dropout(jnp.ones((20000, 32)), keys, 0, 0.3) == 0).astype(float)
     off_diagonal = np.corrcoef(mask.T)[~np.eye(32, dtype=bool)]
     assert np.abs(off_diagonal).max() < 5 / np.sqrt(20000)
-    # All of eight neighbouring features at once: 256 patterns, as often as independence says.
+    # Each of the 256 patterns of eight neighbouring features is as frequent as expected.
     patterns = (mask[:, :8] @ 2 ** np.arange(8)).astype(int)
     ones = np.array([bin(i).count('1') for i in range(256)])
     expected = 20000 * 0.3**ones * 0.7 ** (8 - ones)
@@ -103,7 +103,7 @@ def test_what_is_dropped_is_independent_along_the_features():
 
 
 def test_keys_do_not_collide_more_than_chance():
-    """Keys of 100 steps x 64 rows x 20 slots x 3 networks: about 17 of 384,000 pairs may meet."""
+    """Among the keys of 100 steps, 64 rows, 20 slots and 3 networks, about 17 may collide."""
     steps, rows, slots, networks = np.ogrid[:100, :64, :20, :3]
     keys = hash_rng.fold(SEED, steps, rows, slots, networks)
     count = keys.size
@@ -112,7 +112,7 @@ def test_keys_do_not_collide_more_than_chance():
 
 
 def test_a_value_depends_on_its_own_counters_alone():
-    """So that it is the same on whichever device, in whatever batch, its row is."""
+    """It is therefore the same on any device and in any batch."""
     keys = hash_rng.fold(SEED, jnp.arange(8))
     x = jax.random.normal(jax.random.key(0), (8, 33))
     whole = hash_rng.dropout(x, keys, 3, 0.4)
