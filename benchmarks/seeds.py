@@ -1,9 +1,10 @@
-"""What the second seed costs where several train in one compiled step:
+"""Measures what each further seed costs when several seeds train in one compiled step:
 
     python benchmarks/seeds.py --config=toys:quick --output=FILE [--config.data.source=FOLDER]
 
-For 1, 2, ... --most seeds: FLOPs and bytes of a compiled train step as XLA counts them, and the
-seconds of a step, as the median of rounds that take turns.
+For every number of seeds from 1 to --most, the record has the FLOPs and bytes of a compiled train
+step as XLA counts them, and the seconds of a step. These are medians over rounds in which the
+numbers of seeds take turns.
 """
 
 import argparse
@@ -31,12 +32,14 @@ from emkd_jax.training.trainer import Request, Trainer  # noqa: E402
 
 
 def first_states(experiment, runs):
-    """The stacked states before the first step."""
+    """Returns the stacked states before the first step."""
     return stack_states([experiment.with_config(run.config).initial_state() for run in runs])
 
 
 def xla_counts(experiment, states):
-    """FLOPs and bytes of a step on one device."""
+    """Returns the FLOPs and bytes of a step on one device."""
+    if len(states.step) == 1:  # a single run trains without an axis of runs
+        states = jax.tree.map(lambda leaf: leaf[0], states)
     lengths = (experiment.windows > 0).sum(1)
     step = compile_train_steps(experiment.config, experiment.ensemble, lengths, jax.devices()[:1])
     data = TrainingData(experiment.windows, experiment.data.item_attributes)
@@ -45,12 +48,12 @@ def xla_counts(experiment, states):
 
 
 def advance(trainer, steps):
-    """Takes so many steps."""
+    """Takes `steps` train steps."""
     trainer.advance_to(trainer.step + steps, lambda: Request.NONE, lambda: None)
 
 
 def main():
-    """Measures and writes the record."""
+    """Measures, and writes and prints the record."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--config', required=True)
     parser.add_argument('--output', default='seeds.json')

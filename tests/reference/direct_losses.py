@@ -1,8 +1,8 @@
 """Masked-item prediction and knowledge distillation, in their direct form.
 
 Both act on the logits z[n, p] of network n at masked position p (Sections 3.3 and 3.5 of the EMKD
-paper). These are the definitions, against which `streamed.py` is checked: it computes the same
-without their (networks x positions x catalogue) arrays, and faster.
+paper). Tests compare `catalogue_loss` with these definitions. It computes the same losses faster,
+and without their arrays of (networks x positions x catalogue).
 """
 
 import jax
@@ -18,7 +18,7 @@ def cross_entropy(
     """sum_p w_p sum_n ( logsumexp(z[n, p]) - z[n, p, label_p] ).
 
     With w_p = 1 / (masked positions of p's view) this is the sum over views and networks of the
-    mean cross-entropy. Class 0 is a class of the softmax, never a label.
+    mean cross-entropy. Class 0 is in the softmax, but it is never a label.
     """
     picked = jnp.take_along_axis(logits, labels[None, :, None], axis=2)[..., 0]
     losses = jax.nn.logsumexp(logits, axis=2) - picked

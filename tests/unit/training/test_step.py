@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from emkd_jax.errors import UserError
+from emkd_jax.objective.hyper_parameters import hyper_parameters
 from emkd_jax.training import placement
 from emkd_jax.training.step import (
     FINITE_CHECKED,
@@ -16,23 +17,23 @@ from emkd_jax.training.step import (
     all_finite,
     compile_train_steps,
     epoch_order,
-    stack_states,
+    make_capacity,
+    one_step,
     steps_per_epoch,
-    unstack_states,
 )
 from tests.support.golden_cases import relative_error
-from tests.support.tiny import tiny_experiment
+from tests.support.tiny import tiny_config, tiny_experiment
 
 
 @functools.cache
 def compiled(num_devices):
-    """The tiny experiment's step on so many devices; compiled once for all tests."""
+    """The tiny experiment's step on this number of devices; it is compiled once for all tests."""
     experiment = tiny_experiment()
     on = jax.devices()[:num_devices]
     windows = experiment.windows
     function = compile_train_steps(experiment.config, experiment.ensemble, (windows > 0).sum(1), on)
     data = placement.replicate(TrainingData(windows, experiment.data.item_attributes), on)
-    return function, data, on, stack_states([experiment.initial_state()])
+    return function, data, on, jax.device_get(experiment.initial_state())
 
 
 PER_EPOCH = steps_per_epoch(
@@ -60,14 +61,14 @@ class Steps:
 
 @pytest.fixture(scope='module')
 def trajectories():
-    """By number of devices: what each of 20 steps reported, the states after 1 and after 20."""
+    """For each number of devices, the sums of 20 steps and the states after 1 and after 20."""
     runs = {}
     for num_devices in (1, 2, 4):
         steps = Steps(num_devices)
         sums = [steps(1).sums]
-        [first] = unstack_states(steps.state)
+        first = steps.state
         sums += [steps(1).sums for _ in range(19)]
-        runs[num_devices] = sums, first, unstack_states(steps.state)[0]
+        runs[num_devices] = sums, first, steps.state
     return runs
 
 
@@ -106,7 +107,7 @@ def test_one_dispatch_of_many_steps_equals_many_of_one(trajectories):
         count = min(7, 20 - done, PER_EPOCH - done % PER_EPOCH)
         steps(count)
         done += count
-    jax.tree.map(np.testing.assert_array_equal, unstack_states(steps.state)[0], expected)
+    jax.tree.map(np.testing.assert_array_equal, steps.state, expected)
 
 
 def test_it_learns():
@@ -138,7 +139,7 @@ def test_an_epoch_visits_every_window_once_in_its_own_order():
 
 def test_sums_start_anew_each_epoch(trajectories):
     sums, _, _ = trajectories[1]
-    masked = [float(s['masked'][0]) for s in sums]
+    masked = [float(s['masked']) for s in sums]
     assert masked[PER_EPOCH - 1] > masked[PER_EPOCH - 2]
     assert masked[PER_EPOCH] < masked[PER_EPOCH - 1]
 
@@ -148,23 +149,60 @@ def test_a_step_that_is_not_finite_leaves_the_state_before_it():
     steps(2)
     good = steps.state
     poisoned = good.replace(params=jax.tree.map(np.copy, good.params))
-    poisoned.params['item_head_bias'][0, 0, 3] = np.inf
+    poisoned.params['item_head_bias'][0, 3] = np.inf
     progress = steps(3, state=poisoned)
-    names = {
-        name for name, broken in zip(FINITE_CHECKED, progress.broken[0], strict=True) if broken
-    }
+    names = {name for name, broken in zip(FINITE_CHECKED, progress.broken, strict=True) if broken}
     assert {'masked_items', 'gradients'} <= names
     assert 'icl' not in names
-    assert int(progress.step[0]) == 2
+    assert int(progress.step) == 2
     jax.tree.map(np.testing.assert_array_equal, steps.state.opt_state, good.opt_state)
 
 
-def test_large_but_finite_gradients_are_finite():
-    """Their squares would overflow float32."""
+def step_alone(**changes):
+    """The first step of the tiny experiment, from `one_step` alone: no axis, no loop, no pmap."""
+    experiment = tiny_experiment(tiny_config(**changes))
+    config, windows = experiment.config, experiment.windows
+    rows = config.train.batch_size
+    state = experiment.initial_state()
+    step = functools.partial(
+        one_step,
+        row_ids=jnp.arange(rows),
+        config=config,
+        ensemble=experiment.ensemble,
+        capacity=make_capacity(config.objective, (windows > 0).sum(1), rows),
+    )
+    data = jax.tree.map(jnp.asarray, TrainingData(windows, experiment.data.item_attributes))
+    order = epoch_order(state.seed, state.step, len(windows))
+    return jax.jit(lambda state: step(state, order, hyper_parameters(config), data))(state)
 
+
+def test_one_step_alone_is_the_step_that_is_compiled(trajectories):
+    state, broken = step_alone()
+    _, expected, _ = trajectories[1]
+    assert not broken.any()
+    assert int(state.step) == 1
+    for name, value in expected.sums.items():
+        np.testing.assert_allclose(state.sums[name], value, rtol=1e-5, atol=1e-6)
+    moments = state.opt_state[0].mu, expected.opt_state[0].mu
+    errors = jax.tree.map(
+        relative_error, *(without_key_bias(jax.device_get(tree)) for tree in moments)
+    )
+    assert max(jax.tree.leaves(errors)) < 1e-5, errors
+
+
+def test_large_but_finite_gradients_are_finite():
+    """Their squares overflow float32, which says nothing about the gradients."""
+    state, broken = step_alone(objective__attribute_weight=1e23)
+    largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(state.opt_state[0].mu))
+    assert 10 * largest > 2e19  # after one step the first moment is a tenth of the gradient
+    assert not broken.any()
+    assert int(state.step) == 1
+
+
+@pytest.mark.parametrize('number', [jnp.nan, jnp.inf, -jnp.inf])
+def test_one_number_that_is_not_finite_is_found(number):
     assert all_finite({'w': jnp.full(3, 3e19), 'b': jnp.zeros(1)})
-    assert not all_finite({'w': jnp.array([1.0, jnp.inf]), 'b': jnp.zeros(1)})
-    assert not all_finite({'w': jnp.ones(2), 'b': jnp.array([jnp.nan])})
+    assert not all_finite({'w': jnp.array([1.0, 2.0, number]), 'b': jnp.zeros(1)})
 
 
 def test_the_strongest_request_reaches_all():
