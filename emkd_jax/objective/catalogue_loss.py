@@ -1,18 +1,17 @@
 """Masked-item prediction and mutual distillation in one pass over blocks of the catalogue.
 
-No (positions x catalogue) array is ever stored, forward or backward. With z_n the logits of
-network n at one position, q_n = softmax(z_n / t) and S = sum_b z_b, the log-normalisers of each
-pair cancel:
+Neither pass stores an array of (positions x catalogue). Let z_n be the logits of network n at one
+position, q_n = softmax(z_n / t) and S = sum_b z_b. The log-normalisers of each pair cancel:
 
     sum_{a > b} ( KL(q_b || q_a) + KL(q_a || q_b) ) / 2 = sum_a E_{q_a}[N z_a - S] / (2 t),
 
-so running maxima, sums of exponentials at temperatures 1 and t and one moment per network give both
-losses. The backward pass computes each block of logits again; with g and k the incoming gradients
-of the two losses, the gradient of z_n is
+so a running maximum, sums of exponentials at temperatures 1 and t, and one moment of each network
+give both losses. The backward pass computes each block of logits again. With g and k the incoming
+gradients of the two losses, the gradient of z_n is
 
     w_p ( g (softmax(z_n) - onehot) + k / (2 t) (N q_n - sum_b q_b) ).
 
-Classes come before positions in a block's arrays: reductions over a major axis vectorise.
+The arrays of a block have classes before positions, since reductions over a major axis vectorise.
 """
 
 import functools
@@ -37,20 +36,20 @@ def catalogue_loss(
     temperature: float | Float[Array, ''] | None,
     block: int,
 ) -> tuple[Float[Array, ''], Float[Array, '']]:
-    """Cross-entropy and distillation of the logits z = hidden kernel^T + bias.
+    """Computes cross-entropy and distillation of the logits z = hidden kernel^T + bias.
 
         cross_entropy = sum_p w_p sum_n ( logsumexp(z[n, p]) - z[n, p, label_p] )
         distillation  = sum_p w_p sum_{a > b} ( KL(q_b || q_a) + KL(q_a || q_b) ) / 2
 
-    with q_n = softmax(z[n, p] / t), the first distribution of each divergence being a constant.
+    Here q_n = softmax(z[n, p] / t), and the first distribution of each divergence is a constant.
 
     Args:
       hidden: hidden states at the masked positions.
-      kernel, bias: the item heads; class 0 is the padding item, which is never a label.
+      kernel, bias: the item heads. Class 0 is the padding item, which is never a label.
       labels: the true items.
-      weights: w, 0 in the unused part of the buffer. Not differentiated.
-      temperature: t; None leaves distillation out (0). Not differentiated.
-      block: classes that a pass holds at a time; temporary memory grows with positions x block.
+      weights: w, which is 0 in the unused part of the buffer. They get no gradient.
+      temperature: t, which gets no gradient. None leaves distillation out; it is 0 then.
+      block: classes that a pass holds at a time. Temporary memory grows with positions x block.
     """
     return _forward(hidden, kernel, bias, labels, weights, temperature, block)[0]
 
@@ -83,7 +82,7 @@ def _forward(hidden, kernel, bias, labels, weights, temperature, block):
 
 
 def _accumulate(sums, logits, lead, hits, temperature):
-    """Adds a block to the sums of one network; `lead` is N z_n - S."""
+    """Adds a block to the sums of one network. Here `lead` is N z_n - S."""
     top, sum_one, picked, *kd_sums = sums
     new_top = jnp.maximum(top, logits.max(0))
     shifted = logits - new_top[None]
@@ -101,7 +100,7 @@ def _accumulate(sums, logits, lead, hits, temperature):
 
 
 def over_blocks(visit, carry, classes, block):
-    """Runs visit(first class, classes, carry) over the blocks; the last one may be smaller."""
+    """Runs visit(first class, classes, carry) over the blocks, of which the last may be smaller."""
     full, rest = divmod(classes, block)
     if full:
         carry = jax.lax.fori_loop(
@@ -111,10 +110,10 @@ def over_blocks(visit, carry, classes, block):
 
 
 def block_logits(hidden, kernel, bias, first, size):
-    """Logits (classes, positions) of each network for `size` classes from `first`, and the kernels.
+    """Returns logits and kernels of each network for `size` classes from `first`.
 
-    Networks come one at a time: plain products run faster than batched ones, and the operations
-    after them fuse.
+    The logits are (classes, positions). The networks are computed one at a time, because plain
+    products run faster than batched ones, and the operations after them fuse.
     """
     kernel = jax.lax.dynamic_slice_in_dim(kernel, first, size, axis=1)
     # Rounding before the conversion keeps XLA from converting the whole kernel ahead of the loop.
@@ -131,7 +130,7 @@ def block_logits(hidden, kernel, bias, first, size):
 
 
 def label_hits(labels, first, size):
-    """Whether each of `size` classes from `first` is the label of each position."""
+    """Returns whether each of `size` classes from `first` is the label of each position."""
     return (first + jnp.arange(size, dtype=labels.dtype))[:, None] == labels[None]
 
 

@@ -1,4 +1,4 @@
-"""Intra- and cross-network contrast (ICL and CCL, Sections 3.4 of the EMKD paper)."""
+"""Contrast within and across networks (ICL and CCL, Section 3.4 of the EMKD paper)."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from emkd_jax.model.precision import accumulation_dtype
 
 
 class Contrast(NamedTuple):
-    """`icl`: summed over networks. `ccl`: summed over ordered pairs of different networks."""
+    """`icl` is a sum over networks, `ccl` a sum over ordered pairs of different networks."""
 
     icl: Float[Array, '']
     ccl: Float[Array, '']
@@ -23,28 +23,29 @@ def contrastive_loss(
     self_contrast: str,
     axis_name: str | None = None,
 ) -> Contrast:
-    """This device's share of both losses; their sum over devices is the global batch's.
+    """Computes this device's share of both losses. The sum over devices is the global value.
 
-    For an anchor of network x against network y, at sequence s of the batch:
+    The loss of an anchor of network x against network y, at sequence s of the batch, is
 
         loss[x, y, s] = logsumexp_k S[s, k] - logsumexp_m cos(h_x(s), h_y(s^m)) / t
-        S[s, k] = cos(h_x(s), h_y(k)) / t   over the originals k of the global batch
+        S[s, k] = cos(h_x(s), h_y(k)) / t   for the original sequences k of the global batch
 
-    ICL = sum_x mean_s loss[x, x, s],  CCL = sum_{x != y} mean_s loss[x, y, s]. Positives are not in
-    the denominator.
+    ICL = sum_x mean_s loss[x, x, s],  CCL = sum_{x != y} mean_s loss[x, y, s]. The
+    denominator does not contain the positives.
 
     Args:
-      copies: hidden states (padding slots included) of the views of each sequence and, last, of the
-        sequence itself. They stay in one array, since cutting them apart would copy both parts.
-      valid: False for rows that fill up a short batch; they are neither anchors nor negatives.
+      copies: hidden states of the views of each sequence and, as the last copy, of the sequence
+        itself, with their padding slots. One array holds both, because splitting would copy them.
+      valid: False for rows that fill up a short batch. They are neither anchors nor negatives.
       temperature: t.
-      self_contrast: what a sequence adds to its own denominator. 'zero' sets S[s, s] = 0, as the
-        released code does (it adds exp(0) = 1); 'excluded' leaves it out.
-      axis_name: the pmapped axis over which the global batch is spread; None: all rows are here.
+      self_contrast: how a sequence enters its own denominator. 'zero' sets S[s, s] = 0, so that it
+        adds exp(0) = 1, as in the released code. 'excluded' leaves it out.
+      axis_name: the pmapped axis over which the global batch is spread. None means that this device
+        has all rows.
     """
     dtype = accumulation_dtype(copies.dtype)
     squares = jnp.square(copies.astype(dtype)).sum((-2, -1))
-    norm = jnp.sqrt(jnp.maximum(squares, 1e-16))  # a zero vector has a gradient then
+    norm = jnp.sqrt(jnp.maximum(squares, 1e-16))  # so that a zero vector has a gradient
     anchors, anchor_norm = copies[:, -1], norm[:, -1]
     negatives, negative_norm, negative_valid, first = anchors, anchor_norm, valid, 0
     count = valid.sum().astype(dtype)
@@ -60,7 +61,7 @@ def contrastive_loss(
         first = jax.lax.axis_index(axis_name) * valid.shape[0]
         count = jax.lax.psum(count, axis_name)
 
-    # The hidden states are multiplied as they are; the norms divide the small Gram matrices.
+    # The norms divide the small Gram matrices instead of the large hidden states.
     gram = jnp.einsum('xsld,ykld->xysk', anchors, negatives, preferred_element_type=dtype)
     gram /= anchor_norm[:, None, :, None] * negative_norm[None, :, None, :] * temperature
     itself = (first + jnp.arange(valid.shape[0]))[:, None] == jnp.arange(gram.shape[3])[None, :]
@@ -82,7 +83,7 @@ def contrastive_loss(
 def _logsumexp_where(
     gram: Float[Array, 'x y rows keys'], counted: Bool[Array, 'rows keys']
 ) -> Float[Array, 'x y rows']:
-    """Logsumexp over the counted keys; 0 for a row without any, such as a lone sequence."""
+    """Returns the logsumexp over the counted keys, or 0 for a row that has none."""
     any_counted = counted.any(-1)
     safe = counted | ~any_counted[:, None]
     sums = jax.nn.logsumexp(jnp.where(safe[None, None], gram, -jnp.inf), axis=-1)

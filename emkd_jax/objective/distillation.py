@@ -1,6 +1,7 @@
-"""The loss of a student: the labels, and the distribution of a trained ensemble over the catalogue.
+"""The loss of a student, which learns from the labels and from a trained ensemble.
 
-Hinton et al., "Distilling the knowledge in a neural network" (2015), at the masked positions.
+The student imitates the distribution of the ensemble over the catalogue at the masked positions,
+after Hinton et al., "Distilling the knowledge in a neural network" (2015).
 """
 
 import functools
@@ -30,15 +31,16 @@ def student_loss(
     key: UInt32[Array, ''] | None = None,
     axis_name: str | None = None,
 ) -> tuple[Float[Array, ''], dict[str, Array]]:
-    """This device's share of a student's loss; arguments and results are those of `emkd_loss`.
+    """Computes this device's share of a student's loss. It returns what `emkd_loss` returns.
 
         total = masked_items + weight kd,   kd = KL(softmax(mean_n z_n / t) || softmax(z / t))
 
-    with z_n the logits of the teacher's networks, which see the same views without dropout.
+    Here z are the logits of the student and z_n those of the teacher's networks, which see the same
+    views without dropout.
 
     Args:
       params: parameters of the student.
-      ensemble: the student, one network.
+      ensemble: the student, which is one network.
       options: `config.distill`.
       batch, capacity, key, axis_name: as for `emkd_loss`.
       teacher_params: parameters of the teacher, which get no gradient.
@@ -82,21 +84,21 @@ def _labels_and_teacher(
     temperature: float,
     block: int,
 ) -> tuple[Float[Array, ''], Float[Array, '']]:
-    """Weighted sums over positions of the student's cross-entropy and of KL(teacher || student).
+    """Computes weighted sums over positions of cross-entropy and of KL(teacher || student).
 
-    With z the student's logits, y the mean of the teacher's, p and q their softmaxes at
-    temperature t, one pass over blocks of the catalogue gives
+    Let z be the student's logits, y the mean of the teacher's, and q and p their softmaxes at
+    temperature t. One pass over blocks of the catalogue gives
 
-        KL(p || q) = E_p[y - z] / t - logsumexp(y / t) + logsumexp(z / t)
+        KL(p || q) = E_p[y - z] / t - logsumexp(y / t) + logsumexp(z / t),
 
-    and a second one the gradient of z: g (softmax(z) - onehot) + k / t (q - p), with g and k the
-    incoming gradients.
+    and a second pass gives the gradient of z, which is g (softmax(z) - onehot) + k / t (q - p) with
+    g and k the incoming gradients.
     """
     return _forward(hidden, kernel, bias, labels, weights, teacher, temperature, block)[0]
 
 
 def _block(hidden, kernel, bias, teacher, first, size):
-    """Logits of the student and mean logits of the teacher (classes, positions); the kernel."""
+    """Returns the student's logits, the mean of the teacher's, and the student's kernel."""
     [student], [narrow_kernel] = block_logits(hidden, kernel, bias, first, size)
     taught, _ = block_logits(*teacher, first, size)
     return student, sum(taught).astype(student.dtype) / len(taught), narrow_kernel

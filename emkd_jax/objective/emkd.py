@@ -1,4 +1,4 @@
-"""The objective of EMKD: a weighted sum of parts, for one device's share of the global batch."""
+"""The objective of EMKD, a weighted sum of parts, for one device's share of the global batch."""
 
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     Attributes:
       sequences: items, padded on the left with 0.
       views: their masked views.
-      valid: False for rows that fill up a short last batch (they hold padding alone).
+      valid: False for rows that fill up a short last batch. They hold nothing but padding.
       row_ids: the place of each row in the global batch.
     """
 
@@ -36,14 +36,14 @@ class Batch(NamedTuple):
 
 
 class Capacity(NamedTuple):
-    """Sizes of the buffers for masked positions: of all views, and of the last view alone."""
+    """Sizes of the buffers for the masked positions of all views, and of the last view alone."""
 
     all_views: int
     last_view: int
 
 
 def distils(ensemble: Ensemble, hyper: HyperParameters) -> bool:
-    """Whether `emkd_loss` computes 'kd'."""
+    """Returns whether `emkd_loss` computes the part 'kd'."""
     return ensemble.num_networks > 1 and not hash_rng.is_static_zero(hyper.kd_weight)
 
 
@@ -58,28 +58,29 @@ def emkd_loss(
     key: UInt32[Array, ''] | None = None,
     axis_name: str | None = None,
 ) -> tuple[Float[Array, ''], dict[str, Array]]:
-    """This device's share of the loss and of its parts; sums over devices are the global values.
+    """Computes this device's share of the loss and its parts. Sums over devices are global values.
 
         total = masked_items + kd_weight kd + attribute_weight attributes
                 + contrast_weight (icl_weight icl + ccl_weight ccl)
 
-    All views and the original sequences pass through all networks in one call. A part whose weight
-    is the constant 0 is not computed.
+    All views and the original sequences pass through all networks in one call. A part is not
+    computed if its weight is the constant 0.
 
     Args:
       params: parameters of the ensemble.
       ensemble: the networks.
-      options: `config.objective`, for what is not in `hyper`.
-      hyper: weights and temperature.
+      options: `config.objective`, which has the options that are not in `hyper`.
+      hyper: the weights of the parts, and the temperature.
       batch: this device's rows and their views.
       item_attributes: attribute ids of every item, padded with -1.
       capacity: sizes of the buffers for masked positions.
-      key: hash key of the step's dropout; None switches dropout off.
+      key: hash key of the dropout of this step. None switches dropout off.
       axis_name: the pmapped axis over which the global batch is spread.
 
     Returns:
-      The total; and the unweighted parts by name, with 'masked' (masked positions on this device)
-      and 'overflow' (those that did not fit in the buffers and were left out).
+      The total, and a dictionary of the unweighted parts. The dictionary also has 'masked', the
+      number of masked positions on this device, and 'overflow', the number of those that were left
+      out because the buffers were full.
     """
     num_views, rows, slots = batch.views.items.shape
     items = jnp.concatenate([batch.views.items, batch.sequences[None]])
@@ -88,7 +89,7 @@ def emkd_loss(
         copies = jnp.arange(num_views + 1)[:, None]
         row_keys = hash_rng.fold(key, copies, batch.row_ids[None]).reshape(-1)
     hidden = ensemble.hidden(params, items.reshape(-1, slots), row_keys)
-    hidden = jax.lax.optimization_barrier(hidden)  # or XLA computes it again for each use
+    hidden = jax.lax.optimization_barrier(hidden)  # keeps XLA from computing it for each use
 
     parts = dict.fromkeys(PARTS, jnp.zeros((), accumulation_dtype(hidden.dtype)))
     masked = masked_positions(batch.views.labels, capacity.all_views, axis_name)

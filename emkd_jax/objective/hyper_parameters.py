@@ -1,4 +1,4 @@
-"""The numbers in which runs that train together in one compiled step may differ."""
+"""The numbers that may differ between runs that share a compiled step."""
 
 from typing import Any, NamedTuple
 
@@ -8,9 +8,9 @@ import ml_collections
 class HyperParameters(NamedTuple):
     """Hyper-parameters of one run, as plain or as traced numbers.
 
-    In a stack of runs, a field is an array over the runs where they differ, and None where they
-    agree; the shared value is then a constant of the compiled step, so that a part of the loss
-    whose weight is 0 costs nothing.
+    In a stack of runs, a field is an array over the runs if they differ in it, and None if they
+    agree. A value that all runs share is a constant of the compiled step, so that a part of the
+    loss with the weight 0 costs nothing.
     """
 
     learning_rate: Any
@@ -23,13 +23,13 @@ class HyperParameters(NamedTuple):
     dropout: Any
 
     def over(self, shared: 'HyperParameters') -> 'HyperParameters':
-        """These values, and those of `shared` where a field is None."""
+        """Returns these values, with those of `shared` in place of None."""
         return HyperParameters(
             *(own if own is not None else other for own, other in zip(self, shared, strict=True))
         )
 
 
-# Dotted name of the option behind each field.
+# The dotted name of the option that sets each field.
 OPTION_NAMES = HyperParameters(
     learning_rate='optimizer.learning_rate',
     temperature='objective.temperature',
@@ -43,7 +43,7 @@ OPTION_NAMES = HyperParameters(
 
 
 def hyper_parameters(config: ml_collections.ConfigDict) -> HyperParameters:
-    """The hyper-parameters that a configuration asks for."""
+    """Returns the hyper-parameters of a configuration."""
     return HyperParameters(
         *(config[group][option] for group, option in (name.split('.') for name in OPTION_NAMES))
     )

@@ -1,6 +1,6 @@
-"""Masked views of a batch, drawn on the device, and the masked positions gathered from them.
+"""Masked views of a batch, drawn on the device, and their masked positions in one buffer.
 
-Section 3.2 of the EMKD paper, after the cloze task of BERT4Rec.
+Section 3.2 of the EMKD paper describes them; they follow the cloze task of BERT4Rec.
 """
 
 import math
@@ -17,11 +17,11 @@ _CHOOSE, _KIND, _ITEM = range(3)
 
 
 class Views(NamedTuple):
-    """Masked views.
+    """Masked views of a batch of sequences.
 
     Attributes:
-      items: what the encoders see.
-      labels: the true item at masked positions, 0 elsewhere.
+      items: the input of the encoders.
+      labels: the true item at each masked position, and 0 elsewhere.
     """
 
     items: Int[Array, 'views rows slots']
@@ -38,9 +38,10 @@ def draw_views(
 ) -> Views:
     """Draws `num_views` independent masked views of every sequence.
 
-    Each real position is chosen with probability `mask_prob`. Of the chosen ones, 80% become the
-    mask token (`num_items + 1`), 10% become a uniformly random item and 10% stay as they are; the
-    model predicts all of them. A view depends on (key, view, row id, slot) alone.
+    Each real position is chosen with probability `mask_prob`, and the model predicts the item of
+    every chosen position. Of the chosen items, 80% become the mask token (`num_items + 1`), 10%
+    become a uniformly random item, and 10% stay as they are. The draw at a position depends only on
+    (key, view, row id, slot).
 
     Args:
       key: key of the step.
@@ -64,16 +65,16 @@ def draw_views(
 
 
 class Masked(NamedTuple):
-    """The masked positions of some views, gathered into a buffer of fixed size.
+    """The masked positions of some views, in a buffer of fixed size.
 
     Attributes:
-      row: row of each position, counted through (views, rows).
-      slot: its slot.
-      label: the true item there.
+      row: the row of each position, where rows are counted through (views, rows).
+      slot: the slot of each position.
+      label: the true item at each position.
       weight: 1 / (masked positions of its view in the global batch), so that a weighted sum is a
-        sum over views of means; 0 in the unused part of the buffer.
-      count: masked positions on this device.
-      overflow: how many of them did not fit in the buffer.
+        sum over views of means. It is 0 in the unused part of the buffer.
+      count: the number of masked positions on this device.
+      overflow: the number of masked positions that did not fit in the buffer.
     """
 
     row: Int[Array, ' positions']
@@ -90,8 +91,8 @@ def masked_positions(
     """Gathers the positions that have a label.
 
     Args:
-      labels: the true items at the masked positions of this device's rows, 0 elsewhere.
-      capacity: size of the buffer.
+      labels: the true items at the masked positions of this device's rows, and 0 elsewhere.
+      capacity: the size of the buffer.
       axis_name: the pmapped axis over which the global batch is spread.
     """
     _, rows, slots = labels.shape
@@ -121,15 +122,15 @@ def masked_positions(
 
 
 def buffer_capacity(lengths: np.ndarray, rows: int, num_views: int, mask_prob: float) -> int:
-    """A buffer size that the masked positions of `num_views` views of `rows` windows do not exceed.
+    """Returns a buffer size that the masked positions of `rows` windows do not exceed.
 
-    It is six standard deviations above the mean number of masked positions (the probability that
-    a step exceeds it is below 1e-6), rounded up to a multiple of 128, and at most the number of
-    positions that exist.
+    The size is six standard deviations above the mean number of masked positions, so that a step
+    exceeds it with a probability below 1e-6. It is rounded up to a multiple of 128, and is at most
+    the number of positions that exist.
 
     Args:
-      lengths: real positions of each training window.
-      rows: sequences a device sees at a time.
+      lengths: the number of real positions in each training window.
+      rows: the number of sequences that a device sees at a time.
     """
     mean = rows * num_views * mask_prob * lengths.mean()
     variance = rows * num_views * mask_prob * (1 - mask_prob) * lengths.mean()
@@ -146,8 +147,8 @@ def at_positions(
 ) -> tuple[Float[Array, 'networks rows slots dim'], Float[Array, 'networks positions dim']]:
     """Returns (hidden, hidden[:, row, slot]).
 
-    Use the returned `hidden` afterwards, not the argument: its gradient is then updated in place,
-    instead of being scattered into a new array of zeros.
+    Callers must go on with the returned `hidden`. The gradient of the positions is then added to
+    its gradient in place, instead of being scattered into a new array of zeros.
     """
     return hidden, hidden[_index(hidden, row, slot)]
 

@@ -1,4 +1,4 @@
-"""How arrays lie on the devices of a run."""
+"""Placing arrays on the devices of a run."""
 
 import functools
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ AXIS = 'devices'  # the pmapped axis over which the global batch is spread
 
 
 def rows_per_device(batch_size: int, num_devices: int) -> int:
-    """Rows of the global batch that each device holds.
+    """Returns the number of rows of the global batch that each device holds.
 
     Raises:
-      UserError: the batch cannot be spread evenly.
+      UserError: the devices cannot share the batch evenly.
     """
     if batch_size < 1 or batch_size % num_devices:
         raise UserError(
@@ -27,7 +27,7 @@ def rows_per_device(batch_size: int, num_devices: int) -> int:
 
 
 def fill(value: int, devices: Sequence[jax.Device]) -> Int[Array, ' local_devices']:
-    """`value` on each device of this process, as a mapped argument of a pmap."""
+    """Returns `value` on each device of this process, as a mapped argument of a pmap."""
     local = [device for device in devices if device.process_index == jax.process_index()]
     return _spread(tuple(devices))(np.full(len(local), value, np.int32))
 
@@ -35,13 +35,13 @@ def fill(value: int, devices: Sequence[jax.Device]) -> Int[Array, ' local_device
 def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
     """Copies host arrays to every device, without a leading axis of devices.
 
-    Every process must call it with the same values.
+    Every process must call this function with the same values.
     """
     return _copy(tuple(devices))(tree, fill(0, devices))
 
 
 def take(tree: PyTree, index: int, devices: Sequence[jax.Device]) -> PyTree:
-    """Returns `tree[index]` along the leading axis, replicated on every device."""
+    """Returns entry `index` along the leading axis of every array, on every device."""
     return _take(tuple(devices))(tree, fill(index, devices))
 
 

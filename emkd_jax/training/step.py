@@ -1,8 +1,8 @@
-"""The train step: objective, gradient and optimizer, jitted once and pmapped over devices.
+"""The train step: objective, gradient and optimizer, compiled once and pmapped over the devices.
 
-A step depends on the state alone: which rows it sees, how they are masked and what is dropped
-follow from the seed and the number of the step by hashing. So a run is the same on any number of
-devices and after any resume, and a dispatch of many steps needs nothing from the host.
+A step depends on nothing but the state. Its rows, masks and dropout are hashes of the seed and the
+number of the step. A run is therefore the same on any number of devices and after any resume, and
+many steps can be dispatched without the host.
 
 The states of several runs are stacked: every leaf has a leading axis of runs. The compiled function
 also takes the state of a single run without that axis, since an axis of length 1 changes the layout
@@ -29,9 +29,9 @@ from emkd_jax.objective.hyper_parameters import HyperParameters, hyper_parameter
 from emkd_jax.objective.masking import buffer_capacity, draw_views
 from emkd_jax.training.placement import AXIS, rows_per_device
 
-_ORDER, _MASKS, _DROPOUT = range(3)  # streams of the seed's randomness
+_ORDER, _MASKS, _DROPOUT = range(3)  # independent streams of random numbers
 SUMS = ('total', *PARTS, 'masked', 'overflow')
-FINITE_CHECKED = (*PARTS, 'gradients')  # what must be finite for a step to count
+FINITE_CHECKED = (*PARTS, 'gradients')  # a step counts only if all of these are finite
 
 
 @flax.struct.dataclass
@@ -41,11 +41,11 @@ class TrainState:
     Leaves may be device arrays, NumPy arrays or ShapeDtypeStructs. Shapes are those of one run.
 
     Attributes:
-      step: () int32, optimizer steps done.
-      params: parameters with a leading axis of networks.
-      opt_state: state of the optimizer with a leading axis of networks.
-      seed: () uint32.
-      sums: () float32 for each of `SUMS`, over the steps of this epoch so far.
+      step: () int32, the number of optimizer steps done.
+      params: the parameters, with a leading axis of networks.
+      opt_state: the state of the optimizer, with a leading axis of networks.
+      seed: () uint32, the seed of the run.
+      sums: () float32 for each of `SUMS`, summed over the steps of this epoch so far.
     """
 
     step: PyTree
@@ -56,12 +56,13 @@ class TrainState:
 
 
 class Progress(NamedTuple):
-    """What a dispatch reports to the host.
+    """The report of a dispatch to the host. A single run has no axis of runs.
 
     Attributes:
-      step: (runs,) int32, optimizer steps done.
+      step: (runs,) int32, the number of optimizer steps done.
       sums: (runs,) for each of `SUMS`, as in the state.
-      broken: (runs, checked) bool, which of `FINITE_CHECKED` was not finite in the next step.
+      broken: (runs, checked) bool, True for each of `FINITE_CHECKED` that is not finite in the step
+        after the last one that counted.
       request: () int32, the highest request that any device was given.
     """
 
@@ -72,13 +73,13 @@ class Progress(NamedTuple):
 
 
 class TrainingData(NamedTuple):
-    """What the devices hold beside the state.
+    """The arrays that the devices hold beside the state.
 
     Attributes:
       windows: (windows, slots) int32 items, padded on the left with 0.
       item_attributes: (items, most) int32, padded with -1.
-      varying: hyper-parameters in which the runs differ, each (runs,); None for the others.
-      teacher: parameters of the ensemble that teaches, or None.
+      varying: (runs,) for each hyper-parameter in which the runs differ, and None for the others.
+      teacher: the parameters of the ensemble that teaches, or None.
     """
 
     windows: PyTree
@@ -88,19 +89,19 @@ class TrainingData(NamedTuple):
 
 
 def make_optimizer(learning_rate: float | Float[Array, '']) -> optax.GradientTransformation:
-    """Adam with a constant learning rate."""
+    """Returns Adam with a constant learning rate."""
     return optax.adam(learning_rate)
 
 
 def init_state(
     ensemble: Ensemble, optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:
-    """The state of one run before the first step."""
+    """Returns the state of one run before the first step."""
     params = ensemble.init(jax.random.key(seed))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        # One network at a time: an optimizer that reduces over the tree must not couple networks.
+        # An optimizer may reduce over the tree, which must not couple the networks.
         opt_state=jax.vmap(optimizer.init)(params),
         seed=hash_rng.fold(jnp.uint32(seed)),
         sums={name: jnp.zeros(()) for name in SUMS},
@@ -108,25 +109,25 @@ def init_state(
 
 
 def stack_states(states: Sequence[TrainState]) -> TrainState:
-    """Host arrays with a leading axis of runs, from the states of single runs."""
+    """Stacks the states of single runs into host arrays with a leading axis of runs."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(list(states)))
 
 
 def unstack_states(stack: TrainState) -> list[TrainState]:
-    """The states of single runs, as host arrays."""
+    """Returns the states of the single runs, as host arrays."""
     host = jax.device_get(stack)
     return [jax.tree.map(lambda x: x[r], host) for r in range(len(host.step))]  # noqa: B023
 
 
 def steps_per_epoch(num_windows: int, batch_size: int) -> int:
-    """Steps that see every window once; the batch of the last one may be short."""
+    """Returns the steps in which every window is seen once. The last batch may be short."""
     return -(-num_windows // batch_size)
 
 
 def epoch_order(
     seed: UInt32[Array, ''], epoch: Int[Array, ''], num_windows: int
 ) -> Int[Array, ' windows']:
-    """The order in which an epoch visits the windows."""
+    """Returns the order in which an epoch visits the windows."""
     keys = hash_rng.fold(
         jnp.broadcast_to(seed, num_windows), _ORDER, epoch, jnp.arange(num_windows)
     )
@@ -142,7 +143,7 @@ def draw_batch(
     batch_size: int,
     row_ids: Int[Array, ' rows'],
 ) -> Batch:
-    """The rows `row_ids` of the global batch of step `state.step`, with their masked views."""
+    """Returns the rows `row_ids` of the global batch of step `state.step`, and their views."""
     num_windows = windows.shape[0]
     first = state.step % steps_per_epoch(num_windows, batch_size) * batch_size
     places = first + row_ids
@@ -160,12 +161,12 @@ def gradients(
     loss: Callable[..., tuple[Float[Array, ''], dict[str, Array]]],
     axis_name: str | None = None,
 ) -> tuple[dict[str, Float[Array, '']], PyTree]:
-    """Loss (each of `SUMS`) and gradients of the global batch, from this device's rows.
+    """Returns each of `SUMS` for this step, and the gradients, both of the global batch.
 
     Args:
-      state: its parameters, and the seed of its dropout.
+      state: the parameters, and the seed of the dropout.
       batch: this device's rows.
-      loss: function of (params, batch, key) that returns this device's share, as `emkd_loss` does.
+      loss: a function of (params, batch, key) that returns this device's share, like `emkd_loss`.
       axis_name: the pmapped axis over which the global batch is spread.
     """
     key = hash_rng.fold(state.seed, _DROPOUT, state.step)
@@ -178,12 +179,12 @@ def gradients(
 
 
 def all_finite(tree: PyTree) -> Bool[Array, '']:
-    """Whether every number of a tree is finite."""
+    """Returns whether every number of a tree is finite."""
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def make_capacity(options: ml_collections.ConfigDict, lengths: np.ndarray, rows: int) -> Capacity:
-    """Sizes of a device's buffers for `rows` windows, given the lengths of all windows."""
+    """Returns the buffer sizes of a device with `rows` rows, from the lengths of all windows."""
     return Capacity(
         buffer_capacity(lengths, rows, options.num_views, options.mask_prob),
         buffer_capacity(lengths, rows, 1, options.mask_prob),
@@ -202,23 +203,23 @@ def one_step(
     teacher: Ensemble | None = None,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Bool[Array, ' checked']]:
-    """One optimizer step of one run.
+    """Takes one optimizer step of one run.
 
     Args:
-      state: the state before it.
+      state: the state before the step.
       order: the order of this epoch's windows.
-      hyper: learning rate, weights, temperature and dropout.
-      data: windows, attributes and the teacher's parameters.
+      hyper: the hyper-parameters of this run.
+      data: the windows, the attributes, and the parameters of the teacher.
       row_ids: the rows of the global batch that this device computes.
-      config: the rest of the options.
+      config: all other options.
       ensemble: the networks.
       capacity: sizes of the buffers for masked positions.
-      teacher: an ensemble that teaches; None: the networks learn by EMKD's objective.
+      teacher: the ensemble that teaches. None means that the networks learn by the EMKD objective.
       axis_name: the pmapped axis over which the global batch is spread.
 
     Returns:
-      The state after the step, or the one before it if anything was not finite; and which of
-      `FINITE_CHECKED` was not finite.
+      The state after the step, or the state before it if something was not finite; and True for
+      each of `FINITE_CHECKED` that was not finite.
     """
     batch_size = config.train.batch_size
     ensemble = ensemble.with_dropout(hyper.dropout)
@@ -274,23 +275,23 @@ def compile_train_steps(
     devices: Sequence[jax.Device],
     teacher: Ensemble | None = None,
 ) -> Callable[..., tuple[TrainState, Progress]]:
-    """The pmapped function `(states, data, num_steps, requests) -> (states, progress)`.
+    """Compiles the function `(states, data, num_steps, requests) -> (states, progress)`.
 
-    It takes `num_steps` optimizer steps of one epoch for every run of the stack, and stops before a
-    step whose loss or gradients are not finite. `requests`, one number per device, is how a host
-    asks all others for something: the maximum comes back in `progress.request`. The states are
-    donated. Arguments lie on the devices as `placement.replicate` and `placement.fill` put them.
-    The state of a single run may come without the axis of runs, and is returned without it.
+    The function takes `num_steps` optimizer steps of one epoch for every run of the stack, and
+    stops before a step whose loss or gradients are not finite. A host asks all hosts for something
+    through `requests`, one number per device; `progress.request` is their maximum. The states are
+    donated. `placement.replicate` and `placement.fill` put the arguments on the devices. The state
+    of a single run may come without the axis of runs, and is then returned without it.
 
     Args:
-      config: the options of the first run; the others differ in `data.varying` and their seeds.
+      config: the options of the first run. The others differ in `data.varying` and their seeds.
       ensemble: the networks.
-      lengths: number of items in each training window.
-      devices: all devices of the run; they may belong to a topology that is not present.
-      teacher: an ensemble that teaches, with the parameters `data.teacher`.
+      lengths: the number of items in each training window.
+      devices: all devices of the run. They may belong to a topology that is not present.
+      teacher: the ensemble that teaches, whose parameters are `data.teacher`.
 
     Raises:
-      UserError: the batch cannot be spread over the devices.
+      UserError: the devices cannot share the batch evenly.
     """
     batch_size = config.train.batch_size
     rows = rows_per_device(batch_size, len(devices))
@@ -331,8 +332,8 @@ def compile_train_steps(
             done, states, _ = carry
             return done + 1, *step(states, order, data.varying)
 
-        # The loop starts from this maximum so that it waits for it: of two all-reduces that do not
-        # depend on each other, CPU devices may each enter another one, and then XLA aborts.
+        # The loop depends on this maximum, so that its own all-reduces come later. If two of them
+        # were independent, CPU devices might enter different ones, and XLA would abort.
         request = jax.lax.pmax(request, AXIS)
         broken = jnp.zeros((*states.step.shape, len(FINITE_CHECKED)), bool)
         start = jnp.minimum(request, 0), states, broken

@@ -11,7 +11,7 @@ from emkd_jax.config import check_config
 from emkd_jax.errors import UserError
 from emkd_jax.objective.hyper_parameters import OPTION_NAMES, HyperParameters, hyper_parameters
 
-# Option of `sweep` -> the option whose values it tries.
+# The option whose values each option of `sweep` tries.
 SWEPT = {name.split('.')[1]: name for name in OPTION_NAMES}
 
 
@@ -19,8 +19,8 @@ class SweepRun(NamedTuple):
     """One of the runs that train together.
 
     Attributes:
-      name: the name of its folder; '' for a run that trains alone.
-      config: the configuration with which it could be trained alone.
+      name: the name of its folder, or '' for a run that trains alone.
+      config: the configuration that would train this run alone.
     """
 
     name: str
@@ -28,7 +28,7 @@ class SweepRun(NamedTuple):
 
 
 def expand_sweep(config: ml_collections.ConfigDict) -> list[SweepRun]:
-    """The runs that a configuration asks for, at least one.
+    """Returns the runs that a configuration asks for, at least one.
 
     Raises:
       UserError: a value to try is not allowed.
@@ -51,7 +51,7 @@ def expand_sweep(config: ml_collections.ConfigDict) -> list[SweepRun]:
 
 
 def stack_hyper_parameters(configs: Sequence[ml_collections.ConfigDict]) -> HyperParameters:
-    """The hyper-parameters in which runs differ, each (runs,) float32; None where they agree."""
+    """Stacks hyper-parameters that differ as (runs,) float32; those that agree become None."""
     columns = zip(*map(hyper_parameters, configs), strict=True)
     arrays = [np.array(column, np.float32) for column in columns]
     return HyperParameters(*(array if np.ptp(array) else None for array in arrays))

@@ -1,4 +1,4 @@
-"""Sends train steps to the devices, many at a time, and reads what they report a dispatch later."""
+"""Sends train steps to the devices, many at a time, and reads their reports a dispatch later."""
 
 import enum
 import time
@@ -25,7 +25,7 @@ from emkd_jax.training.step import (
 
 
 class Request(enum.IntEnum):
-    """What a host may ask of all hosts; the highest request counts."""
+    """A request of one host to all hosts. The highest one counts."""
 
     NONE = 0
     SAVE = 1
@@ -33,16 +33,17 @@ class Request(enum.IntEnum):
 
 
 class Trainer:
-    """The state of a stack of runs on the devices, and how far it is.
+    """The state of a stack of runs on the devices, and their progress.
 
     Attributes:
-      step: optimizer steps done.
-      per_epoch: steps per epoch.
-      num_steps: steps of the whole run.
-      means: for each run, the mean per step of each of `step.SUMS` in this epoch so far.
-      timed: 'steps' taken and the 'seconds' they took, without the first dispatch of each process,
-        which compiles.
-      speed: sequences per second of each run in the last `advance_to`; None if it timed nothing.
+      step: the number of optimizer steps done.
+      per_epoch: the number of steps of an epoch.
+      num_steps: the number of steps of the whole run.
+      means: for each run, the mean of each of `step.SUMS` over the steps of this epoch so far.
+      timed: the 'steps' that were timed and their 'seconds'. The first dispatch of each process
+        compiles, and is not timed.
+      speed: sequences per second of each run in the last `advance_to`. It is None if no step was
+        timed.
     """
 
     def __init__(
@@ -62,13 +63,13 @@ class Trainer:
         Args:
           config: the options of the first run.
           ensemble: the networks.
-          windows: training windows, padded on the left with 0.
-          item_attributes: attribute ids of every item, padded with -1.
-          states: the stacked states to go on from, all after the same step.
-          varying: see `TrainingData`.
-          names: the name of each run; '' for a run that trains alone.
-          timed: of the processes that led to the states.
-          teacher: an ensemble that teaches, and its parameters (host arrays).
+          windows: the training windows, padded on the left with 0.
+          item_attributes: the attribute ids of every item, padded with -1.
+          states: the stacked states to start from, all after the same step.
+          varying: the hyper-parameters in which the runs differ; see `TrainingData`.
+          names: the name of each run. A run that trains alone has the name ''.
+          timed: the value of `timed` with which earlier processes of the runs ended.
+          teacher: the ensemble that teaches, and its parameters as host arrays.
         """
         self.per_epoch = steps_per_epoch(len(windows), config.train.batch_size)
         self.num_steps = config.train.num_steps or config.train.num_epochs * self.per_epoch
@@ -76,8 +77,8 @@ class Trainer:
         self.means: list[dict[str, float]] = [{} for _ in names]
         self.timed, self.speed = timed, None
         self._names, self._batch_size = names, config.train.batch_size
-        # A step on a CPU may take seconds, and fake devices must not queue dispatches; but each
-        # dispatch allocates its temporary memory anew, so a few steps share one.
+        # On a CPU a step may take seconds, and fake devices must not queue dispatches. Each
+        # dispatch allocates its temporary memory anew, though, so a few steps share a dispatch.
         self._queues = jax.default_backend() != 'cpu'
         self._dispatch = config.train.steps_per_dispatch or (16 if self._queues else 4)
         self._devices = jax.devices()
@@ -94,24 +95,25 @@ class Trainer:
 
     @property
     def epoch(self) -> int:
-        """The epoch of the next step, counted from 1; at the end, that of the last step."""
+        """The epoch of the next step, counted from 1. At the end it is that of the last step."""
         return min(self.step, self.num_steps - 1) // self.per_epoch + 1
 
     def advance_to(
         self, stop: int, request: Callable[[], Request], on_dispatch: Callable[[], None]
     ) -> Request:
-        """Trains to step `stop`, or less far if any process requests something before it.
+        """Trains to step `stop`, or less far if a process requests something before it.
 
         Args:
-          stop: at most the end of this epoch.
-          request: what this process requests now.
-          on_dispatch: called after every dispatch.
+          stop: the step to stop after, at most the last one of this epoch.
+          request: a function that returns the request of this process. It is called before every
+            dispatch.
+          on_dispatch: a function that is called after every dispatch.
 
         Returns:
-          The highest request, the same on every process. Nothing is in flight any more.
+          The highest request of all processes. No step is in flight after the return.
 
         Raises:
-          RunError: loss or gradients were not finite.
+          RunError: a loss or gradient was not finite.
         """
         began, first = time.monotonic(), self.step
         pending: list[Progress] = []
@@ -140,13 +142,13 @@ class Trainer:
         return granted
 
     def unstacked(self) -> list[TrainState]:
-        """The state of each run, as host arrays."""
+        """Returns the state of each run, as host arrays."""
         if len(self._names) == 1:
             return [jax.device_get(self._states)]
         return unstack_states(self._states)
 
     def params(self) -> Iterator[PyTree]:
-        """The parameters of each run, on all devices."""
+        """Yields the parameters of each run, on all devices."""
         if len(self._names) == 1:
             yield self._states.params
             return
@@ -180,7 +182,7 @@ class Trainer:
 
 
 def _without_axis_of_one(states: TrainState) -> TrainState:
-    """A stack of one as the state of that run, which needs less memory; see `step`."""
+    """Returns a stack of one as the state of that run, which needs less memory; see `step`."""
     if len(states.step) > 1:
         return states
     return jax.tree.map(lambda leaf: leaf[0], states)

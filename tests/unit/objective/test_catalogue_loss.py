@@ -1,4 +1,4 @@
-"""The streamed masked-item losses against their direct form: values, gradients, all pairs."""
+"""The losses over blocks of the catalogue have the values and gradients of their direct form."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def direct(arguments, labels, weights, temperature):
 
 
 def value_and_gradients(form, arguments):
-    """(both losses, gradients of a sum that tells their cotangents apart)."""
+    """Returns both losses, and gradients of a sum that weighs the losses differently."""
 
     def mixed(*arguments):
         losses = form(*arguments)
@@ -52,24 +52,24 @@ def test_equals_the_direct_form_in_float64(networks, temperature, block):
         def expected(*arguments):
             return direct(arguments, labels, weights, temperature)
 
-        ours, theirs = (value_and_gradients(form, arguments) for form in (streamed, expected))
-        errors = jax.tree.map(relative_error, ours, theirs)
+        found, direct_form = (value_and_gradients(form, arguments) for form in (streamed, expected))
+        errors = jax.tree.map(relative_error, found, direct_form)
         assert max(jax.tree.leaves(errors)) < 1e-12, errors
 
 
 def test_large_logits_do_not_overflow():
-    """Maxima that rise from block to block, and a network far surer than the other."""
+    """The maxima rise from block to block, and one network is far surer than the other."""
     arguments, labels, weights = inputs(2, np.float32)
     hidden, kernel, bias = arguments
     bias = bias + jnp.linspace(0, 300, CLASSES)[None]
     losses = catalogue_loss(hidden, kernel, bias, labels, weights, 0.3, 8)
     expected = direct((hidden, kernel, bias), labels, weights, 0.3)
-    for ours, theirs in zip(losses, expected, strict=True):
-        assert relative_error(ours, theirs) < 1e-5
+    for found, direct_form in zip(losses, expected, strict=True):
+        assert relative_error(found, direct_form) < 1e-5
 
 
 def test_bfloat16_hidden_states_lose_no_more_than_their_rounding():
-    """Against the direct form on the same rounded inputs; sums and logits stay float32."""
+    """The direct form gets the same rounded inputs. Sums and logits stay float32."""
     (hidden, kernel, bias), labels, weights = inputs(3, np.float32)
     narrow = hidden.astype(jnp.bfloat16)
     rounded = narrow.astype(np.float32), kernel.astype(jnp.bfloat16).astype(np.float32), bias
@@ -82,14 +82,14 @@ def test_bfloat16_hidden_states_lose_no_more_than_their_rounding():
     )
     assert max(map(relative_error, losses, expected)) < 1e-5
     assert [g.dtype for g in gradients] == [jnp.bfloat16, np.float32, np.float32]
-    for ours, theirs in zip(gradients, expected_gradients, strict=True):
-        assert relative_error(ours.astype(np.float32), theirs) < 1e-2
+    for found, direct_form in zip(gradients, expected_gradients, strict=True):
+        assert relative_error(found.astype(np.float32), direct_form) < 1e-2
 
 
 def test_places_without_weight_get_no_gradient():
     arguments, labels, weights = inputs(3, np.float32)
-    _, (toward_hidden, _, _) = value_and_gradients(
+    _, (hidden_gradient, _, _) = value_and_gradients(
         lambda *arguments: catalogue_loss(*arguments, labels, weights, 0.5, 8), arguments
     )
-    np.testing.assert_array_equal(toward_hidden[:, -2:], 0)
-    assert toward_hidden[:, :-2].all()
+    np.testing.assert_array_equal(hidden_gradient[:, -2:], 0)
+    assert hidden_gradient[:, :-2].all()

@@ -23,7 +23,7 @@ def test_the_gradient_is_that_of_labels_and_teacher(student_dim):
     params = jax.jit(student.init)(jax.random.key(2))
     batch = small.batch(small.sequences(6), small.options())
 
-    def ours(params, teacher_params):
+    def loss(params, teacher_params):
         return student_loss(
             params, student, OPTIONS, batch, small.CAPACITY, teacher_params, teacher
         )[0]
@@ -37,21 +37,21 @@ def test_the_gradient_is_that_of_labels_and_teacher(student_dim):
             return ensemble.item_logits(params, hidden[:, masked.row, masked.slot])
 
         [z] = logits(student, params)
-        of_teacher = jax.lax.stop_gradient(logits(teacher, teacher_params).mean(0))
-        log_p = jax.nn.log_softmax(of_teacher / OPTIONS.temperature)
+        taught = jax.lax.stop_gradient(logits(teacher, teacher_params).mean(0))
+        log_p = jax.nn.log_softmax(taught / OPTIONS.temperature)
         log_q = jax.nn.log_softmax(z / OPTIONS.temperature)
         label = jnp.take_along_axis(jax.nn.log_softmax(z), masked.label[:, None], 1)[:, 0]
         divergence = (jnp.exp(log_p) * (log_p - log_q)).sum(1)
         return ((OPTIONS.weight * divergence - label) * masked.weight).sum()
 
-    found, of_teacher = jax.jit(jax.grad(ours, argnums=(0, 1)))(params, teacher_params)
+    found, teacher_gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, teacher_params)
     errors = jax.tree.map(relative_error, found, jax.jit(jax.grad(plain))(params))
     assert max(jax.tree.leaves(errors)) < 1e-4, errors
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(of_teacher))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(teacher_gradient))
 
 
 def test_the_logged_parts_are_those_of_the_student():
-    """Its own cross-entropy, and the divergence from the teacher; not the teacher's losses."""
+    """They are its own cross-entropy and its divergence from the teacher, without the teacher's."""
     teacher = small.ensemble(ensemble__num_networks=2)
     student = small.ensemble(ensemble__num_networks=1)
     teacher_params = jax.jit(teacher.init)(jax.random.key(1))

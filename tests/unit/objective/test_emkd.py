@@ -1,4 +1,4 @@
-"""Each part of the objective against loops over its equation, and their sum on 1, 2, 4 devices."""
+"""Each part of the objective equals loops over its equation; the sum is the same on all devices."""
 
 import jax
 import jax.numpy as jnp
@@ -38,8 +38,8 @@ def test_cross_entropy(logits, weights):
         for n in range(NETWORKS)
         for p in range(POSITIONS)
     )
-    ours = cross_entropy(jnp.asarray(logits), jnp.asarray(labels, jnp.int32), jnp.asarray(weights))
-    np.testing.assert_allclose(ours, expected, rtol=1e-6)
+    found = cross_entropy(jnp.asarray(logits), jnp.asarray(labels, jnp.int32), jnp.asarray(weights))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_distillation(logits, weights):
@@ -51,8 +51,8 @@ def test_distillation(logits, weights):
                 there = (np.exp(log_q[b]) * (log_q[b] - log_q[a])).sum()
                 back = (np.exp(log_q[a]) * (log_q[a] - log_q[b])).sum()
                 expected += weights[p] * (there + back) / 2
-    ours = distillation(jnp.asarray(logits), jnp.asarray(weights), temperature)
-    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    found = distillation(jnp.asarray(logits), jnp.asarray(weights), temperature)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_the_teacher_gets_no_gradient(logits, weights):
@@ -74,12 +74,12 @@ def test_attribute_loss(logits, weights):
                 probability = 1 / (1 + np.exp(-logits[n, p, c]))
                 hit = c in attributes[p]
                 expected -= weights[p] * np.log(probability if hit else 1 - probability) / CLASSES
-    ours = attribute_loss(jnp.asarray(logits), jnp.asarray(attributes), jnp.asarray(weights))
-    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    found = attribute_loss(jnp.asarray(logits), jnp.asarray(attributes), jnp.asarray(weights))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_hidden_states_at_positions():
-    """Values and gradients of a plain gather, a position taken twice included."""
+    """Values and gradients are those of a plain gather, also for a position that is taken twice."""
     rng = np.random.default_rng(3)
     hidden = jnp.asarray(rng.normal(size=(2, 4, 5, 3)), jnp.float32)
     row, slot = jnp.array([0, 3, 3, 0]), jnp.array([4, 0, 2, 4])
@@ -88,18 +88,18 @@ def test_hidden_states_at_positions():
         whole, chosen = at(hidden)
         return (whole**2).sum() + (chosen**3).sum()
 
-    def ours(hidden):
+    def gathered(hidden):
         return at_positions(hidden, row, slot)
 
     def plain(hidden):
         return hidden, hidden[:, row, slot]
 
-    for mine, expected in zip(
-        jax.value_and_grad(total)(hidden, ours),
+    for found, expected in zip(
+        jax.value_and_grad(total)(hidden, gathered),
         jax.value_and_grad(total)(hidden, plain),
         strict=True,
     ):
-        np.testing.assert_allclose(mine, expected, rtol=1e-6)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def contrast_by_loops(anchors, views, temperature, self_contrast):
@@ -133,8 +133,8 @@ def test_contrast(self_contrast):
     expected = contrast_by_loops(anchors, views, 0.4, self_contrast)
     copies = jnp.asarray(np.concatenate([views, anchors[:, None]], 1), jnp.float32)
     copies = copies.reshape(*copies.shape[:-1], 4, 5)  # 20 features are 4 slots of 5 dimensions
-    ours = contrastive_loss(copies, jnp.ones(6, bool), 0.4, self_contrast)
-    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    found = contrastive_loss(copies, jnp.ones(6, bool), 0.4, self_contrast)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize('self_contrast', ['zero', 'excluded'])
@@ -160,7 +160,7 @@ def test_a_lone_sequence_has_a_finite_loss_and_gradient():
 
 
 def test_a_representation_of_zeros_has_a_finite_loss_and_gradient():
-    """As of a sequence that all rectifiers of an encoder are shut to, or of a row that pads."""
+    """All rectifiers of an encoder may be shut for a sequence, and a row may hold padding alone."""
     rng = np.random.default_rng(3)
     copies = rng.normal(size=(2, 4, 4, 2, 4))
     copies[:, :, 1] = 0
@@ -217,7 +217,7 @@ def test_positions_that_find_no_place_are_counted():
 
 
 def value_and_gradients(options, items, valid, num_devices):
-    """Global parts and gradients, masking and dropout on, rows spread over the devices."""
+    """Returns global parts and gradients of rows that are spread over devices, with dropout."""
     split = num_devices, len(items) // num_devices
 
     def share(params, items, valid, row_ids):
@@ -251,8 +251,8 @@ def value_and_gradients(options, items, valid, num_devices):
     )
 
 
-def assert_same(ours, expected):
-    errors = jax.tree.map(relative_error, ours, expected)
+def assert_same(found, expected):
+    errors = jax.tree.map(relative_error, found, expected)
     assert max(jax.tree.leaves(errors)) <= 1e-5, errors
 
 

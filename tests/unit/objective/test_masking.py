@@ -1,4 +1,4 @@
-"""Masked views: their rates, and the buffer their positions are gathered into."""
+"""The rates of masked views, and the buffer that holds their masked positions."""
 
 import jax
 import jax.numpy as jnp

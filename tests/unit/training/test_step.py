@@ -1,4 +1,4 @@
-"""The train step: one global batch whatever the devices, and a function of the state alone."""
+"""The train step is the same on any number of devices, and a function of nothing but the state."""
 
 import copy
 import functools
@@ -73,7 +73,7 @@ def trajectories():
 
 
 def without_key_bias(params):
-    """Softmax does not see a bias of the keys: its gradient is rounding, which Adam blows up."""
+    """Drops the bias of the keys, which softmax ignores: Adam magnifies its rounding errors."""
     for name, block in params['encoder'].items():
         if name.startswith('block_'):
             bias = block['attention']['qkv_bias']

@@ -1,4 +1,4 @@
-"""Runs that train together: each is what it would be alone."""
+"""Each of the runs that train together is what it would be alone."""
 
 import json
 import shutil
@@ -105,7 +105,7 @@ def test_a_broken_run_is_named():
 
 @pytest.mark.parametrize(('asked', 'expected'), [(0, [4, 4, 2]), (6, [6, 4])])
 def test_steps_per_dispatch_are_as_asked(monkeypatch, asked, expected):
-    """0 leaves the number to the platform; what is asked for is not changed."""
+    """The value 0 leaves the number to the platform, and any other value is taken as it is."""
     experiment = tiny_experiment(tiny_config(train__steps_per_dispatch=asked))
     counts = []
     trainer = make_trainer(experiment, [jax.device_get(experiment.initial_state())], [''])
@@ -206,32 +206,35 @@ def test_values_that_are_not_allowed_are_refused(changes, sentence):
 
 
 @pytest.fixture(scope='module')
-def of_two(tmp_path_factory):
+def two_seeds(tmp_path_factory):
     """Two seeds that trained together, and their folder."""
     folder = tmp_path_factory.mktemp('runs') / 'two'
     return train(small_config(train__num_seeds=2), workdir=str(folder)).results, folder
 
 
-def test_each_folder_is_the_lone_runs(of_two, tmp_path):
-    _, folder = of_two
+def test_each_folder_is_the_lone_runs(two_seeds, tmp_path):
+    _, folder = two_seeds
     config = small_config(seed=1)
     alone = train(config, workdir=str(tmp_path)).results
     among = json.loads((folder / 'seed_1' / 'results.json').read_text())
     assert among.keys() == alone.keys()
     assert among['config'] == json.loads(json.dumps(alone['config']))
-    for ours, theirs in zip(lines(folder / 'seed_1'), lines(tmp_path), strict=True):
-        kind = theirs.pop('kind')
-        assert ours.pop('kind') == kind
+    for among_line, alone_line in zip(lines(folder / 'seed_1'), lines(tmp_path), strict=True):
+        kind = alone_line.pop('kind')
+        assert among_line.pop('kind') == kind
         if kind == 'train':
-            assert ours == pytest.approx(theirs, rel=1e-4)
+            assert among_line == pytest.approx(alone_line, rel=1e-4)
         else:  # rounding may swap two items
-            assert ours.keys() == theirs.keys()
-            assert (ours['step'], ours['epoch']) == (theirs['step'], theirs['epoch'])
+            assert among_line.keys() == alone_line.keys()
+            assert (among_line['step'], among_line['epoch']) == (
+                alone_line['step'],
+                alone_line['epoch'],
+            )
     assert evaluate(load_run(folder / 'seed_1'))['test'] == among['test']
 
 
-def test_several_runs_print_their_summary_again(of_two, capsys):
-    results, folder = of_two
+def test_several_runs_print_their_summary_again(two_seeds, capsys):
+    results, folder = two_seeds
     again = train(small_config(train__num_seeds=2), workdir=str(folder)).results
     assert again == json.loads(json.dumps(results))
     out = capsys.readouterr().out
@@ -239,8 +242,8 @@ def test_several_runs_print_their_summary_again(of_two, capsys):
     assert 'as configured' in out
 
 
-def test_of_several_runs_the_best_on_validation_is_used(of_two, capsys):
-    _, folder = of_two
+def test_of_several_runs_the_best_on_validation_is_used(two_seeds, capsys):
+    _, folder = two_seeds
     found = {
         name: json.loads((folder / name / 'results.json').read_text())['best_validation']
         for name in ('seed_0', 'seed_1')
@@ -253,7 +256,9 @@ def test_of_several_runs_the_best_on_validation_is_used(of_two, capsys):
     assert run.params['item_head_bias'].shape[0] == 2
 
 
-@pytest.mark.parametrize('mode', [lambda *of: import_weights(*of, 'weights.npz'), benchmark])
+@pytest.mark.parametrize(
+    'mode', [lambda *arguments: import_weights(*arguments, 'weights.npz'), benchmark]
+)
 def test_what_is_of_one_run_refuses_several(tmp_path, mode):
     with pytest.raises(UserError, match=r'leave .*train\.num_seeds and sweep\.\*'):
         mode(small_config(train__num_seeds=2), str(tmp_path / 'run'))
@@ -271,20 +276,20 @@ def stopped_run(folder, monkeypatch, step):
             train(small_config(train__num_seeds=2), workdir=str(folder), signals=signals)
 
 
-def test_a_save_that_not_all_have_is_taken_again(of_two, tmp_path, monkeypatch):
+def test_a_save_that_not_all_have_is_taken_again(two_seeds, tmp_path, monkeypatch):
     """The process was killed between the saves of two runs: they go on from the common step."""
     stopped_run(tmp_path, monkeypatch, 7)
     checkpoints = tmp_path / 'seed_0' / 'checkpoints'
     latest = Checkpoints(tmp_path / 'seed_0').steps[-1]
     shutil.copytree(checkpoints / str(latest), checkpoints / str(latest + 1))
-    results, folder = of_two
+    results, folder = two_seeds
     again = train(small_config(train__num_seeds=2), workdir=str(tmp_path)).results
     assert again['tried'] == results['tried']
     for run in ('seed_0', 'seed_1'):
         assert lines(tmp_path / run) == lines(folder / run)
 
 
-def test_runs_without_a_common_checkpoint_start_again(of_two, tmp_path, monkeypatch, capsys):
+def test_runs_without_a_common_checkpoint_start_again(two_seeds, tmp_path, monkeypatch, capsys):
     """One run lost its newest checkpoints, and the other has deleted the older ones."""
     earlier, later = tmp_path / 'earlier', tmp_path / 'later'
     stopped_run(earlier, monkeypatch, 7)
@@ -296,4 +301,4 @@ def test_runs_without_a_common_checkpoint_start_again(of_two, tmp_path, monkeypa
     assert not set.intersection(*steps)
     again = train(small_config(train__num_seeds=2), workdir=str(later)).results
     assert 'no checkpoint of the same step left' in capsys.readouterr().err
-    assert again['tried'] == of_two[0]['tried']
+    assert again['tried'] == two_seeds[0]['tried']
