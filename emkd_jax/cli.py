@@ -17,7 +17,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from emkd_jax import __version__
-from emkd_jax.config import check_config, check_names, flatten, get_config
+from emkd_jax.config import check_config, check_names, config_names, flatten, get_config
 from emkd_jax.errors import PreemptedError, RunError, UserError
 
 
@@ -132,7 +132,7 @@ def help_text() -> str:
     lines = '\n'.join(f'  --{name:13} {meaning}' for name, (_, meaning) in _FLAGS.items())
     program = 'python launch.py' if sys.argv[0].endswith('launch.py') else 'emkd-jax'
     return _HELP.format(
-        program=program, modes=modes, flags=lines, configs='toys, beauty, ml_1m, custom, quickstart'
+        program=program, modes=modes, flags=lines, configs=', '.join(config_names())
     )
 
 

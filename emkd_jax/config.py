@@ -311,6 +311,11 @@ def get_config(name: str, **options: Any) -> ml_collections.ConfigDict:
     return config
 
 
+def config_names() -> list[str]:
+    """The configurations in `configs/`, by the names that `get_config` takes."""
+    return sorted(file.stem for file in _config_folder().glob('[a-z]*.py'))
+
+
 def set_options(config: ml_collections.ConfigDict, options: Mapping[str, Any]) -> None:
     """Changes options by dotted name, in place.
 
@@ -426,7 +431,7 @@ def _config_file(path: str) -> pathlib.Path:
         raise UserError(f'--config={path}: there is no such file; look into configs/.')
     if named := _named_config(path):
         return named
-    names = ', '.join(sorted(file.stem for file in _config_folder().glob('[a-z]*.py')))
+    names = ', '.join(config_names())
     raise UserError(f"There is no configuration '{path[:100]}'; use one of {names}, or a file.")
 
 

@@ -16,7 +16,6 @@ from emkd_jax.analysis.statistics import paired_bootstrap
 from emkd_jax.analysis.study_designs import DESIGNS, Comparison, System
 from emkd_jax.analysis.study_report import markdown, write_report
 from emkd_jax.config import to_json
-from emkd_jax.data.cache import holds_dataset, save_dataset
 from emkd_jax.errors import UserError
 from emkd_jax.evaluation import RULES, Evaluator
 from emkd_jax.evaluation.metrics import user_metrics
@@ -29,7 +28,7 @@ from emkd_jax.runs.results import announce, finished_results
 from emkd_jax.runs.signals import StopSignals
 from emkd_jax.runs.summary import mean_and_std, timing
 from emkd_jax.runs.trained import default_workdir, load_run
-from emkd_jax.runs.workdir import open_workdir, sole_writer, writing
+from emkd_jax.runs.workdir import keep_data, open_workdir, sole_writer
 from emkd_jax.training.placement import replicate
 from emkd_jax.training.sweep import SweepRun, expand_sweep
 
@@ -101,9 +100,7 @@ def _carry_out(
     config = experiment.config
     comparison = DESIGNS[design](config)
     runs = {system.name: _runs(config, system) for system in comparison.systems}
-    if jax.process_index() == 0 and not holds_dataset(folder / 'data'):
-        with writing(folder / 'data'):
-            save_dataset(experiment.data, folder / 'data')
+    keep_data(experiment.data, folder)
     results: dict[str, dict[str, Any]] = {}
     ranks: dict[str, Int[np.ndarray, 'scorers users']] = {}
     seconds = 0.0

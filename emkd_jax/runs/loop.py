@@ -9,7 +9,6 @@ import jax
 import ml_collections
 from etils import epath
 
-from emkd_jax.data.cache import holds_dataset, save_dataset
 from emkd_jax.data.dataset import Dataset
 from emkd_jax.errors import PreemptedError
 from emkd_jax.evaluation import Diversity, Evaluator
@@ -23,7 +22,7 @@ from emkd_jax.runs.summary import print_summary, summarise_sweep
 from emkd_jax.runs.teacher import Teacher, load_teacher
 from emkd_jax.runs.trained import TrainedRun, default_workdir
 from emkd_jax.runs.training_run import TrainingRun
-from emkd_jax.runs.workdir import holds_run, open_workdir, sole_writer, writing
+from emkd_jax.runs.workdir import holds_run, keep_data, open_workdir, sole_writer
 from emkd_jax.training.placement import rows_per_device
 from emkd_jax.training.step import stack_states
 from emkd_jax.training.sweep import SweepRun, expand_sweep, stack_hyper_parameters
@@ -73,7 +72,7 @@ def train(
     if results is None:
         teacher = teacher or load_teacher(experiment)
         with sole_writer(folder):
-            _keep_data(experiment.data, folder)
+            keep_data(experiment.data, folder)
             done = train_runs(experiment, runs, folder, signals, teacher)
             results = done[0]
             if len(runs) > 1:
@@ -142,6 +141,7 @@ def _train_together(
     )
     validate = Evaluator(config.eval, experiment.ensemble, experiment.split.validation)
     diversity = Diversity(experiment.ensemble, experiment.split.validation)
+    epoch = trainer.epoch
     began = saved = time.monotonic()
     every_steps, every_minutes = config.checkpoint.every_steps, config.checkpoint.every_minutes
     bar = ProgressBar(trainer.num_steps, trainer.step, config.train.batch_size * len(runs))
@@ -154,7 +154,7 @@ def _train_together(
 
     def on_dispatch() -> None:
         signals.at_once = False  # from now on there is something to save
-        bar.show(trainer.step, trainer.epoch, trainer.means[0])
+        bar.show(trainer.step, epoch, trainer.means[0])
         for run in runs:
             run.checkpoints.seal()
 
@@ -218,13 +218,6 @@ def _save(runs: Sequence[TrainingRun], trainer: Trainer, spent: dict[str, Any]) 
         # may number them differently and then wait for each other in vain.
         if jax.process_count() > 1:
             run.checkpoints.seal(wait=True)
-
-
-def _keep_data(data: Dataset, folder: epath.Path) -> None:
-    """Keeps a copy of the data in the workdir, which is then enough to use the run."""
-    if jax.process_index() == 0 and not holds_dataset(folder / 'data'):
-        with writing(folder / 'data'):
-            save_dataset(data, folder / 'data')
 
 
 def _validates(options: ml_collections.ConfigDict, epoch: int) -> bool:

@@ -13,6 +13,8 @@ from etils import epath
 
 from emkd_jax.config import differences, to_json
 from emkd_jax.data.atomic import is_remote, write_json
+from emkd_jax.data.cache import holds_dataset, save_dataset
+from emkd_jax.data.dataset import Dataset
 from emkd_jax.errors import RunError, UserError
 from emkd_jax.runs.cluster import is_lost_host
 
@@ -98,6 +100,17 @@ def check_data(folder: epath.Path, stored: str, present: str) -> None:
             f'data given now is {present[:12]}); use the data it began with, or choose another '
             '--workdir.'
         )
+
+
+def keep_data(data: Dataset, folder: epath.Path) -> None:
+    """Keeps a copy of the data in the workdir, which is then enough to use the run.
+
+    Raises:
+      RunError: the disk is full, or gone.
+    """
+    if jax.process_index() == 0 and not holds_dataset(folder / 'data'):
+        with writing(folder / 'data'):
+            save_dataset(data, folder / 'data')
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import ml_collections
 
-from emkd_jax.data.cache import save_dataset
 from emkd_jax.errors import UserError
 from emkd_jax.evaluation import Evaluator
 from emkd_jax.runs.checkpoints import Checkpoints
@@ -14,7 +13,7 @@ from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.runs.results import announce
 from emkd_jax.runs.trained import default_workdir
 from emkd_jax.runs.training_run import BEST_METRIC, new_record
-from emkd_jax.runs.workdir import holds_run, open_workdir, sole_writer, writing
+from emkd_jax.runs.workdir import holds_run, keep_data, open_workdir, sole_writer
 from emkd_jax.serving.weights import check_weights, load_weights
 from emkd_jax.training.placement import replicate
 from emkd_jax.training.sweep import expand_sweep
@@ -48,8 +47,7 @@ def import_weights(config: ml_collections.ConfigDict, workdir: str = '', path: s
     folder = open_workdir(workdir, experiment.config)
     announce(experiment, folder)
     with sole_writer(folder):
-        with writing(folder / 'data'):
-            save_dataset(experiment.data, folder / 'data')
+        keep_data(experiment.data, folder)
         checkpoints = Checkpoints(folder)
         state = dataclasses.replace(experiment.initial_state(), params=params)
         checkpoints.save(state, new_record(experiment.data.fingerprint) | {'best': best})

@@ -95,8 +95,8 @@ class Trainer:
 
     @property
     def epoch(self) -> int:
-        """The epoch of the next step, counted from 1. At the end it is that of the last step."""
-        return min(self.step, self.num_steps - 1) // self.per_epoch + 1
+        """The epoch of the next step, counted from 1."""
+        return self.step // self.per_epoch + 1
 
     def advance_to(
         self, stop: int, request: Callable[[], Request], on_dispatch: Callable[[], None]

@@ -16,14 +16,13 @@ import numpy as np
 import pytest
 from etils import epath
 
+from emkd_jax.analysis.speed import make_trainer
 from emkd_jax.errors import HostLostError, RunError, UserError
 from emkd_jax.runs import cluster
 from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.runs.loop import train
 from emkd_jax.runs.workdir import writing
-from emkd_jax.training.step import stack_states
-from emkd_jax.training.sweep import stack_hyper_parameters
-from emkd_jax.training.trainer import Request, Trainer
+from emkd_jax.training.trainer import Request
 from tests.support import soak
 from tests.support.launches import (
     ROOT,
@@ -258,17 +257,7 @@ def stopped(tmp_path_factory):
 @pytest.mark.soak
 def test_sigterm_to_one_saves_on_both_what_one_process_would_have_reached(stopped):
     state = last_state(stopped)
-    experiment = make_experiment(small_config())
-    trainer = Trainer(
-        experiment.config,
-        experiment.ensemble,
-        experiment.windows,
-        experiment.data.item_attributes,
-        stack_states([experiment.initial_state()]),
-        stack_hyper_parameters([experiment.config]),
-        [''],
-        {'steps': 0, 'seconds': 0.0},
-    )
+    trainer = make_trainer(make_experiment(small_config()))
     while trainer.step < state.step:
         end = (trainer.step // trainer.per_epoch + 1) * trainer.per_epoch
         trainer.advance_to(min(end, int(state.step)), lambda: Request.NONE, lambda: None)

@@ -13,6 +13,8 @@ import pathlib
 import platform
 import subprocess
 
+from tests.support import ROOT
+
 FILE = os.environ.get('EMKD_SOAK')
 
 

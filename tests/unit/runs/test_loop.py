@@ -14,6 +14,7 @@ from emkd_jax.runs import loop
 from emkd_jax.runs.checkpoints import Checkpoints
 from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.runs.loop import train
+from emkd_jax.runs.progress import ProgressBar
 from emkd_jax.runs.signals import StopSignals
 from emkd_jax.runs.trained import evaluate, load_run
 from tests.support.runs import TIMES, lines, small_config, stop_at
@@ -208,3 +209,12 @@ def test_windows_are_cut_once_for_runs_that_train_together():
     cut = experiment.windows
     assert experiment.with_config(small_config(model__dropout=0.3)).windows is cut
     assert experiment.with_config(small_config(model__max_len=5)).windows is not cut
+
+
+def test_the_progress_bar_shows_the_epoch_of_the_steps_that_were_done(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        ProgressBar, 'show', lambda _, step, epoch, means: shown.append((step, epoch))
+    )
+    train(small_config(), workdir=str(tmp_path))
+    assert shown == [(step, (step - 1) // 5 + 1) for step in range(1, 16)]
