@@ -40,9 +40,9 @@ def xla_counts(experiment, states):
     """Returns the FLOPs and bytes of a step on one device."""
     if len(states.step) == 1:  # a single run trains without an axis of runs
         states = jax.tree.map(lambda leaf: leaf[0], states)
-    lengths = (experiment.windows > 0).sum(1)
+    lengths = (experiment.rows > 0).sum(1)
     step = compile_train_steps(experiment.config, experiment.ensemble, lengths, jax.devices()[:1])
-    data = TrainingData(experiment.windows, experiment.data.item_attributes)
+    data = TrainingData(experiment.rows, experiment.data.item_attributes)
     cost = step.lower(states, data, np.int32(1), np.zeros(1, np.int32)).compile().cost_analysis()
     return {'flops': cost['flops'], 'bytes': cost['bytes accessed']}
 
@@ -73,7 +73,7 @@ def main():
         trainers[seeds] = Trainer(
             config,
             experiment.ensemble,
-            experiment.windows,
+            experiment.rows,
             experiment.data.item_attributes,
             states,
             stack_hyper_parameters([run.config for run in runs]),

@@ -62,22 +62,43 @@ OPTIONS: dict[str, Option] = {
     ),
     'model.encoder': Option(
         'bert4rec',
-        'Encoder of every network: bert4rec, sasrec, gru4rec, caser, hstu, or package.module:Class '
-        'for one of your own.',
+        'Encoder of every network: bert4rec, sasrec, sasrec_plus, bsarec, hstu, gru4rec, caser, or '
+        'package.module:Class for one of your own.',
     ),
     'model.max_len': Option(20, 'Length of the input window in items (L).', least=1),
     'model.hidden_dim': Option(256, 'Width of the hidden states (d).', least=1),
     'model.num_blocks': Option(2, 'Blocks of an encoder, or GRU layers; caser has none.', least=1),
-    'model.num_heads': Option(2, 'Attention heads of bert4rec, sasrec and hstu.', least=1),
+    'model.num_heads': Option(2, 'Attention heads, where the encoder has some.', least=1),
     'model.dropout': Option(0.3, 'Probability that an activation is dropped.', least=0, below=1),
+    'model.tied': Option(
+        False, 'Share the weights of the item head with the item embeddings, which then start small.'
+    ),
+    'model.attribute_inputs': Option(
+        False,
+        'Add the embeddings of the attributes of an item to its own embedding, in the input and in '
+        'a tied head.',
+    ),
+    'model.item_bias': Option(True, 'Give the item head a bias.'),
     'model.dtype': Option(
         'auto',
         'Type of the activations; auto is float32 on CPUs and bfloat16 on accelerators.',
         choices=('auto', 'float32', 'bfloat16'),
     ),
     'ensemble.num_networks': Option(3, 'Networks in the ensemble (N).', least=1),
+    'ensemble.counts': Option(
+        False,
+        "Add transition counts (PCTM) to the networks' scores, with a weight that is found on "
+        'validation after the training.',
+    ),
     'ensemble.shared_init': Option(
         False, 'Start all encoders from the same weights, as the released code does.'
+    ),
+    'objective.task': Option(
+        'auto',
+        'What is predicted: cloze (masked items), next_item (at every position of packed rows), or '
+        'auto, the natural task of the encoder: next_item for sasrec_plus, sasrec, bsarec, hstu and '
+        'gru4rec.',
+        choices=('auto', 'cloze', 'next_item'),
     ),
     'objective.num_views': Option(8, 'Masked views of every sequence (M).', least=1),
     'objective.mask_prob': Option(
@@ -98,8 +119,11 @@ OPTIONS: dict[str, Option] = {
         choices=('zero', 'excluded'),
     ),
     'optimizer.learning_rate': Option(1e-3, 'Learning rate of Adam, constant.', least=0),
-    'train.batch_size': Option(256, 'Sequences per step, over all devices together.', least=1),
-    'train.num_epochs': Option(250, 'Passes over the training windows.', least=1),
+    'train.batch_size': Option(256, 'Sequences per step, over all devices together; packed rows with next_item.', least=1),
+    'train.row_width': Option(
+        64, 'Items in a packed row, with objective.task=next_item.', least=1
+    ),
+    'train.num_epochs': Option(250, 'Passes over the training data.', least=1),
     'train.num_steps': Option(0, 'Optimizer steps; 0 lets num_epochs decide.', least=0),
     'train.num_seeds': Option(
         1, 'Runs that train together, with the seeds seed, seed + 1, and so on.', least=1
@@ -141,6 +165,11 @@ OPTIONS: dict[str, Option] = {
         (1, 5, 10, 20),
         'Cut-offs of HR, NDCG and MRR; 10 must be among them, since validation '
         'NDCG@10 selects the checkpoint.',
+    ),
+    'eval.search_counts': Option(
+        False,
+        'Search the settings of the transition counts on validation, instead of using those '
+        'published for the data set, or else the best published ones.',
     ),
     'eval.first_epoch': Option(5, 'Epoch after which validation starts.', least=1),
     'eval.every_epochs': Option(5, 'Epochs between validations.', least=1),
@@ -251,8 +280,18 @@ def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collect
         config.update_from_flattened_dict(
             {
                 'model.dtype': 'float32',
-                'ensemble.shared_init': True,
-                'eval.first_epoch': 102,
+                'ensemble.counts': Option(
+        False,
+        "Add transition counts (PCTM) to the networks' scores, with a weight that is found on "
+        'validation after the training.',
+    ),
+    'ensemble.shared_init': True,
+                'eval.search_counts': Option(
+        False,
+        'Search the settings of the transition counts on validation, instead of using those '
+        'published for the data set, or else the best published ones.',
+    ),
+    'eval.first_epoch': 102,
                 'eval.every_epochs': 1,
             }
         )
@@ -264,12 +303,27 @@ def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collect
                 'model.num_blocks': 1,
                 'model.dropout': 0.1,
                 'ensemble.num_networks': 2,
-                'objective.num_views': 1,
+                'objective.task': Option(
+        'auto',
+        'What is predicted: cloze (masked items), next_item (at every position of packed rows), or '
+        'auto, the natural task of the encoder: next_item for sasrec_plus, sasrec, bsarec, hstu and '
+        'gru4rec.',
+        choices=('auto', 'cloze', 'next_item'),
+    ),
+    'objective.num_views': 1,
                 'objective.mask_prob': 0.3,
                 'optimizer.learning_rate': 0.01,
                 'train.batch_size': 128,
-                'train.num_epochs': 7,
-                'eval.first_epoch': 1,
+                'train.row_width': Option(
+        64, 'Items in a packed row, with objective.task=next_item.', least=1
+    ),
+    'train.num_epochs': 7,
+                'eval.search_counts': Option(
+        False,
+        'Search the settings of the transition counts on validation, instead of using those '
+        'published for the data set, or else the best published ones.',
+    ),
+    'eval.first_epoch': 1,
                 'eval.every_epochs': 1,
             }
         )

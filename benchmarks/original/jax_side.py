@@ -31,7 +31,7 @@ class JaxSide:
         """
         experiment = make_experiment(from_json(options))
         config, validation = experiment.config, experiment.split.validation
-        self._batch_size, self._num_windows = config.train.batch_size, len(experiment.windows)
+        self._batch_size, self._num_windows = config.train.batch_size, len(experiment.rows)
         self._users = len(validation.targets)
         self._trainer = make_trainer(experiment)
         self._evaluate = Evaluator(config.eval, experiment.ensemble, validation)

@@ -13,6 +13,7 @@ from emkd_jax.analysis.plots import COLOURS, EPOCH, check_matplotlib, figure
 from emkd_jax.errors import UserError
 from emkd_jax.evaluation import RULES, Evaluator, Result
 from emkd_jax.evaluation.metrics import user_metrics
+from emkd_jax.objective import next_item
 from emkd_jax.objective.emkd import PARTS
 from emkd_jax.runs.console import markdown_table, say
 from emkd_jax.runs.results import read_results
@@ -110,7 +111,8 @@ def _popularity(run: TrainedRun) -> Int[np.ndarray, ' users']:
 
 
 def _plot_training(folder: epath.Path, trained: Events, validated: Events, rule: str) -> None:
-    parts = [part for part in PARTS if any(event[part] for event in trained)]
+    known = dict.fromkeys((*PARTS, *next_item.PARTS))
+    parts = [part for part in known if any(event.get(part) for event in trained)]
     panels = {part.replace('_', ' '): {'': [event[part] for event in trained]} for part in parts}
     _plot_curves(folder / 'losses.png', trained, panels, 2.4 * len(parts), 2.2)
     scorers = ['ensemble', *(name for name in validated[0] if name.startswith('network_'))]

@@ -19,7 +19,7 @@ def make_trainer(experiment: Experiment) -> Trainer:
     return Trainer(
         experiment.config,
         experiment.ensemble,
-        experiment.windows,
+        experiment.rows,
         experiment.data.item_attributes,
         stack_states([experiment.initial_state()]),
         stack_hyper_parameters([experiment.config]),
@@ -59,6 +59,6 @@ def measure_cost(experiment: Experiment) -> dict[str, int | float]:
     evaluate(params)
     return {
         'parameters': sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params)),
-        'sequences/s': experiment.config.train.batch_size * steps / seconds,
+        'sequences/s': trainer.sequences_per_step * steps / seconds,
         'users/s': len(validation.targets) / (time.perf_counter() - began),
     }

@@ -16,15 +16,22 @@ from emkd_jax.evaluation.batches import (
     last_values,
     padded_width,
 )
+from emkd_jax.evaluation.counts import count_ranks
 from emkd_jax.evaluation.metrics import RULES, metrics_by_rule, target_ranks
+from emkd_jax.model.counts import CountModel
 
-BASELINES = ('popularity', 'markov')
+BASELINES = ('popularity', 'markov', 'pctm')
 
 _CHUNK_SCORES = 1 << 22  # scores (rows times classes) that are computed at a time
 
 
 def evaluate_baselines(
-    train: Ragged, holdout: Holdout, num_items: int, max_len: int, ks: Sequence[int]
+    train: Ragged,
+    holdout: Holdout,
+    num_items: int,
+    max_len: int,
+    ks: Sequence[int],
+    counts: CountModel,
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Evaluates the baselines on a held-out set.
 
@@ -39,17 +46,19 @@ def evaluate_baselines(
       num_items: V.
       max_len: L, the slots of the model's input, to which the rule `window` refers.
       ks: cut-offs of the metrics.
+      counts: the transition counts of the training histories, which are the third baseline.
 
     Returns:
       {baseline: {rule: {metric: value}}}.
     """
     # Scores are integers in the order of (count, popularity, id), so nothing is rounded.
     popularity = _order(np.bincount(train.values, minlength=num_items + 1))
-    followers, counts = transitions(train, num_items)
-    levels = np.unique(counts.values, return_inverse=True)[1] + 1
+    followers, times = transitions(train, num_items)
+    levels = np.unique(times.values, return_inverse=True)[1] + 1
     levels = np.minimum(levels, np.iinfo(np.int32).max // (num_items + 1) - 1)
-    weights = Ragged((levels * (num_items + 1)).astype(np.int32), counts.offsets)
+    weights = Ragged((levels * (num_items + 1)).astype(np.int32), times.offsets)
     ranks = np.zeros((len(BASELINES), len(RULES), len(holdout.targets)), np.int32)
+    ranks[-1] = count_ranks(counts, holdout, max_len)
 
     def compute(index: np.ndarray, batch: EvalBatch) -> Array:
         last = last_values(holdout.histories, index, 1)[..., 0]
@@ -60,7 +69,7 @@ def evaluate_baselines(
     rows = min(len(holdout.targets), max(1, _CHUNK_SCORES // (num_items + 1)))
     batches = eval_batches(holdout, max_len, num_items + 1, 1, rows)
     for index, found in compute_ahead(batches, compute, ahead=0):
-        ranks[..., index] = np.moveaxis(found, 0, -1)
+        ranks[:-1, :, index] = np.moveaxis(found, 0, -1)
     return {name: metrics_by_rule(r, ks) for name, r in zip(BASELINES, ranks, strict=True)}
 
 

@@ -15,7 +15,9 @@ from jaxtyping import Array, Bool, Float, Int, Int32, PyTree
 from emkd_jax.data.dataset import Holdout
 from emkd_jax.errors import RunError
 from emkd_jax.evaluation.batches import EvalBatch, compute_ahead, eval_batches
-from emkd_jax.evaluation.metrics import RULES, metrics_by_rule, target_ranks
+from emkd_jax.evaluation.counts import WEIGHTS, CountMember
+from emkd_jax.evaluation.metrics import RULES, metrics_by_rule, target_ranks, user_metrics
+from emkd_jax.model.counts import CountModel
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.training.placement import AXIS, take
 
@@ -34,11 +36,13 @@ class Result(NamedTuple):
       networks: the same for each network alone.
       ranks: ranks from 1 of the held-out rows in their order, for the ensemble and then each
         network, under each of `RULES`.
+      without_counts: as `ensemble`, for the networks alone; None where no counts are added.
     """
 
     ensemble: dict[str, dict[str, float]]
     networks: list[dict[str, dict[str, float]]]
     ranks: Int32[np.ndarray, 'scorers rules rows']
+    without_counts: dict[str, dict[str, float]] | None = None
 
 
 class Evaluator:
@@ -54,6 +58,7 @@ class Evaluator:
         ensemble: Ensemble,
         holdout: Holdout,
         devices: Sequence[jax.Device] | None = None,
+        counts: CountMember | None = None,
     ):
         """Copies the held-out set to the devices.
 
@@ -62,10 +67,12 @@ class Evaluator:
           ensemble: the networks.
           holdout: the items to find.
           devices: devices of this process; None: all that it has.
+          counts: transition counts that are added to the networks' scores.
         """
         self._devices = tuple(devices or jax.local_devices())
         self._ensemble, self._ks, self._num_rows = ensemble, options.ks, len(holdout.targets)
-        self._score, self._rank = _compiled(ensemble, self._devices)
+        self._score, self._rank, self._rank_weights = _compiled(ensemble, self._devices)
+        self._histories, self._counts, self._rule = holdout.histories, counts, options.rule
         network, count = ensemble.network, len(self._devices)
         rows = _rows_at_a_time(options.batch_size, ensemble, self._devices[0].platform)
         batches = list(
@@ -83,16 +90,17 @@ class Evaluator:
         Raises:
           RunError: a score is NaN or infinite.
         """
-        if jax.process_count() > 1:  # the copies of other processes are out of reach
-            params = jax.tree.map(lambda x: x.addressable_data(0), params)
-        count = self._ensemble.num_networks
-        networks = [take(params, n, self._devices) for n in range(count)]
+        networks = self._networks(params)
+        count = len(networks)
 
-        def compute(_: np.ndarray, batch: EvalBatch) -> tuple[Array, Array]:
+        def compute(index: np.ndarray, batch: EvalBatch) -> tuple[Array, Array]:
             scores = [self._score(network, batch.items) for network in networks]
+            if self._counts is not None:
+                scores.append(self._counts.scores(self._histories, index))
             return self._rank(scores, *batch[1:])
 
-        ranks, finite = np.zeros((count + 1, len(RULES), self._num_rows), np.int32), True
+        scorers = count + 1 + (self._counts is not None)
+        ranks, finite = np.zeros((scorers, len(RULES), self._num_rows), np.int32), True
         for index, (found, all_finite) in compute_ahead(self._batches, compute, _AHEAD):
             ranks[..., index] = np.moveaxis(found, 0, -1)
             finite &= bool(all_finite.all())
@@ -101,8 +109,43 @@ class Evaluator:
             ranks, finite = shares.sum(0), bool(all_finite.all())
         if not finite:
             raise RunError('The scores of the model are not finite; its parameters are damaged.')
-        whole, *alone = [metrics_by_rule(r, self._ks) for r in ranks]
-        return Result(whole, alone, ranks)
+        whole, *others = [metrics_by_rule(r, self._ks) for r in ranks]
+        return Result(whole, others[:count], ranks[: count + 1], *others[count:])
+
+    def find_weight(
+        self, params: PyTree[Float[Array, 'networks ...']], model: CountModel
+    ) -> dict[float, float]:
+        """Tries `WEIGHTS` of transition counts on this held-out set.
+
+        Returns:
+          {weight: NDCG@10 under the run's rule}. A weight multiplies the counts before they are
+          added to the sum of the networks' scores, so it grows with the number of networks.
+        """
+        networks = self._networks(params)
+        weights = np.array(WEIGHTS, np.float32) * len(networks)
+        counts = [CountMember(model, float(weight)) for weight in weights]
+
+        def compute(index: np.ndarray, batch: EvalBatch) -> Array:
+            scores = sum(self._score(network, batch.items) for network in networks)
+            unweighted = CountMember(model, 1.0).scores(self._histories, index)
+            return self._rank_weights(scores, unweighted, weights, *batch[1:])
+
+        ranks = np.zeros((len(weights), len(RULES), self._num_rows), np.int32)
+        for index, found in compute_ahead(self._batches, compute, ahead=1):
+            ranks[..., index] = np.moveaxis(found, 0, -1)
+        if jax.process_count() > 1:
+            ranks = multihost_utils.process_allgather(ranks).sum(0)
+        rule = RULES.index(self._rule)
+        return {
+            member.weight: float(user_metrics(found[rule], 10)['NDCG@10'].mean())
+            for member, found in zip(counts, ranks, strict=True)
+        }
+
+    def _networks(self, params):
+        """The parameters of each network, on the devices of this process."""
+        if jax.process_count() > 1:  # the copies of other processes are out of reach
+            params = jax.tree.map(lambda x: x.addressable_data(0), params)
+        return [take(params, n, self._devices) for n in range(self._ensemble.num_networks)]
 
 
 @functools.lru_cache(4)
@@ -122,12 +165,33 @@ def _compiled(ensemble, devices):
         visible: Int[Array, ' rows'],
     ) -> tuple[Int[Array, 'rows scorers rules'], Bool[Array, ' rows']]:
         together = sum(scores)
-        ranks = [target_ranks(s, targets, others, visible) for s in (together, *scores)]
+        networks = scores[: ensemble.num_networks]
+        ranked = [together, *networks]
+        if len(scores) > len(networks):
+            ranked.append(sum(networks))
+        ranks = [target_ranks(s, targets, others, visible) for s in ranked]
         # The sum is finite only if the scores of all networks are.
         return jnp.moveaxis(jnp.stack(ranks), -1, 0), jnp.isfinite(together).all(-1)
 
+    def rank_weights(
+        scores: Float[Array, 'rows classes'],
+        counts: Float[Array, 'rows classes'],
+        weights: Float[Array, ' weights'],
+        targets: Int[Array, ' rows'],
+        others: Int[Array, 'rows width'],
+        visible: Int[Array, ' rows'],
+    ) -> Int[Array, 'rows weights rules']:
+        def ranks(weight):
+            return target_ranks(scores + weight * counts, targets, others, visible)
+
+        return jnp.moveaxis(jax.lax.map(ranks, weights), -1, 0)
+
     pmap = functools.partial(jax.pmap, devices=devices, axis_name=AXIS)
-    return pmap(score, in_axes=(None, 0)), pmap(rank)
+    return (
+        pmap(score, in_axes=(None, 0)),
+        pmap(rank),
+        pmap(rank_weights, in_axes=(0, 0, None, 0, 0, 0)),
+    )
 
 
 def _rows_at_a_time(most: int, ensemble: Ensemble, platform: str) -> int:

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Int32, Shaped
+
+from emkd_jax.data.dataset import Holdout
 
 RULES = ('window', 'history', 'none')
 
@@ -39,6 +41,38 @@ def target_ranks(
     in_window = jnp.arange(others.shape[1])[None, :] < visible[:, None]
     excluded = jnp.stack([(ahead & in_window).sum(1), ahead.sum(1)]).astype(jnp.int32)
     return jnp.concatenate([ranks[None] - excluded, ranks[None]])
+
+
+def host_ranks(
+    scores: Float[np.ndarray, 'rows classes'],
+    holdout: Holdout,
+    rows: Int[np.ndarray, ' rows'],
+    max_len: int,
+) -> Int32[np.ndarray, 'rules rows']:
+    """Ranks the targets of some rows of a held-out set, from 1, under each of `RULES`, with NumPy.
+
+    Items that tie are ordered by their ids, as a list of recommendations would have them.
+
+    Args:
+      scores: of classes 0..V.
+      holdout: the held-out set.
+      rows: the rows of the held-out set that `scores` belong to.
+      max_len: L; the input of a model shows the last L - 1 items of a history.
+    """
+    targets = holdout.targets[rows]
+    found = scores[np.arange(len(rows)), targets][:, None]
+    ahead = scores > found
+    ahead |= (scores == found) & (np.arange(scores.shape[1])[None] < targets[:, None])
+    ahead[:, 0] = False
+    ranks = np.empty((len(RULES), len(rows)), np.int32)
+    ranks[RULES.index('none')] = 1 + ahead.sum(1)
+    for rule, most in (('window', max_len - 1), ('history', None)):
+        left = ahead.copy()
+        for place, row in enumerate(rows):
+            history = holdout.histories[row]
+            left[place, history[len(history) - min(len(history), most or len(history)) :]] = False
+        ranks[RULES.index(rule)] = 1 + left.sum(1)
+    return ranks
 
 
 def user_metrics(

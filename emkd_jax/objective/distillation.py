@@ -1,10 +1,11 @@
 """The loss of a student, which learns from the labels and from a trained ensemble.
 
-The student imitates the distribution of the ensemble over the catalogue at the masked positions,
-after Hinton et al., "Distilling the knowledge in a neural network" (2015).
+The student imitates the distribution of the ensemble over the catalogue at every position that has
+a label, after Hinton et al., "Distilling the knowledge in a neural network" (2015).
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,37 +16,74 @@ from jaxtyping import Array, Float, Int, PyTree, UInt32
 from emkd_jax.model import hash_rng
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.model.precision import accumulation_dtype
+from emkd_jax.objective import next_item
 from emkd_jax.objective.catalogue_loss import BLOCK, block_logits, label_hits, over_blocks
 from emkd_jax.objective.emkd import PARTS, Batch, Capacity
 from emkd_jax.objective.masking import masked_positions
+from emkd_jax.objective.next_item import PackedBatch, label_weights
 
 
 def student_loss(
     params: PyTree,
     ensemble: Ensemble,
     options: ml_collections.ConfigDict,
-    batch: Batch,
-    capacity: Capacity,
+    batch: Batch | PackedBatch,
     teacher_params: PyTree,
     teacher: Ensemble,
+    capacity: Capacity | None = None,
     key: UInt32[Array, ''] | None = None,
     axis_name: str | None = None,
 ) -> tuple[Float[Array, ''], dict[str, Array]]:
-    """Computes this device's share of a student's loss. It returns what `emkd_loss` returns.
+    """Computes this device's share of a student's loss. It returns what `emkd_loss` or
+    `next_item_loss` returns.
 
-        total = masked_items + weight kd,   kd = KL(softmax(mean_n z_n / t) || softmax(z / t))
+        total = cross_entropy + weight kd,   kd = KL(softmax(mean_n z_n / t) || softmax(z / t))
 
     Here z are the logits of the student and z_n those of the teacher's networks, which see the same
-    views without dropout.
+    input without dropout.
 
     Args:
       params: parameters of the student.
       ensemble: the student, which is one network.
       options: `config.distill`.
-      batch, capacity, key, axis_name: as for `emkd_loss`.
       teacher_params: parameters of the teacher, which get no gradient.
-      teacher: the ensemble that teaches.
+      teacher: the ensemble that teaches, on the same task.
+      batch, capacity, key, axis_name: as for `emkd_loss` or `next_item_loss`.
     """
+    params = ensemble.effective(params)
+    teacher_params = teacher.effective(teacher_params)
+    positions = _packed_positions if isinstance(batch, PackedBatch) else _masked_positions
+    at = positions(params, ensemble, batch, teacher_params, teacher, capacity, key, axis_name)
+    cross_entropy, divergence = _labels_and_teacher(
+        at.student,
+        *ensemble.network.item_head_of(params),
+        at.labels,
+        at.weights.astype(accumulation_dtype(at.student.dtype)),
+        jax.lax.stop_gradient((at.teacher, *teacher.network.item_head_of(teacher_params))),
+        options.temperature,
+        BLOCK,
+    )
+    names = next_item.PARTS if isinstance(batch, PackedBatch) else PARTS
+    parts = dict.fromkeys(names, jnp.zeros((), cross_entropy.dtype))
+    parts |= {names[0]: cross_entropy, 'kd': divergence}
+    total = cross_entropy + options.weight * divergence
+    return total, parts | {'masked': at.count, 'overflow': at.overflow}
+
+
+class _Positions(NamedTuple):
+    """Hidden states of student and teacher where there are labels."""
+
+    student: Float[Array, 'one positions dim']
+    teacher: Float[Array, 'networks positions dim']
+    labels: Int[Array, ' positions']
+    weights: Float[Array, ' positions']
+    count: Int[Array, '']
+    overflow: Int[Array, '']
+
+
+def _masked_positions(
+    params, ensemble, batch, teacher_params, teacher, capacity, key, axis_name
+) -> _Positions:
     num_views, _, slots = batch.views.items.shape
     items = batch.views.items.reshape(-1, slots)
     row_keys = None
@@ -53,24 +91,27 @@ def student_loss(
         views = jnp.arange(num_views)[:, None]
         row_keys = hash_rng.fold(key, views, batch.row_ids[None]).reshape(-1)
     masked = masked_positions(batch.views.labels, capacity.all_views, axis_name)
-    student_hidden = ensemble.hidden(params, items, row_keys)[:, masked.row, masked.slot]
-    teacher_hidden = teacher.hidden(teacher_params, items)[:, masked.row, masked.slot]
-    cross_entropy, divergence = _labels_and_teacher(
-        student_hidden,
-        params['item_head_kernel'],
-        params['item_head_bias'],
+    return _Positions(
+        ensemble.hidden(params, items, row_keys)[:, masked.row, masked.slot],
+        teacher.hidden(teacher_params, items)[:, masked.row, masked.slot],
         masked.label,
-        masked.weight.astype(accumulation_dtype(student_hidden.dtype)),
-        jax.lax.stop_gradient(
-            (teacher_hidden, teacher_params['item_head_kernel'], teacher_params['item_head_bias'])
-        ),
-        options.temperature,
-        BLOCK,
+        masked.weight,
+        masked.count,
+        masked.overflow,
     )
-    parts = dict.fromkeys(PARTS, jnp.zeros((), cross_entropy.dtype))
-    parts |= {'masked_items': cross_entropy, 'kd': divergence}
-    total = cross_entropy + options.weight * divergence
-    return total, parts | {'masked': masked.count, 'overflow': masked.overflow}
+
+
+def _packed_positions(
+    params, ensemble, batch, teacher_params, teacher, capacity, key, axis_name
+) -> _Positions:
+    del capacity
+    row_keys = None if key is None else hash_rng.fold(key, 0, batch.row_ids)
+    student = ensemble.hidden(params, batch.items, row_keys, batch.segments)
+    taught = teacher.hidden(teacher_params, batch.items, segments=batch.segments)
+    labels = batch.labels.reshape(-1)
+    weights, count = label_weights(labels, accumulation_dtype(student.dtype), axis_name)
+    states = (x.reshape(len(x), labels.size, x.shape[-1]) for x in (student, taught))
+    return _Positions(*states, labels, weights, count, jnp.zeros((), jnp.int32))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))

@@ -82,6 +82,7 @@ def emkd_loss(
       number of masked positions on this device, and 'overflow', the number of those that were left
       out because the buffers were full.
     """
+    params = ensemble.effective(params)
     num_views, rows, slots = batch.views.items.shape
     items = jnp.concatenate([batch.views.items, batch.sequences[None]])
     row_keys = None
@@ -104,8 +105,7 @@ def emkd_loss(
 
     parts['masked_items'], parts['kd'] = catalogue_loss(
         chosen[:, : capacity.all_views],
-        params['item_head_kernel'],
-        params['item_head_bias'],
+        *ensemble.network.item_head_of(params),
         masked.label,
         masked.weight.astype(parts['kd'].dtype),
         hyper.temperature if distils(ensemble, hyper) else None,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from emkd_jax.data.packing import Packing
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.objective.catalogue_loss import BLOCK, catalogue_loss
 from emkd_jax.objective.emkd import distils
@@ -45,7 +46,7 @@ class Cost(NamedTuple):
 def step_cost(
     configs: Sequence[ml_collections.ConfigDict],
     ensemble: Ensemble,
-    lengths: np.ndarray,
+    rows: np.ndarray | Packing,
     most_attributes: int,
     devices: Sequence[jax.Device],
 ) -> Cost | None:
@@ -54,7 +55,7 @@ def step_cost(
     Args:
       configs: the options of each run that takes this step.
       ensemble: the networks, with the activation type of the devices.
-      lengths: number of items in each training window.
+      rows: training windows or packed rows.
       most_attributes: the largest number of attributes of an item.
       devices: the devices to compile for; they need not exist here.
 
@@ -69,10 +70,11 @@ def step_cost(
     states = jax.tree.map(lambda leaf: shape((*runs, *leaf.shape), leaf.dtype), state)
     varying = stack_hyper_parameters(configs)
     data = TrainingData(
-        shape((len(lengths), config.model.max_len), jnp.int32),
+        jax.tree.map(lambda array: shape(array.shape, jnp.int32), rows),
         shape((num_items + 1, most_attributes), jnp.int32),
         varying,
     )
+    lengths = None if isinstance(rows, Packing) else (rows > 0).sum(1)
     steps: Any = compile_train_steps(config, ensemble, lengths, devices)
     scalar, requests = shape((), jnp.int32), shape((len(devices),), jnp.int32)
     began = time.monotonic()
@@ -87,8 +89,11 @@ def step_cost(
     # XLA counts the body of a loop once: the other blocks of the catalogue are added.
     repeats = len(configs) * ((num_items + 1) // BLOCK - 1)
     if repeats > 0:
-        rows = rows_per_device(config.train.batch_size, len(devices))
-        positions = make_capacity(config.objective, lengths, rows).all_views
+        per_device = rows_per_device(config.train.batch_size, len(devices))
+        if lengths is None:
+            positions = per_device * config.train.row_width
+        else:
+            positions = make_capacity(config.objective, lengths, per_device).all_views
         distilled = distils(ensemble, varying.over(hyper_parameters(config)))
         passes = _compile_block(ensemble, positions, devices[0], 1.0 if distilled else None)
         block_flops, block_moved = _counts(passes)

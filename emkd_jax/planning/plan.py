@@ -61,15 +61,19 @@ def _plan(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> d
     data, batch_size = experiment.data, config.train.batch_size
     runs = expand_sweep(experiment.config)[: config.train.max_together]
     ensemble = make_ensemble(
-        runs[0].config, data.num_items, data.num_attributes, devices[0].platform
+        runs[0].config,
+        data.num_items,
+        data.num_attributes,
+        devices[0].platform,
+        data.item_attributes,
     )
-    lengths, memory = (experiment.windows > 0).sum(1), device_memory(devices)
+    memory = device_memory(devices)
 
     def cost_of_batch(size: int) -> Cost | None:
         configs = [run.config.copy_and_resolve_references() for run in runs]
         for changed in configs:
             changed.train.batch_size = size
-        return step_cost(configs, ensemble, lengths, data.item_attributes.shape[1], devices)
+        return step_cost(configs, ensemble, experiment.rows, data.item_attributes.shape[1], devices)
 
     cost = cost_of_batch(batch_size)
     known = math.isfinite(memory)

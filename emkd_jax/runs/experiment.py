@@ -12,8 +12,11 @@ from jaxtyping import Int32
 from emkd_jax import data
 from emkd_jax.config import check_config
 from emkd_jax.data.dataset import Dataset, Split
+from emkd_jax.data.packing import Packing, pack
 from emkd_jax.data.splits import leave_one_out, windows
 from emkd_jax.errors import UserError
+from emkd_jax.evaluation.counts import choose_settings
+from emkd_jax.model.counts import CountModel
 from emkd_jax.model.ensemble import Ensemble, make_ensemble
 from emkd_jax.training.step import TrainState, init_state, make_optimizer
 
@@ -29,14 +32,28 @@ class Experiment:
     optimizer: optax.GradientTransformation
 
     @functools.cached_property
-    def windows(self) -> Int32[np.ndarray, 'windows slots']:
-        """Training windows, padded on the left with 0."""
-        return windows(self.split.train, self.config.model.max_len, self.config.data.window_step)
+    def rows(self) -> Int32[np.ndarray, 'windows slots'] | Packing:
+        """What is trained on: windows padded on the left with 0, or packed rows."""
+        train, max_len = self.split.train, self.config.model.max_len
+        if self.ensemble.network.encoder.task == 'next_item':
+            return pack(train, max_len, self.config.train.row_width)
+        return windows(train, max_len, self.config.data.window_step)
 
     @functools.cached_property
     def counts(self) -> dict[str, int]:
-        """Numbers of users, items, interactions, attributes and windows."""
-        return self.data.counts() | {'windows': len(self.windows)}
+        """Numbers of users, items, interactions, attributes, and of windows or packed rows."""
+        rows = self.rows
+        of_rows = rows.counts if isinstance(rows, Packing) else {'windows': len(rows)}
+        return self.data.counts() | of_rows
+
+    @functools.cached_property
+    def count_model(self) -> CountModel:
+        """The transition counts of the training histories, which are a baseline of every run."""
+        options, num_items = self.config, self.data.num_items
+        settings = choose_settings(
+            self.data.name, self.split, num_items, options.model.max_len, options.eval.search_counts
+        )
+        return CountModel(self.split.train, num_items, settings)
 
     def with_config(self, config: ml_collections.ConfigDict) -> 'Experiment':
         """The same data with another model or objective."""
@@ -44,10 +61,10 @@ class Experiment:
             self,
             config=config,
             optimizer=make_optimizer(config.optimizer.learning_rate),
-            ensemble=make_ensemble(config, self.data.num_items, self.data.num_attributes),
+            ensemble=_ensemble(config, self.data),
         )
-        if _window_shape(config) == _window_shape(self.config):
-            other.__dict__['windows'] = self.windows  # large logs are not cut and held twice
+        if _shape_of_rows(other) == _shape_of_rows(self):
+            other.__dict__['rows'] = self.rows  # large logs are not cut and held twice
         return other
 
     def initial_state(self) -> TrainState:
@@ -82,10 +99,18 @@ def make_experiment(
         config,
         dataset,
         split,
-        make_ensemble(config, dataset.num_items, dataset.num_attributes),
+        _ensemble(config, dataset),
         make_optimizer(config.optimizer.learning_rate),
     )
 
 
-def _window_shape(config: ml_collections.ConfigDict) -> tuple[int, int]:
-    return config.model.max_len, config.data.window_step
+def _ensemble(config: ml_collections.ConfigDict, data: Dataset) -> Ensemble:
+    return make_ensemble(
+        config, data.num_items, data.num_attributes, item_attributes=data.item_attributes
+    )
+
+
+def _shape_of_rows(experiment: Experiment) -> tuple[str, int, int, int]:
+    config = experiment.config
+    task = experiment.ensemble.network.encoder.task
+    return task, config.model.max_len, config.data.window_step, config.train.row_width

@@ -131,7 +131,7 @@ def _train_together(
     trainer = Trainer(
         config,
         experiment.ensemble,
-        experiment.windows,
+        experiment.rows,
         experiment.data.item_attributes,
         stack_states(states),
         stack_hyper_parameters([run.experiment.config for run in runs]),
@@ -144,7 +144,9 @@ def _train_together(
     epoch = trainer.epoch
     began = saved = time.monotonic()
     every_steps, every_minutes = config.checkpoint.every_steps, config.checkpoint.every_minutes
-    bar = ProgressBar(trainer.num_steps, trainer.step, config.train.batch_size * len(runs))
+    bar = ProgressBar(
+        trainer.num_steps, trainer.step, trainer.sequences_per_step * len(runs)
+    )
 
     def request() -> Request:
         if signals.requested:
@@ -192,7 +194,9 @@ def _train_together(
     for run in runs:
         run.checkpoints.seal(wait=True)
     signals.at_once = True
-    return [run.finish(trainer.step, spent()) for run in runs]
+    return [
+        run.finish(validate, trainer.step, spent(), trainer.sequences_per_step) for run in runs
+    ]
 
 
 def _common_step(runs: Sequence[TrainingRun]) -> int | None:

@@ -14,6 +14,7 @@ from emkd_jax.data.atomic import write_json
 from emkd_jax.errors import UserError
 from emkd_jax.evaluation import Evaluator
 from emkd_jax.evaluation.baselines import evaluate_baselines
+from emkd_jax.evaluation.counts import CountMember
 from emkd_jax.runs.console import banner, print_table, say
 from emkd_jax.runs.experiment import Experiment
 from emkd_jax.runs.workdir import check_data, writing
@@ -51,18 +52,34 @@ def announce(experiment: Experiment, folder: epath.Path) -> None:
     )
 
 
-def evaluate_test(experiment: Experiment, params: PyTree) -> dict[str, Any]:
-    """The part of results.json that a test of `params` (on all devices) fills."""
+def evaluate_test(
+    experiment: Experiment, params: PyTree, counts: CountMember | None = None
+) -> dict[str, Any]:
+    """The part of results.json that a test fills.
+
+    Args:
+      experiment: the configuration, data and model.
+      params: the parameters, on all devices.
+      counts: transition counts that are added to the networks' scores.
+    """
     config, split, data = experiment.config, experiment.split, experiment.data
-    result = Evaluator(config.eval, experiment.ensemble, split.test)(params)
-    return {
+    result = Evaluator(config.eval, experiment.ensemble, split.test, counts=counts)(params)
+    found: dict[str, Any] = {}
+    if counts is not None:
+        found = {'without_counts': result.without_counts, 'counts': counts.to_json()}
+    return found | {
         'config': to_json(config),
         'data': experiment.counts
         | {'name': data.name, 'stand_in': data.stand_in, 'fingerprint': data.fingerprint},
         'test': result.ensemble,
         'networks': result.networks,
         'floors': evaluate_baselines(
-            split.train, split.test, data.num_items, config.model.max_len, config.eval.ks
+            split.train,
+            split.test,
+            data.num_items,
+            config.model.max_len,
+            config.eval.ks,
+            experiment.count_model,
         ),
         'device': device_name(),
         'versions': versions(),
@@ -127,6 +144,11 @@ def print_tests(results: dict[str, Any]) -> None:
     data, rule = results['data'], results['config']['eval']['rule']
     stand_in = ' (STAND-IN DATA)' if data['stand_in'] else ''
     rows = {'ensemble': results['test'][rule]}
+    if 'counts' in results:
+        rows = {
+            'ensemble and counts': results['test'][rule],
+            'ensemble': results['without_counts'][rule],
+        }
     rows |= {f'network {n}': network[rule] for n, network in enumerate(results['networks'])}
     rows |= {f'baseline: {name}': base[rule] for name, base in results['floors'].items()}
     columns = ['HR@10', 'NDCG@10', 'MRR@10']

@@ -14,8 +14,10 @@ from emkd_jax.config import from_json
 from emkd_jax.data.cache import holds_dataset, read_dataset
 from emkd_jax.data.dataset import Dataset
 from emkd_jax.errors import UserError
+from emkd_jax.evaluation.counts import CountMember
 from emkd_jax.runs.checkpoints import read_best
 from emkd_jax.runs.console import say
+from emkd_jax.runs.counts import read_counts
 from emkd_jax.runs.experiment import Experiment, make_experiment
 from emkd_jax.runs.metrics_log import read_log
 from emkd_jax.runs.results import announce, evaluate_test, print_tests, read_results
@@ -78,6 +80,11 @@ class TrainedRun:
     def params(self) -> PyTree:
         """Parameters of the best checkpoint: host arrays with a leading axis of networks."""
         return self._best[0]
+
+    @functools.cached_property
+    def counts(self) -> CountMember | None:
+        """The transition counts that recommend with the networks; None where there are none."""
+        return read_counts(self.folder, self.experiment)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -142,7 +149,8 @@ def stored_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
 def evaluate(run: TrainedRun) -> dict[str, Any]:
     """`--mode=evaluate`: tests the best checkpoint, prints the tables and returns the results."""
     announce(run.experiment, run.folder)
-    results = evaluate_test(run.experiment, replicate(run.params, jax.devices()))
+    params = replicate(run.params, jax.devices())
+    results = evaluate_test(run.experiment, params, run.counts)
     print_tests(results)
     return results
 

@@ -4,10 +4,13 @@ from typing import Any
 
 import jax
 from etils import epath
+from jaxtyping import PyTree
 
-from emkd_jax.evaluation import Result
+from emkd_jax.evaluation import Evaluator, Result
+from emkd_jax.evaluation.counts import CountMember
 from emkd_jax.runs.checkpoints import Checkpoints
 from emkd_jax.runs.console import say
+from emkd_jax.runs.counts import write_counts
 from emkd_jax.runs.experiment import Experiment
 from emkd_jax.runs.metrics_log import MetricsLog
 from emkd_jax.runs.results import evaluate_test, write_results
@@ -83,22 +86,43 @@ class TrainingRun:
         """Starts to write a checkpoint; `spent` holds 'seconds' and 'timed'."""
         self.checkpoints.save(state, self.record | spent)
 
-    def finish(self, step: int, spent: dict[str, Any]) -> dict[str, Any]:
-        """Tests the best checkpoint after the last `step`; writes and returns the results."""
+    def finish(
+        self, validate: Evaluator, step: int, spent: dict[str, Any], sequences: float
+    ) -> dict[str, Any]:
+        """Tests the best checkpoint; writes and returns the results.
+
+        Args:
+          validate: the evaluator of the validation set.
+          step: the last step.
+          spent: 'seconds' and 'timed'.
+          sequences: training sequences in a step.
+        """
         best, timed = self.record['best'], spent['timed']
         shapes = self.experiment.state_shapes()
         state, _ = self.checkpoints.restore(best['step'], shapes)
-        tested = evaluate_test(self.experiment, replicate(state.params, jax.devices()))
+        params = replicate(state.params, jax.devices())
+        counts = self._find_counts(validate, params)
+        tested = evaluate_test(self.experiment, params, counts)
         self.log('test', step, best['epoch'], tested['test'])
         self._log.close()
         self.checkpoints.close()
-        batch_size = self.experiment.config.train.batch_size
         results = tested | {
             'best_epoch': best['epoch'],
             'best_validation': best['value'],
             'steps': step,
             'seconds': spent['seconds'],
-            'sequences_per_second': batch_size * timed['steps'] / max(timed['seconds'], 1e-9),
+            'sequences_per_second': sequences * timed['steps'] / max(timed['seconds'], 1e-9),
         }
         write_results(self.folder, results)
         return results
+
+    def _find_counts(self, validate: Evaluator, params: PyTree) -> CountMember | None:
+        """Finds the weight of the transition counts on validation, and keeps it in the workdir."""
+        if not self.experiment.config.ensemble.counts:
+            return None
+        say('Looking for the weight of the transition counts on validation.')
+        model = self.experiment.count_model
+        tried = validate.find_weight(params, model)
+        member = CountMember(model, max(tried, key=lambda weight: tried[weight]))
+        write_counts(self.folder, member, tried)
+        return member

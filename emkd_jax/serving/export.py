@@ -68,13 +68,18 @@ def _serialize(model: Model, slots: int) -> bytearray:
     """The scoring function, with the parameters inside, in the form of `jax.export`."""
     data = model.dataset
     # Activations are float32 on every platform unless model.dtype says otherwise.
-    ensemble = make_ensemble(model.config, data.num_items, data.num_attributes, platform='cpu')
+    ensemble = make_ensemble(
+        model.config, data.num_items, data.num_attributes, 'cpu', data.item_attributes
+    )
     networks = ensemble.split(jax.tree.map(jnp.asarray, model.params))
 
     def scores(histories: Int[Array, 'batch slots']) -> Float[Array, 'batch items']:
         mask = jnp.full((histories.shape[0], 1), ensemble.network.mask_token, jnp.int32)
         items = jnp.concatenate([histories, mask], axis=1)
-        return ensemble.score(networks, items)[:, 1:]
+        found = ensemble.score(networks, items)
+        if (counts := model.counts) is not None:
+            found = found + counts.weight * counts.model.device_scores(histories)
+        return found[:, 1:]
 
     (batch,) = jax_export.symbolic_shape('batch')
     with _no_source_lines():

@@ -20,6 +20,7 @@ from emkd_jax.data.dataset import Dataset, Ragged
 from emkd_jax.data.splits import leave_one_out
 from emkd_jax.errors import UserError
 from emkd_jax.evaluation import Evaluator
+from emkd_jax.evaluation.counts import CountMember
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.runs.experiment import Experiment, make_experiment
 from emkd_jax.runs.results import read_results, versions
@@ -56,7 +57,11 @@ def load(path: epath.PathLike) -> 'Model':
     config, params = from_json(read_config(folder)), load_weights(folder / _WEIGHTS)
     experiment = make_experiment(config, read_dataset(folder / _DATA))
     check_weights(params, experiment.state_shapes().params, folder / _WEIGHTS)
-    return Model(experiment, params, read_results(folder, _CARD) or {})
+    card = read_results(folder, _CARD) or {}
+    counts = None
+    if stored := card.get('counts'):
+        counts = CountMember.from_json(stored, experiment.split, experiment.data.num_items)
+    return Model(experiment, params, card, counts)
 
 
 class Model:
@@ -74,16 +79,23 @@ class Model:
       titles: titles of the items, in the same order; empty if the data has none.
       ensemble: the networks.
       params: their parameters, as host arrays with a leading axis of networks.
+      counts: the transition counts that recommend with them, if the run has some.
       results: 'test' has the metrics on the test items by rule, if the run has finished; 'epoch' is
         the epoch of the parameters.
       ids: finds items and users by their ids.
     """
 
-    def __init__(self, experiment: Experiment, params: PyTree, results: dict[str, Any]):
+    def __init__(
+        self,
+        experiment: Experiment,
+        params: PyTree,
+        results: dict[str, Any],
+        counts: CountMember | None = None,
+    ):
         self.config, self.dataset = experiment.config, experiment.data
         self.item_ids, self.user_ids = self.dataset.item_ids, self.dataset.user_ids
         self.titles = np.array(self.dataset.titles, object)
-        self.ensemble, self.params = experiment.ensemble, params
+        self.ensemble, self.params, self.counts = experiment.ensemble, params, counts
         self.results = {name: results.get(name) for name in ('test', 'epoch')}
         self.ids = IdIndex(self.dataset)
 
@@ -94,7 +106,8 @@ class Model:
         Raises:
           UserError: the run has no validated checkpoint yet.
         """
-        return cls(run.experiment, run.params, run.results | {'epoch': run.record['best']['epoch']})
+        results = run.results | {'epoch': run.record['best']['epoch']}
+        return cls(run.experiment, run.params, results, run.counts)
 
     def recommend(
         self,
@@ -122,7 +135,7 @@ class Model:
 
         Returns:
           A table with the columns row (the place in `histories`) or user, rank (from 1), item,
-          score (the sum of the networks' logits) and, if the data has titles, title.
+          score (the sum of the networks' logits and of the weighted counts) and, if the data has titles, title.
 
         Raises:
           UserError: an argument is not allowed, or an id is not known and `strict` is set.
@@ -153,12 +166,12 @@ class Model:
     ) -> Float32[np.ndarray, 'rows items']:
         """Scores every item as the continuation of each history, in the order of `item_ids`.
 
-        A score is the sum of the networks' logits.
+        A score is the sum of the networks' logits and of the weighted transition counts.
 
         Raises:
           UserError: an id is not known and `strict` is set.
         """
-        return self._for_each(_score, len(self.item_ids), histories, strict)
+        return self._for_each(_score, len(self.item_ids), histories, strict, self.counts)
 
     def embeddings(
         self, histories: Iterable[Iterable[Any]], *, strict: bool = False
@@ -195,7 +208,8 @@ class Model:
         if not len(test.targets):
             raise UserError(f'{dataset.name} has no test items; a user needs three events.')
         params = replicate(self.params, jax.local_devices())
-        return Evaluator(self.config.eval, self.ensemble, test)(params).ensemble
+        evaluator = Evaluator(self.config.eval, self.ensemble, test, counts=self.counts)
+        return evaluator(params).ensemble
 
     def save(self, folder: epath.PathLike) -> None:
         """Writes everything that `emkd_jax.load` needs to a new folder.
@@ -223,6 +237,7 @@ class Model:
             'name': config.name,
             'data': self.dataset.counts() | data,
             **self.results,
+            'counts': None if self.counts is None else self.counts.to_json(),
             'config': to_json(config),
             'versions': versions(),
         }
@@ -255,7 +270,8 @@ class Model:
             raise UserError('The items allowed and the items excluded leave no item to recommend.')
         networks = self._networks if network is None else [self._networks[network]]
         rows = self.config.eval.batch_size
-        return Recommender(self.ensemble, networks, allowed, k, exclude_seen, rows)
+        counts = self.counts if network is None else None
+        return Recommender(self.ensemble, networks, allowed, k, exclude_seen, rows, counts)
 
     def table(
         self,
@@ -287,17 +303,28 @@ class Model:
         return [replicate(one, jax.local_devices()) for one in self.ensemble.split(self.params)]
 
     def _for_each(
-        self, function: Callable[..., Any], width: int, histories: Iterable[Any], strict: bool
+        self,
+        function: Callable[..., Any],
+        width: int,
+        histories: Iterable[Any],
+        strict: bool,
+        counts: CountMember | None = None,
     ) -> Float32[np.ndarray, 'rows width']:
         unknown = Unknown(strict)
         rows = Ragged.from_rows(self._numbers(histories, unknown))
         unknown.report()
-        compute = functools.partial(compiled((None, 0), function, self.ensemble), self._networks)
+        compute = compiled((None, 0), function, self.ensemble)
         found = np.zeros((len(rows), width), np.float32)
         for places, values in in_batches(
-            self.ensemble, rows, lambda _, items: compute(items), self.config.eval.batch_size, width
+            self.ensemble,
+            rows,
+            lambda _, items: compute(self._networks, items),
+            self.config.eval.batch_size,
+            width,
         ):
             found[places] = values
+            if counts is not None:
+                found[places] += counts.scores(rows, places)[:, 1:]
         return found
 
     def _numbers(self, histories: Iterable[Any], unknown: Unknown) -> list[Int[np.ndarray, ' _']]:
@@ -316,10 +343,7 @@ def _score(
 def _embed(
     ensemble: Ensemble, networks: list[PyTree], items: Int[Array, 'rows slots']
 ) -> Float[Array, 'rows networks_times_dim']:
-    hidden: list[Any] = [
-        ensemble.network.apply({'params': params}, items, last_only=True) for params in networks
-    ]
-    return jnp.concatenate(hidden, axis=-1)[:, -1].astype(jnp.float32)
+    return jnp.concatenate(ensemble.states(networks, items), axis=-1).astype(jnp.float32)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32, PyTree
 from emkd_jax.data.dataset import Ragged
 from emkd_jax.errors import RunError
 from emkd_jax.evaluation.batches import compute_ahead, history_batches, last_values, padded_width
+from emkd_jax.evaluation.counts import CountMember
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.training.placement import AXIS
 
@@ -29,6 +30,7 @@ class Recommender:
         k: int,
         exclude_seen: bool,
         rows: int,
+        counts: CountMember | None = None,
     ):
         """Prepares the model on the devices of this process.
 
@@ -40,11 +42,13 @@ class Recommender:
           exclude_seen: whether to leave out all items of the history, including those that are too
             old for the input of the model.
           rows: the largest number of histories that a device computes at a time.
+          counts: transition counts that are added to the scores.
         """
         self._ensemble, self._networks, self._rows = ensemble, networks, rows
+        self._counts = counts
         self._allowed, self._exclude_seen = allowed, exclude_seen
         k = min(k, int(allowed.sum()))
-        self._best = compiled((None, None, 0, 0), _best_items, ensemble, k)
+        self._best = compiled((None, None, 0, 0, 0), _best_items, ensemble, k)
 
     def __call__(
         self, histories: Ragged, progress: Callable[[int], object] = lambda count: None
@@ -67,7 +71,8 @@ class Recommender:
             if self._exclude_seen:
                 longest = int(histories.lengths[index[index >= 0]].max())
                 seen = last_values(histories, index, padded_width(longest))
-            return self._best(self._networks, self._allowed, items, seen)
+            added = count_scores(self._counts, histories, index)
+            return self._best(self._networks, self._allowed, items, seen, added)
 
         batches = in_batches(self._ensemble, histories, best, self._rows, len(self._allowed))
         for index, (scores, items) in batches:
@@ -78,6 +83,15 @@ class Recommender:
                 found[place] = row[left], score[left]
             progress(len(index))
         return [item for item, _ in found], [score for _, score in found]
+
+
+def count_scores(
+    counts: CountMember | None, histories: Ragged, index: Int[np.ndarray, 'devices rows']
+) -> Float32[np.ndarray, 'devices rows _']:
+    """What is added to the networks' scores; a column of zeros where there are no counts."""
+    if counts is None:
+        return np.zeros((*index.shape, 1), np.float32)
+    return counts.scores(histories, index)
 
 
 def in_batches(
@@ -131,8 +145,9 @@ def _best_items(
     allowed: Bool[Array, ' classes'],
     items: Int[Array, 'rows slots'],
     seen: Int[Array, 'rows width'],
+    added: Float[Array, 'rows _'],
 ) -> tuple[Float[Array, 'rows k'], Int[Array, 'rows k']]:
-    scores = jnp.where(allowed[None], ensemble.score(networks, items), -jnp.inf)
+    scores = jnp.where(allowed[None], ensemble.score(networks, items) + added, -jnp.inf)
     scores = scores.at[jnp.arange(len(items))[:, None], seen].set(-jnp.inf)
     best_scores, best = jax.lax.top_k(scores, k)
     return best_scores, best

@@ -19,19 +19,42 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from emkd_jax.model import hash_rng
 from emkd_jax.model.ensemble import Ensemble
+from emkd_jax.objective import next_item
 from emkd_jax.objective.distillation import student_loss
 from emkd_jax.objective.emkd import PARTS, Batch, Capacity, emkd_loss
 from emkd_jax.objective.hyper_parameters import HyperParameters, hyper_parameters
-from emkd_jax.objective.masking import buffer_capacity, draw_views
+from emkd_jax.objective.masking import buffer_capacity
+from emkd_jax.objective.next_item import PackedBatch
+from emkd_jax.training.batches import (
+    DROPOUT,
+    Order,
+    draw_packed,
+    draw_windows,
+    epoch_order,
+    num_rows,
+    steps_per_epoch,
+)
 from emkd_jax.training.placement import AXIS, rows_per_device
 
-_ORDER, _MASKS, _DROPOUT = range(3)  # independent streams of random numbers
-SUMS = ('total', *PARTS, 'masked', 'overflow')
-FINITE_CHECKED = (*PARTS, 'gradients')  # a step counts only if all of these are finite
+
+
+def parts_of(ensemble: Ensemble) -> tuple[str, ...]:
+    """Returns the names of the parts of the loss, of which the first is the main one."""
+    return next_item.PARTS if ensemble.network.encoder.task == 'next_item' else PARTS
+
+
+def sums_of(ensemble: Ensemble) -> tuple[str, ...]:
+    """Returns the names of what is summed over the steps of an epoch."""
+    return ('total', *parts_of(ensemble), 'masked', 'overflow')
+
+
+def finite_checked(ensemble: Ensemble) -> tuple[str, ...]:
+    """Returns the names of what must be finite; otherwise the step does not count."""
+    return (*parts_of(ensemble), 'gradients')
 
 
 @flax.struct.dataclass
@@ -45,7 +68,7 @@ class TrainState:
       params: the parameters, with a leading axis of networks.
       opt_state: the state of the optimizer, with a leading axis of networks.
       seed: () uint32, the seed of the run.
-      sums: () float32 for each of `SUMS`, summed over the steps of this epoch so far.
+      sums: () float32 for each of `sums_of`, summed over the steps of this epoch so far.
     """
 
     step: PyTree
@@ -60,8 +83,8 @@ class Progress(NamedTuple):
 
     Attributes:
       step: (runs,) int32, the number of optimizer steps done.
-      sums: (runs,) for each of `SUMS`, as in the state.
-      broken: (runs, checked) bool, True for each of `FINITE_CHECKED` that is not finite in the step
+      sums: (runs,) for each of `sums_of`, as in the state.
+      broken: (runs, checked) bool, True for each of `finite_checked` that is not finite in the step
         after the last one that counted.
       request: () int32, the highest request that any device was given.
     """
@@ -76,13 +99,13 @@ class TrainingData(NamedTuple):
     """The arrays that the devices hold beside the state.
 
     Attributes:
-      windows: (windows, slots) int32 items, padded on the left with 0.
+      rows: (windows, slots) int32 items, padded on the left with 0; or a `Packing`.
       item_attributes: (items, most) int32, padded with -1.
       varying: (runs,) for each hyper-parameter in which the runs differ, and None for the others.
       teacher: the parameters of the ensemble that teaches, or None.
     """
 
-    windows: PyTree
+    rows: PyTree
     item_attributes: PyTree
     varying: HyperParameters = HyperParameters(*[None] * len(HyperParameters._fields))
     teacher: PyTree | None = None
@@ -104,7 +127,7 @@ def init_state(
         # An optimizer may reduce over the tree, which must not couple the networks.
         opt_state=jax.vmap(optimizer.init)(params),
         seed=hash_rng.fold(jnp.uint32(seed)),
-        sums={name: jnp.zeros(()) for name in SUMS},
+        sums={name: jnp.zeros(()) for name in sums_of(ensemble)},
     )
 
 
@@ -119,49 +142,13 @@ def unstack_states(stack: TrainState) -> list[TrainState]:
     return [jax.tree.map(lambda x: x[r], host) for r in range(len(host.step))]  # noqa: B023
 
 
-def steps_per_epoch(num_windows: int, batch_size: int) -> int:
-    """Returns the steps in which every window is seen once. The last batch may be short."""
-    return -(-num_windows // batch_size)
-
-
-def epoch_order(
-    seed: UInt32[Array, ''], epoch: Int[Array, ''], num_windows: int
-) -> Int[Array, ' windows']:
-    """Returns the order in which an epoch visits the windows."""
-    keys = hash_rng.fold(
-        jnp.broadcast_to(seed, num_windows), _ORDER, epoch, jnp.arange(num_windows)
-    )
-    return jnp.argsort(keys).astype(jnp.int32)
-
-
-def draw_batch(
-    state: TrainState,
-    order: Int[Array, ' windows'],
-    windows: Int[Array, 'windows slots'],
-    options: ml_collections.ConfigDict,
-    num_items: int,
-    batch_size: int,
-    row_ids: Int[Array, ' rows'],
-) -> Batch:
-    """Returns the rows `row_ids` of the global batch of step `state.step`, and their views."""
-    num_windows = windows.shape[0]
-    first = state.step % steps_per_epoch(num_windows, batch_size) * batch_size
-    places = first + row_ids
-    valid = places < num_windows
-    chosen = windows[order[jnp.minimum(places, num_windows - 1)]].astype(jnp.int32)
-    sequences = jnp.where(valid[:, None], chosen, 0)
-    key = hash_rng.fold(state.seed, _MASKS, state.step)
-    views = draw_views(key, sequences, row_ids, options.num_views, num_items, options.mask_prob)
-    return Batch(sequences, views, valid, row_ids)
-
-
 def gradients(
     state: TrainState,
-    batch: Batch,
+    batch: Batch | PackedBatch,
     loss: Callable[..., tuple[Float[Array, ''], dict[str, Array]]],
     axis_name: str | None = None,
 ) -> tuple[dict[str, Float[Array, '']], PyTree]:
-    """Returns each of `SUMS` for this step, and the gradients, both of the global batch.
+    """Returns each of `sums_of` for this step, and the gradients, both of the global batch.
 
     Args:
       state: the parameters, and the seed of the dropout.
@@ -169,12 +156,12 @@ def gradients(
       loss: a function of (params, batch, key) that returns this device's share, like `emkd_loss`.
       axis_name: the pmapped axis over which the global batch is spread.
     """
-    key = hash_rng.fold(state.seed, _DROPOUT, state.step)
+    key = hash_rng.fold(state.seed, DROPOUT, state.step)
     (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(
         state.params, batch=batch, key=key
     )
     values = {'total': total} | parts
-    values = {name: values[name].astype(jnp.float32) for name in SUMS}
+    values = {name: values[name].astype(jnp.float32) for name in state.sums}
     return (values, grads) if axis_name is None else jax.lax.psum((values, grads), axis_name)
 
 
@@ -193,13 +180,13 @@ def make_capacity(options: ml_collections.ConfigDict, lengths: np.ndarray, rows:
 
 def one_step(
     state: TrainState,
-    order: Int[Array, ' windows'],
+    order: Order,
     hyper: HyperParameters,
     data: TrainingData,
     row_ids: Int[Array, ' rows'],
     config: ml_collections.ConfigDict,
     ensemble: Ensemble,
-    capacity: Capacity,
+    capacity: Capacity | None,
     teacher: Ensemble | None = None,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Bool[Array, ' checked']]:
@@ -207,35 +194,43 @@ def one_step(
 
     Args:
       state: the state before the step.
-      order: the order of this epoch's windows.
+      order: the order of this epoch's rows.
       hyper: the hyper-parameters of this run.
-      data: the windows, the attributes, and the parameters of the teacher.
+      data: the training rows, the attributes, and the parameters of the teacher.
       row_ids: the rows of the global batch that this device computes.
       config: all other options.
       ensemble: the networks.
-      capacity: sizes of the buffers for masked positions.
+      capacity: sizes of the buffers for masked positions; None for packed rows.
       teacher: the ensemble that teaches. None means that the networks learn by the EMKD objective.
       axis_name: the pmapped axis over which the global batch is spread.
 
     Returns:
       The state after the step, or the state before it if something was not finite; and True for
-      each of `FINITE_CHECKED` that was not finite.
+      each of `finite_checked` that was not finite.
     """
     batch_size = config.train.batch_size
     ensemble = ensemble.with_dropout(hyper.dropout)
-    batch = draw_batch(
-        state,
-        order,
-        data.windows,
-        config.objective,
-        ensemble.network.num_items,
-        batch_size,
-        row_ids,
-    )
-    shared = {'ensemble': ensemble, 'capacity': capacity, 'axis_name': axis_name}
+    shared = {'ensemble': ensemble, 'axis_name': axis_name}
+    batch: Batch | PackedBatch
+    if ensemble.network.encoder.task == 'next_item':
+        batch = draw_packed(state.step, order, data.rows, batch_size, row_ids)
+        objective = next_item.next_item_loss
+    else:
+        batch = draw_windows(
+            state.seed,
+            state.step,
+            order,
+            data.rows,
+            config.objective,
+            ensemble.network.num_items,
+            batch_size,
+            row_ids,
+        )
+        objective = emkd_loss
+        shared['capacity'] = capacity
     if teacher is None:
         loss = functools.partial(
-            emkd_loss,
+            objective,
             options=config.objective,
             hyper=hyper,
             item_attributes=data.item_attributes,
@@ -250,19 +245,19 @@ def one_step(
             **shared,
         )
     values, grads = gradients(state, batch, loss, axis_name)
-    finite = [jnp.isfinite(values[part]) for part in PARTS]
+    finite = [jnp.isfinite(values[part]) for part in parts_of(ensemble)]
     finite.append(all_finite(grads))
     broken = ~jnp.stack(finite)
     optimizer = make_optimizer(hyper.learning_rate)
     with jax.numpy_dtype_promotion('standard'):  # optax raises floats to integer powers
         updates, opt_state = jax.vmap(optimizer.update)(grads, state.opt_state, state.params)
-    at_start = state.step % steps_per_epoch(data.windows.shape[0], batch_size) == 0
+    at_start = state.step % steps_per_epoch(len(order.rows), batch_size) == 0
     after = TrainState(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         opt_state=opt_state,
         seed=state.seed,
-        sums={name: jnp.where(at_start, 0, state.sums[name]) + values[name] for name in SUMS},
+        sums={name: jnp.where(at_start, 0, state.sums[name]) + values[name] for name in values},
     )
     kept = jax.tree.map(lambda new, old: jnp.where(broken.any(), old, new), after, state)
     return kept, broken
@@ -271,7 +266,7 @@ def one_step(
 def compile_train_steps(
     config: ml_collections.ConfigDict,
     ensemble: Ensemble,
-    lengths: np.ndarray,
+    lengths: np.ndarray | None,
     devices: Sequence[jax.Device],
     teacher: Ensemble | None = None,
 ) -> Callable[..., tuple[TrainState, Progress]]:
@@ -286,7 +281,7 @@ def compile_train_steps(
     Args:
       config: the options of the first run. The others differ in `data.varying` and their seeds.
       ensemble: the networks.
-      lengths: the number of items in each training window.
+      lengths: the number of items in each training window; None for packed rows.
       devices: all devices of the run. They may belong to a topology that is not present.
       teacher: the ensemble that teaches, whose parameters are `data.teacher`.
 
@@ -295,16 +290,15 @@ def compile_train_steps(
     """
     batch_size = config.train.batch_size
     rows = rows_per_device(batch_size, len(devices))
-    capacity = make_capacity(config.objective, lengths, rows)
+    capacity = None if lengths is None else make_capacity(config.objective, lengths, rows)
     shared_hyper = hyper_parameters(config)
 
     def many_steps(states, data, num_steps, request):
-        alone, num_windows = states.step.ndim == 0, data.windows.shape[0]
+        alone, per_epoch = states.step.ndim == 0, steps_per_epoch(num_rows(data.rows), batch_size)
         row_ids = jax.lax.axis_index(AXIS) * rows + jnp.arange(rows)
 
         def order_of(state):
-            epoch = state.step // steps_per_epoch(num_windows, batch_size)
-            return epoch_order(state.seed, epoch, num_windows)
+            return epoch_order(state.seed, state.step // per_epoch, data.rows)
 
         def step(state, order, varying):
             return one_step(
@@ -335,7 +329,7 @@ def compile_train_steps(
         # The loop depends on this maximum, so that its own all-reduces come later. If two of them
         # were independent, CPU devices might enter different ones, and XLA would abort.
         request = jax.lax.pmax(request, AXIS)
-        broken = jnp.zeros((*states.step.shape, len(FINITE_CHECKED)), bool)
+        broken = jnp.zeros((*states.step.shape, len(finite_checked(ensemble))), bool)
         start = jnp.minimum(request, 0), states, broken
         _, states, broken = jax.lax.while_loop(unfinished, body, start)
         return states, Progress(states.step, states.sums, broken, request)

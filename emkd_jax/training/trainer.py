@@ -9,17 +9,18 @@ import ml_collections
 import numpy as np
 from jaxtyping import Int32, PyTree
 
+from emkd_jax.data.packing import Packing
 from emkd_jax.errors import RunError
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.objective.hyper_parameters import HyperParameters
 from emkd_jax.training import placement
+from emkd_jax.training.batches import num_rows, steps_per_epoch
 from emkd_jax.training.step import (
-    FINITE_CHECKED,
     Progress,
     TrainingData,
     TrainState,
     compile_train_steps,
-    steps_per_epoch,
+    finite_checked,
     unstack_states,
 )
 
@@ -39,7 +40,7 @@ class Trainer:
       step: the number of optimizer steps done.
       per_epoch: the number of steps of an epoch.
       num_steps: the number of steps of the whole run.
-      means: for each run, the mean of each of `step.SUMS` over the steps of this epoch so far.
+      means: for each run, the mean of each of `step.sums_of` over the steps of this epoch so far.
       timed: the 'steps' that were timed and their 'seconds'. The first dispatch of each process
         compiles, and is not timed.
       speed: sequences per second of each run in the last `advance_to`. It is None if no step was
@@ -50,7 +51,7 @@ class Trainer:
         self,
         config: ml_collections.ConfigDict,
         ensemble: Ensemble,
-        windows: Int32[np.ndarray, 'windows slots'],
+        rows: Int32[np.ndarray, 'windows slots'] | Packing,
         item_attributes: Int32[np.ndarray, 'items most'],
         states: TrainState,
         varying: HyperParameters,
@@ -63,7 +64,7 @@ class Trainer:
         Args:
           config: the options of the first run.
           ensemble: the networks.
-          windows: the training windows, padded on the left with 0.
+          rows: the training windows, padded on the left with 0, or packed rows.
           item_attributes: the attribute ids of every item, padded with -1.
           states: the stacked states to start from, all after the same step.
           varying: the hyper-parameters in which the runs differ; see `TrainingData`.
@@ -71,7 +72,7 @@ class Trainer:
           timed: the value of `timed` with which earlier processes of the runs ended.
           teacher: the ensemble that teaches, and its parameters as host arrays.
         """
-        self.per_epoch = steps_per_epoch(len(windows), config.train.batch_size)
+        self.per_epoch = steps_per_epoch(num_rows(rows), config.train.batch_size)
         self.num_steps = config.train.num_steps or config.train.num_epochs * self.per_epoch
         self.step = int(np.max(states.step))
         self.means: list[dict[str, float]] = [{} for _ in names]
@@ -83,15 +84,25 @@ class Trainer:
         self._dispatch = config.train.steps_per_dispatch or (16 if self._queues else 4)
         self._devices = jax.devices()
         taught_by, teacher_params = teacher or (None, None)
-        self._advance = compile_train_steps(
-            config, ensemble, (windows > 0).sum(1), self._devices, taught_by
-        )
-        data = TrainingData(windows, item_attributes, varying, teacher_params)
+        self._checked = finite_checked(ensemble)
+        self._sequences_per_row = 1.0
+        lengths = None
+        if isinstance(rows, Packing):
+            self._sequences_per_row = len(rows.piece_starts) / num_rows(rows)
+        else:
+            lengths = (rows > 0).sum(1)
+        self._advance = compile_train_steps(config, ensemble, lengths, self._devices, taught_by)
+        data = TrainingData(rows, item_attributes, varying, teacher_params)
         self._data = placement.replicate(data, self._devices)
         self._requests = [placement.fill(request, self._devices) for request in Request]
         self._counts: dict[int, jax.Array] = {}
         self._compiled = False
         self._states = placement.replicate(_without_axis_of_one(states), self._devices)
+
+    @property
+    def sequences_per_step(self) -> float:
+        """Training sequences (windows, or pieces of histories) in a step, on average."""
+        return self._batch_size * self._sequences_per_row
 
     @property
     def epoch(self) -> int:
@@ -138,7 +149,7 @@ class Trainer:
             'steps': self.timed['steps'] + steps,
             'seconds': self.timed['seconds'] + seconds,
         }
-        self.speed = steps * self._batch_size / seconds if steps else None
+        self.speed = steps * self.sequences_per_step / seconds if steps else None
         return granted
 
     def unstacked(self) -> list[TrainState]:
@@ -166,7 +177,7 @@ class Trainer:
         steps, all_broken = np.atleast_1d(progress.step), np.atleast_2d(progress.broken)
         for name, step, broken in zip(self._names, steps, all_broken, strict=True):
             if broken.any():
-                parts = ', '.join(np.array(FINITE_CHECKED)[broken])
+                parts = ', '.join(np.array(self._checked)[broken])
                 of_run = f' of {name}' if name else ''
                 raise RunError(
                     f'Step {step + 1}{of_run}: {parts} not finite; the checkpoints before it are '

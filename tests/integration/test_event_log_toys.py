@@ -11,6 +11,7 @@ from emkd_jax import data as data_room
 from emkd_jax.data.splits import leave_one_out
 from emkd_jax.evaluation import Evaluator
 from emkd_jax.evaluation.baselines import evaluate_baselines
+from emkd_jax.model.counts import SETTINGS, CountModel
 from emkd_jax.model.ensemble import make_ensemble
 from tests.support.custom_data import load, prepared_in
 
@@ -67,7 +68,12 @@ def test_same_evaluation(both):
                 result.ensemble,
                 result.networks,
                 evaluate_baselines(
-                    split.train, split.test, data.num_items, config.model.max_len, config.eval.ks
+                    split.train,
+                    split.test,
+                    data.num_items,
+                    config.model.max_len,
+                    config.eval.ks,
+                    CountModel(split.train, data.num_items, SETTINGS['toys']),
                 ),
             )
         )

@@ -83,7 +83,7 @@ from emkd_jax.runs.experiment import make_experiment
 def begin(config, data, workdir, signals):
     experiment = make_experiment(config)
     experiment.state_shapes()
-    experiment.windows
+    experiment.rows
 
 loop.train = begin
 for line in sys.stdin:

@@ -15,11 +15,11 @@ class MeanOfItems(SequenceEncoder):
 
     has_slot_embeddings = False
 
-    def blocks(self, x, items, keys, last_only):
+    def blocks(self, x, segments, keys, last_only):
         """Computes the sum, and then applies the layers."""
-        slot = jnp.arange(items.shape[1])
+        slot = jnp.arange(segments.shape[1])
         age = (slot[:, None] - slot[None, :]).astype(jnp.float32)
-        weights = jnp.where((age >= 0)[None] & (items > 0)[:, None], 0.3 ** jnp.abs(age)[None], 0)
+        weights = jnp.where((age >= 0)[None] & (segments > 0)[:, None], 0.3 ** jnp.abs(age)[None], 0)
         x = jnp.einsum('rqk,rkd->rqd', weights.astype(x.dtype), x)
         if last_only:
             x = x[:, -1:]

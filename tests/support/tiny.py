@@ -19,7 +19,7 @@ def tiny_config(**changes):
         {
             'name': 'tiny',
             'model': {'max_len': 8, 'hidden_dim': 16, 'num_heads': 2},
-            'objective': {'num_views': 3, 'mask_prob': 0.3},
+            'objective': {'task': 'cloze', 'num_views': 3, 'mask_prob': 0.3},
             'train': {'batch_size': 8, 'num_epochs': 2},
             'eval': {'first_epoch': 1, 'every_epochs': 1, 'batch_size': 16},
         }
@@ -58,6 +58,11 @@ def tiny_experiment(config=None, data=None):
         config,
         data,
         leave_one_out(data),
-        make_ensemble(config, data.num_items, data.num_attributes),
+        make_ensemble(
+            config,
+            data.num_items,
+            data.num_attributes,
+            item_attributes=data.item_attributes,
+        ),
         make_optimizer(config.optimizer.learning_rate),
     )

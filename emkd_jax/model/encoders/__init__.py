@@ -8,14 +8,18 @@ import numpy as np
 from emkd_jax.errors import UserError
 from emkd_jax.model.encoders.base import SequenceEncoder
 from emkd_jax.model.encoders.bert4rec import BERT4Rec
+from emkd_jax.model.encoders.bsarec import BSARec
 from emkd_jax.model.encoders.caser import Caser
 from emkd_jax.model.encoders.gru4rec import GRU4Rec
 from emkd_jax.model.encoders.hstu import HSTU
 from emkd_jax.model.encoders.sasrec import SASRec
+from emkd_jax.model.encoders.sasrec_plus import SASRecPlus
 
 ENCODERS: dict[str, type[SequenceEncoder]] = {
     'bert4rec': BERT4Rec,
     'sasrec': SASRec,
+    'sasrec_plus': SASRecPlus,
+    'bsarec': BSARec,
     'gru4rec': GRU4Rec,
     'caser': Caser,
     'hstu': HSTU,
@@ -23,15 +27,30 @@ ENCODERS: dict[str, type[SequenceEncoder]] = {
 
 
 def make_encoder(
-    model: ml_collections.ConfigDict, num_items: int, dtype: np.dtype
+    model: ml_collections.ConfigDict, num_items: int, dtype: np.dtype, task: str = 'cloze'
 ) -> SequenceEncoder:
     """Makes the encoder that `config.model` describes.
+
+    Args:
+      model: `config.model`.
+      num_items: V.
+      dtype: type of the activations.
+      task: 'cloze', 'next_item', or 'auto' for the natural one of the encoder.
 
     Raises:
       UserError: there is no such encoder, or its options do not fit together.
     """
     encoder = ENCODERS.get(model.encoder) or _import_encoder(model.encoder)
-    return encoder.from_config(model, num_items, dtype)
+    if task == 'auto':
+        task = 'next_item' if encoder.packs else 'cloze'
+    if task == 'next_item' and not encoder.packs:
+        able = ', '.join(name for name, known in ENCODERS.items() if known.packs)
+        raise UserError(
+            f'model.encoder={model.encoder} cannot be trained with objective.task=next_item, which '
+            f'needs a causal encoder that keeps packed sequences apart; use one of {able}, or '
+            '--config.objective.task=cloze.'
+        )
+    return encoder.from_config(model, num_items, dtype, task)
 
 
 def _import_encoder(name: str) -> type[SequenceEncoder]:

@@ -11,9 +11,10 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from emkd_jax.errors import UserError
 from emkd_jax.model import hash_rng
-from emkd_jax.model.encoders.layers import ItemEmbedding, shift_right
+from emkd_jax.model.encoders.layers import ItemEmbedding, positions_in_segments, shift_right
 
 Items = Int[Array, 'rows slots']  # padded on the left with 0
+Segments = Int[Array, 'rows slots']  # the number of the sequence at each slot; 0 is padding
 SlotKeys = UInt32[Array, 'rows slots'] | None  # for `hash_rng.dropout`; None: no dropout
 Hidden = Float[Array, 'rows slots dim']
 HiddenOut = Float[Array, 'rows slots_out dim']  # slots_out: `slots`, or 1 with `last_only`
@@ -30,21 +31,26 @@ class SequenceEncoder(nn.Module):
         class MeanOfHistory(emkd.SequenceEncoder):
             has_slot_embeddings = False
 
-            def blocks(self, x, items, keys, last_only):
-                count = jnp.cumsum(items > 0, axis=1).clip(1)[..., None]
+            def blocks(self, x, segments, keys, last_only):
+                count = jnp.cumsum(segments > 0, axis=1).clip(1)[..., None]
                 mean = jnp.cumsum(x, axis=1) / count.astype(x.dtype)
                 return mean[:, -1:] if last_only else mean
 
-    The hidden state of slot t predicts the item at slot t. A bidirectional encoder reads the whole
-    row, in which the mask token hides this item. A causal encoder reads only the items before slot
-    t; for it, the base class shifts the input to the right by one slot. A masked slot is then a
-    next-item prediction after a corrupted history.
+    With the task 'cloze', a row is one sequence, and the hidden state of slot t predicts the item
+    at slot t. A bidirectional encoder reads the whole row, in which the mask token hides this item.
+    A causal encoder reads only the items before slot t; for it, the base class shifts the input to
+    the right by one slot. A masked slot is then a next-item prediction after a corrupted history.
+
+    With the task 'next_item', a row holds several sequences one after another, its segments, and
+    the hidden state of slot t predicts the item that follows slot t in its segment. Only a causal
+    encoder that keeps segments apart can be trained in this way; it says so with `packs = True`.
 
     An encoder must keep three rules, which `tests/unit/model/test_encoder_contract.py` checks:
 
     - Padding does not influence the hidden states of real slots.
     - An input of T slots gives the hidden states that it would have with padding on its left, as
       the rightmost T of `max_len` slots.
+    - With `packs`, the hidden states of a segment are those that it would have in a row of its own.
     - Random numbers come from `hash_rng` and the given keys alone, so that a run is the same on
       any number of devices.
 
@@ -60,6 +66,9 @@ class SequenceEncoder(nn.Module):
       dropout: the probability that an activation is dropped. It is a traced number where runs with
         different probabilities train together.
       dtype: type of the activations; parameters are float32.
+      task: 'cloze' or 'next_item'; see above.
+      tied: whether the item head shares its weights with the item embeddings, which then start
+        small.
     """
 
     num_items: int
@@ -69,7 +78,11 @@ class SequenceEncoder(nn.Module):
     num_heads: int
     dropout: hash_rng.Rate
     dtype: jnp.dtype
+    task: str = 'cloze'
+    tied: bool = False
 
+    packs: ClassVar[bool] = False  # keeps the segments of packed rows apart
+    scales_embeddings: ClassVar[bool] = False  # multiplies embedded items by sqrt(dim)
     causal: ClassVar[bool] = True  # reads only the items before a slot
     has_heads: ClassVar[bool] = False  # uses num_heads, which must divide dim
     has_slot_embeddings: ClassVar[bool] = True  # adds a learned embedding of the slot
@@ -78,7 +91,11 @@ class SequenceEncoder(nn.Module):
 
     @classmethod
     def from_config(
-        cls, model: ml_collections.ConfigDict, num_items: int, dtype: np.dtype
+        cls,
+        model: ml_collections.ConfigDict,
+        num_items: int,
+        dtype: np.dtype,
+        task: str = 'cloze',
     ) -> 'SequenceEncoder':
         """Makes the encoder that `config.model` describes.
 
@@ -98,10 +115,23 @@ class SequenceEncoder(nn.Module):
             num_heads=model.num_heads,
             dropout=model.dropout,
             dtype=dtype,
+            task=task,
+            tied=model.tied,
         )
 
+    @property
+    def initial_scale(self) -> float:
+        """The standard deviation of the initial item embeddings."""
+        return 0.02 if self.tied else self.embedding_scale
+
     @nn.compact
-    def __call__(self, items: Items, keys: SlotKeys = None, last_only: bool = False) -> HiddenOut:
+    def __call__(
+        self,
+        items: Items,
+        keys: SlotKeys = None,
+        last_only: bool = False,
+        segments: Segments | None = None,
+    ) -> HiddenOut:
         """Computes the hidden states of all slots, or of the last one.
 
         Args:
@@ -111,23 +141,31 @@ class SequenceEncoder(nn.Module):
             dropout off, as in evaluation.
           last_only: whether to return the last slot alone; other slots are then computed only as
             far as the last one needs them.
+          segments: the number of the sequence at each slot of packed rows, counted from 1 in each
+            row; 0 is padding. None: each row is one sequence.
         """
-        if self.causal:
+        if self.causal and self.task == 'cloze':
             items = shift_right(items)
+        if segments is None:
+            segments = (items > 0).astype(jnp.int32)
+        next_item = self.task == 'next_item'
         x = ItemEmbedding(
-            self.num_items,
+            # The mask token V + 1 exists only for the cloze task.
+            self.num_items + (1 if next_item else 2),
             self.max_len,
             self.dim,
             self.dtype,
-            self.embedding_scale,
+            self.initial_scale,
             self.has_slot_embeddings,
             name='embedding',
-        )(items)
+        )(items, positions_in_segments(segments) if next_item else None)
+        if self.scales_embeddings:
+            x = x * x.dtype.type(self.dim**0.5)
         if self.drops_embeddings:
             x = hash_rng.dropout(x, keys, 0, self.dropout)
-        return self.blocks(x, items, keys, last_only)
+        return self.blocks(x, segments, keys, last_only)
 
-    def blocks(self, x: Hidden, items: Items, keys: SlotKeys, last_only: bool) -> HiddenOut:
+    def blocks(self, x: Hidden, segments: Segments, keys: SlotKeys, last_only: bool) -> HiddenOut:
         """Maps embedded items to hidden states. A subclass must define it.
 
         Flax calls it within a compact method, so it may create submodules and parameters.

@@ -10,7 +10,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from emkd_jax.model import hash_rng
-from emkd_jax.model.encoders.base import Hidden, HiddenOut, Items, SequenceEncoder, SlotKeys
+from emkd_jax.model.encoders.base import (
+    Hidden,
+    HiddenOut,
+    Segments,
+    SequenceEncoder,
+    SlotKeys,
+)
 from emkd_jax.model.encoders.layers import (
     JoinHeads,
     LayerNorm,
@@ -146,10 +152,10 @@ class BERT4Rec(SequenceEncoder):
     has_heads = True
     embedding_scale = 1.0
 
-    def blocks(self, x: Hidden, items: Items, keys: SlotKeys, last_only: bool) -> HiddenOut:
+    def blocks(self, x: Hidden, segments: Segments, keys: SlotKeys, last_only: bool) -> HiddenOut:
         """Applies the Transformer blocks."""
         for block, block_keys, last in self.each_block(keys, last_only):
             x = Block(self.num_heads, self.dropout, self.dtype, name=f'block_{block}')(
-                x, items > 0, block_keys, last
+                x, segments > 0, block_keys, last
             )
         return x

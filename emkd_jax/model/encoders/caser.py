@@ -9,7 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from emkd_jax.model import hash_rng
-from emkd_jax.model.encoders.base import Hidden, HiddenOut, Items, SequenceEncoder, SlotKeys
+from emkd_jax.model.encoders.base import (
+    Hidden,
+    HiddenOut,
+    Segments,
+    SequenceEncoder,
+    SlotKeys,
+)
 from emkd_jax.model.encoders.layers import Linear
 
 
@@ -29,7 +35,7 @@ class Caser(SequenceEncoder):
     embedding_scale = 1.0
     drops_embeddings = False
 
-    def blocks(self, x: Hidden, items: Items, keys: SlotKeys, last_only: bool) -> HiddenOut:
+    def blocks(self, x: Hidden, segments: Segments, keys: SlotKeys, last_only: bool) -> HiddenOut:
         """Applies the filters to the window of each slot."""
         x = jnp.pad(x, ((0, 0), (self.window - 1, 0), (0, 0)))
         if last_only:

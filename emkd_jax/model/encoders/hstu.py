@@ -11,8 +11,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from emkd_jax.model import hash_rng
-from emkd_jax.model.encoders.base import Hidden, HiddenOut, Items, SequenceEncoder, SlotKeys
-from emkd_jax.model.encoders.layers import Linear, causal_mask, standard_norm
+from emkd_jax.model.encoders.base import (
+    Hidden,
+    HiddenOut,
+    Segments,
+    SequenceEncoder,
+    SlotKeys,
+)
+from emkd_jax.model.encoders.layers import Linear, causal_mask, distance_bias, standard_norm
 
 
 class Block(nn.Module):
@@ -43,11 +49,9 @@ class Block(nn.Module):
 
         key, value = heads(mapped('key')), heads(mapped('value'))
         query = heads(mapped('query', normed[:, -queries:]))
-        bias = self.param('bias', nn.initializers.normal(0.02), (self.num_heads, self.max_len))
-        slot = jnp.arange(slots)
-        distance = jnp.maximum(slot[-queries:, None] - slot[None, :], 0)
         scores = jnp.einsum('rqhd,rkhd->rhqk', query, key)
-        scores += bias[:, distance][None].astype(scores.dtype)
+        bias = distance_bias(self, self.num_heads, self.max_len, queries, slots)
+        scores += bias[None].astype(scores.dtype)
         weights = jnp.where(mask[:, None], jax.nn.silu(scores), 0) / self.max_len
         mixed = jnp.einsum('rhqk,rkhd->rqhd', weights, value).reshape(rows, queries, dim)
         gated = standard_norm(mixed, 'output_norm')
@@ -59,11 +63,12 @@ class Block(nn.Module):
 class HSTU(SequenceEncoder):
     """Causal encoder with gated attention."""
 
+    packs = True
     has_heads = True
 
-    def blocks(self, x: Hidden, items: Items, keys: SlotKeys, last_only: bool) -> HiddenOut:
+    def blocks(self, x: Hidden, segments: Segments, keys: SlotKeys, last_only: bool) -> HiddenOut:
         """Applies the blocks of gated attention."""
-        mask = causal_mask(items)
+        mask = causal_mask(segments)
         for block, block_keys, last in self.each_block(keys, last_only):
             x = Block(
                 self.max_len, self.num_heads, self.dropout, self.dtype, name=f'block_{block}'

@@ -83,9 +83,9 @@ class Linear(nn.Module):
 
 
 def linear_params(
-    module: nn.Module, prefix: str, features: int, inputs: int
+    module: nn.Module, prefix: str, features: int, inputs: int, with_bias: bool = True
 ) -> tuple[Float[Array, 'features inputs'], Float[Array, ' features']]:
-    """Declares the weight and bias of a linear map in `module`.
+    """Declares the weight and bias of a linear map in `module`; without a bias, it is zero.
 
     Both start from U(-1/sqrt(inputs), 1/sqrt(inputs)), as in PyTorch.
     """
@@ -95,8 +95,9 @@ def linear_params(
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     kernel = module.param(f'{prefix}kernel', init, (features, inputs))
-    bias = module.param(f'{prefix}bias', init, (features,))
-    return kernel, bias
+    if not with_bias:
+        return kernel, jnp.zeros(features)
+    return kernel, module.param(f'{prefix}bias', init, (features,))
 
 
 def linear(
@@ -143,11 +144,12 @@ class JoinHeads(nn.Module):
 class ItemEmbedding(nn.Module):
     """Embeddings of items and of slots, initialised from N(0, scale^2).
 
-    The embedding of the padding item 0 is always zero. An input of T slots takes the rightmost T of
-    the `max_len` slot embeddings, so that the last slot has the same one in every input.
+    The embedding of the padding item 0 is always zero. Without positions, an input of T slots takes
+    the rightmost T of the `max_len` slot embeddings, so that the last slot has the same one in
+    every input.
     """
 
-    num_items: int
+    num_tokens: int
     max_len: int
     dim: int
     dtype: jnp.dtype
@@ -155,17 +157,22 @@ class ItemEmbedding(nn.Module):
     with_slots: bool = True
 
     @nn.compact
-    def __call__(self, items: Int[Array, 'rows slots']) -> Float[Array, 'rows slots dim']:
-        """Embeds items 0..V + 1."""
+    def __call__(
+        self, items: Int[Array, 'rows slots'], positions: Int[Array, 'rows slots'] | None = None
+    ) -> Float[Array, 'rows slots dim']:
+        """Embeds items, each at its position where there are positions."""
         normal = nn.initializers.normal(self.scale)
 
         def without_padding(key, shape):
             return normal(key, shape).at[0].set(0)
 
-        tokens = self.param('tokens', without_padding, (self.num_items + 2, self.dim))
+        tokens = self.param('tokens', without_padding, (self.num_tokens, self.dim))
         slots = None
         if self.with_slots:
             slots = self.param('slots', normal, (self.max_len, self.dim))
+            if positions is not None:
+                embedded = _embed(tokens, None, items, self.dtype)
+                return embedded + slots[jnp.minimum(positions, self.max_len - 1)].astype(self.dtype)
             slots = slots[self.max_len - items.shape[1] :]
         return _embed(tokens, slots, items, self.dtype)
 
@@ -203,12 +210,38 @@ def shift_right(items: Int[Array, 'rows slots']) -> Int[Array, 'rows slots']:
     return jnp.pad(items[:, :-1], ((0, 0), (1, 0)))
 
 
-def causal_mask(items: Int[Array, 'rows slots']) -> Bool[Array, 'rows queries keys']:
-    """Causal mask: each slot attends to earlier slots that are not padding, and to itself.
+def segment_starts(segments: Int[Array, 'rows slots']) -> Bool[Array, 'rows slots']:
+    """Returns whether a segment, or padding, starts at each slot."""
+    before = jnp.pad(segments[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+    return segments != before
+
+
+def positions_in_segments(segments: Int[Array, 'rows slots']) -> Int[Array, 'rows slots']:
+    """Returns the place of each slot in its segment, counted from 0."""
+    slot = jnp.arange(segments.shape[1])[None]
+    return slot - jax.lax.cummax(jnp.where(segment_starts(segments), slot, 0), axis=1)
+
+
+def causal_mask(segments: Int[Array, 'rows slots']) -> Bool[Array, 'rows queries keys']:
+    """Causal mask: each slot attends to earlier slots of its segment, and to itself.
 
     Since it attends to itself, no slot attends to nothing.
+
+    Args:
+      segments: the number of the sequence at each slot; 0 is padding.
     """
-    slot = jnp.arange(items.shape[1])
+    slot = jnp.arange(segments.shape[1])
     earlier = slot[:, None] > slot[None, :]
     itself = slot[:, None] == slot[None, :]
-    return (earlier[None] & (items > 0)[:, None, :]) | itself[None]
+    together = (segments[:, :, None] == segments[:, None, :]) & (segments > 0)[:, None, :]
+    return (earlier[None] & together) | itself[None]
+
+
+def distance_bias(
+    module: nn.Module, num_heads: int, max_len: int, queries: int, slots: int
+) -> Float[Array, 'heads queries slots']:
+    """Declares a learned bias for each head and distance, and returns that of the last queries."""
+    bias = module.param('bias', nn.initializers.normal(0.02), (num_heads, max_len))
+    slot = jnp.arange(slots)
+    distance = slot[slots - queries :, None] - slot[None, :]
+    return bias[:, jnp.clip(distance, 0, max_len - 1)]

@@ -10,7 +10,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from emkd_jax.model import hash_rng
-from emkd_jax.model.encoders.base import Hidden, HiddenOut, Items, SequenceEncoder, SlotKeys
+from emkd_jax.model.encoders.base import (
+    Hidden,
+    HiddenOut,
+    Segments,
+    SequenceEncoder,
+    SlotKeys,
+)
 from emkd_jax.model.encoders.layers import Linear, causal_mask, standard_norm
 from emkd_jax.model.precision import accumulation_dtype
 
@@ -51,11 +57,12 @@ class Attention(nn.Module):
 class SASRec(SequenceEncoder):
     """Causal Transformer."""
 
+    packs = True
     has_heads = True
 
-    def blocks(self, x: Hidden, items: Items, keys: SlotKeys, last_only: bool) -> HiddenOut:
+    def blocks(self, x: Hidden, segments: Segments, keys: SlotKeys, last_only: bool) -> HiddenOut:
         """Applies attention and feed-forward networks in turn, and the final norm."""
-        mask = causal_mask(items)
+        mask = causal_mask(segments)
         for block, block_keys, last in self.each_block(keys, last_only):
             context = queries = standard_norm(x, f'attention_norm_{block}')
             if last:

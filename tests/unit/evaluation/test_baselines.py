@@ -22,7 +22,8 @@ def evaluate(train, history, target):
         Ragged.from_rows([np.array(history)]), np.array([target], np.int32), np.arange(1)
     )
     rows = Ragged.from_rows([np.array(row) for row in train])
-    return evaluate_baselines(rows, holdout, num_items=5, max_len=3, ks=KS)
+    counts = CountModel(rows, 5, CountSettings())
+    return evaluate_baselines(rows, holdout, 5, max_len=3, ks=KS, counts=counts)
 
 
 def test_transitions_stay_within_a_history():
@@ -75,9 +76,13 @@ def test_baselines_on_the_real_toys(real_data):
             np.arange(num_items),
         )
     )
-    found = evaluate_baselines(split.train, split.test, num_items, max_len=20, ks=(10,))
+    counts = CountModel(split.train, num_items, SETTINGS['toys'])
+    found = evaluate_baselines(split.train, split.test, num_items, 20, (10,), counts)
     figures = {
         name: [round(found[name]['window'][metric], 4) for metric in ('HR@10', 'NDCG@10')]
-        for name in found
+        for name in ('popularity', 'markov')
     }
     assert figures == {'popularity': [0.0090, 0.0049], 'markov': [0.0706, 0.0479]}
+    # Figures of PCTM that were fitted on the training events alone, with this rule.
+    assert found['pctm']['history']['HR@10'] == pytest.approx(0.0983, abs=5e-4)
+    assert found['pctm']['history']['NDCG@10'] == pytest.approx(0.0641, abs=5e-4)

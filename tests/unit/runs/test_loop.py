@@ -206,9 +206,9 @@ def test_a_run_keeps_its_data_and_needs_nothing_else_afterwards(finished, tmp_pa
 
 def test_windows_are_cut_once_for_runs_that_train_together():
     experiment = make_experiment(small_config())
-    cut = experiment.windows
-    assert experiment.with_config(small_config(model__dropout=0.3)).windows is cut
-    assert experiment.with_config(small_config(model__max_len=5)).windows is not cut
+    cut = experiment.rows
+    assert experiment.with_config(small_config(model__dropout=0.3)).rows is cut
+    assert experiment.with_config(small_config(model__max_len=5)).rows is not cut
 
 
 def test_the_progress_bar_shows_the_epoch_of_the_steps_that_were_done(tmp_path, monkeypatch):

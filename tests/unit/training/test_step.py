@@ -11,15 +11,14 @@ import pytest
 from emkd_jax.errors import UserError
 from emkd_jax.objective.hyper_parameters import hyper_parameters
 from emkd_jax.training import placement
+from emkd_jax.training.batches import epoch_order, steps_per_epoch
 from emkd_jax.training.step import (
-    FINITE_CHECKED,
     TrainingData,
     all_finite,
     compile_train_steps,
-    epoch_order,
+    finite_checked,
     make_capacity,
     one_step,
-    steps_per_epoch,
 )
 from tests.support.golden_cases import relative_error
 from tests.support.tiny import tiny_config, tiny_experiment
@@ -30,14 +29,14 @@ def compiled(num_devices):
     """The tiny experiment's step on this number of devices; it is compiled once for all tests."""
     experiment = tiny_experiment()
     on = jax.devices()[:num_devices]
-    windows = experiment.windows
+    windows = experiment.rows
     function = compile_train_steps(experiment.config, experiment.ensemble, (windows > 0).sum(1), on)
     data = placement.replicate(TrainingData(windows, experiment.data.item_attributes), on)
     return function, data, on, jax.device_get(experiment.initial_state())
 
 
 PER_EPOCH = steps_per_epoch(
-    len(tiny_experiment().windows), tiny_experiment().config.train.batch_size
+    len(tiny_experiment().rows), tiny_experiment().config.train.batch_size
 )
 
 
@@ -130,7 +129,8 @@ def test_nothing_is_compiled_again(trajectories):
 
 
 def test_an_epoch_visits_every_window_once_in_its_own_order():
-    orders = [np.asarray(epoch_order(jnp.uint32(5), jnp.int32(e), 100)) for e in range(3)]
+    windows = jnp.zeros((100, 2), jnp.int32)
+    orders = [np.asarray(epoch_order(jnp.uint32(5), jnp.int32(e), windows).rows) for e in range(3)]
     for order in orders:
         np.testing.assert_array_equal(np.sort(order), np.arange(100))
     assert not np.array_equal(orders[0], orders[1])
@@ -151,7 +151,8 @@ def test_a_step_that_is_not_finite_leaves_the_state_before_it():
     poisoned = good.replace(params=jax.tree.map(np.copy, good.params))
     poisoned.params['item_head_bias'][0, 3] = np.inf
     progress = steps(3, state=poisoned)
-    names = {name for name, broken in zip(FINITE_CHECKED, progress.broken, strict=True) if broken}
+    checked = finite_checked(tiny_experiment().ensemble)
+    names = {name for name, broken in zip(checked, progress.broken, strict=True) if broken}
     assert {'masked_items', 'gradients'} <= names
     assert 'icl' not in names
     assert int(progress.step) == 2
@@ -161,7 +162,7 @@ def test_a_step_that_is_not_finite_leaves_the_state_before_it():
 def step_alone(**changes):
     """The first step of the tiny experiment, from `one_step` alone: no axis, no loop, no pmap."""
     experiment = tiny_experiment(tiny_config(**changes))
-    config, windows = experiment.config, experiment.windows
+    config, windows = experiment.config, experiment.rows
     rows = config.train.batch_size
     state = experiment.initial_state()
     step = functools.partial(
@@ -172,7 +173,7 @@ def step_alone(**changes):
         capacity=make_capacity(config.objective, (windows > 0).sum(1), rows),
     )
     data = jax.tree.map(jnp.asarray, TrainingData(windows, experiment.data.item_attributes))
-    order = epoch_order(state.seed, state.step, len(windows))
+    order = epoch_order(state.seed, state.step, data.rows)
     return jax.jit(lambda state: step(state, order, hyper_parameters(config), data))(state)
 
 

@@ -41,9 +41,9 @@ OTHERS = {
 def take_steps(experiment, states, count, varying=None, num_devices=1):
     """The states after `count` steps, and what the last step reported. A run alone has no axis."""
     on = jax.devices()[:num_devices]
-    lengths = (experiment.windows > 0).sum(1)
+    lengths = (experiment.rows > 0).sum(1)
     function = compile_train_steps(experiment.config, experiment.ensemble, lengths, on)
-    data = TrainingData(experiment.windows, experiment.data.item_attributes)
+    data = TrainingData(experiment.rows, experiment.data.item_attributes)
     if varying is not None:
         data = data._replace(varying=varying)
     data = placement.replicate(data, on)
@@ -84,7 +84,7 @@ def make_trainer(experiment, states, names):
     return Trainer(
         experiment.config,
         experiment.ensemble,
-        experiment.windows,
+        experiment.rows,
         experiment.data.item_attributes,
         stack_states(states),
         stack_hyper_parameters([experiment.config] * len(names)),

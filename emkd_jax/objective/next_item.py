@@ -1,0 +1,137 @@
+"""The parts of EMKD for causal encoders, which predict the next item at every slot of packed rows.
+
+What changes against the cloze objective (`emkd.py`): a slot has a label unless it is padding, so
+there are no masked views. The other networks are the views of a sequence for the contrast across
+networks, which needs no further pass; the contrast within a network needs a second pass with other
+dropout, as in SimCSE and DuoRec.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+
+from emkd_jax.model import hash_rng
+from emkd_jax.model.ensemble import Ensemble
+from emkd_jax.model.precision import accumulation_dtype
+from emkd_jax.objective.attributes import attribute_loss
+from emkd_jax.objective.catalogue_loss import BLOCK, catalogue_loss
+from emkd_jax.objective.contrastive import contrastive_loss
+from emkd_jax.objective.emkd import distils
+from emkd_jax.objective.hyper_parameters import HyperParameters
+
+PARTS = ('next_item', 'kd', 'attributes', 'icl', 'ccl')
+
+
+class PackedBatch(NamedTuple):
+    """One device's packed rows of the global batch.
+
+    Attributes:
+      items: the item at each slot; 0 is padding.
+      labels: the item that follows each slot in its sequence; 0 at padding.
+      segments: the number of the sequence at each slot, counted from 1 in each row; 0 is padding.
+      row_ids: the place of each row in the global batch.
+    """
+
+    items: Int[Array, 'rows slots']
+    labels: Int[Array, 'rows slots']
+    segments: Int[Array, 'rows slots']
+    row_ids: Int[Array, ' rows']
+
+
+def label_weights(
+    labels: Int[Array, ' positions'], dtype: jnp.dtype, axis_name: str | None = None
+) -> tuple[Float[Array, ' positions'], Int[Array, '']]:
+    """Returns 1 / (labels in the global batch) at each label, and the labels on this device."""
+    real = labels > 0
+    count = real.sum()
+    total = count if axis_name is None else jax.lax.psum(count, axis_name)
+    return jnp.where(real, 1 / jnp.maximum(total, 1).astype(dtype), 0), count
+
+
+def segment_ends(segments: Int[Array, 'rows slots']) -> Bool[Array, 'rows slots']:
+    """Returns whether each slot is the last one of its sequence."""
+    after = jnp.pad(segments[:, 1:], ((0, 0), (0, 1)))
+    return (segments != after) & (segments > 0)
+
+
+def next_item_loss(
+    params: PyTree,
+    ensemble: Ensemble,
+    options: ml_collections.ConfigDict,
+    hyper: HyperParameters,
+    batch: PackedBatch,
+    item_attributes: Int[Array, 'items most'],
+    key: UInt32[Array, ''] | None = None,
+    axis_name: str | None = None,
+) -> tuple[Float[Array, ''], dict[str, Array]]:
+    """Computes this device's share of the loss and its parts. Sums over devices are global values.
+
+        total = next_item + kd_weight kd + attribute_weight attributes
+                + contrast_weight (icl_weight icl + ccl_weight ccl)
+
+    With P the labelled slots of the global batch and S the sequences that end in it,
+
+        next_item  = sum_n mean_P ( logsumexp(z_n) - z_n[label] )
+        kd         = sum_{a > b} mean_P ( KL(q_b || q_a) + KL(q_a || q_b) ) / 2
+        attributes = sum_n mean_P mean_c BCE(attributes of the label)
+        icl, ccl   = as in `contrastive_loss`, with the hidden states at the ends of the S sequences
+
+    A part is not computed if its weight is the constant 0.
+
+    Args:
+      params: parameters of the ensemble.
+      ensemble: the networks.
+      options: `config.objective`, which has the options that are not in `hyper`.
+      hyper: the weights of the parts, and the temperature.
+      batch: this device's rows.
+      item_attributes: attribute ids of every item, padded with -1.
+      key: hash key of the dropout of this step. None switches dropout off.
+      axis_name: the pmapped axis over which the global batch is spread.
+
+    Returns:
+      The total, and a dictionary of the unweighted parts. The dictionary also has 'masked', the
+      number of labels on this device, and 'overflow', which is 0.
+    """
+    params = ensemble.effective(params)
+
+    def hidden_states(copy: int) -> Float[Array, 'networks positions dim']:
+        row_keys = None if key is None else hash_rng.fold(key, copy, batch.row_ids)
+        states = ensemble.hidden(params, batch.items, row_keys, batch.segments)
+        return states.reshape(len(states), -1, states.shape[-1])
+
+    hidden = hidden_states(0)
+    dtype = accumulation_dtype(hidden.dtype)
+    parts = dict.fromkeys(PARTS, jnp.zeros((), dtype))
+    labels = batch.labels.reshape(-1)
+    weights, count = label_weights(labels, dtype, axis_name)
+    parts['next_item'], parts['kd'] = catalogue_loss(
+        hidden,
+        *ensemble.network.item_head_of(params),
+        labels,
+        weights,
+        hyper.temperature if distils(ensemble, hyper) else None,
+        BLOCK,
+    )
+    if not hash_rng.is_static_zero(hyper.attribute_weight):
+        logits = ensemble.attribute_logits(params, hidden)
+        parts['attributes'] = attribute_loss(logits, item_attributes[labels], weights)
+    if not hash_rng.is_static_zero(hyper.contrast_weight):
+        views = hidden if hash_rng.is_static_zero(hyper.icl_weight) else hidden_states(1)
+        parts['icl'], parts['ccl'] = contrastive_loss(
+            jnp.stack([views, hidden], axis=1)[..., None, :],
+            segment_ends(batch.segments).reshape(-1),
+            hyper.temperature,
+            options.self_contrast,
+            axis_name,
+        )
+    total = (
+        parts['next_item']
+        + hyper.kd_weight * parts['kd']
+        + hyper.attribute_weight * parts['attributes']
+        + hyper.contrast_weight
+        * (hyper.icl_weight * parts['icl'] + hyper.ccl_weight * parts['ccl'])
+    )
+    return total, parts | {'masked': count, 'overflow': jnp.zeros((), jnp.int32)}
