@@ -94,7 +94,7 @@ class Evaluator:
         count = len(networks)
 
         def compute(index: np.ndarray, batch: EvalBatch) -> tuple[Array, Array]:
-            scores = [self._score(network, batch.items) for network in networks]
+            scores = self._scores(networks, batch.items)
             if self._counts is not None:
                 scores.append(self._counts.scores(self._histories, index))
             return self._rank(scores, *batch[1:])
@@ -126,7 +126,7 @@ class Evaluator:
         counts = [CountMember(model, float(weight)) for weight in weights]
 
         def compute(index: np.ndarray, batch: EvalBatch) -> Array:
-            scores = sum(self._score(network, batch.items) for network in networks)
+            scores = sum(self._scores(networks, batch.items))
             unweighted = CountMember(model, 1.0).scores(self._histories, index)
             return self._rank_weights(scores, unweighted, weights, *batch[1:])
 
@@ -141,11 +141,18 @@ class Evaluator:
             for member, found in zip(counts, ranks, strict=True)
         }
 
+    def _scores(self, networks, items):
+        kinds = self._ensemble.networks
+        return [
+            self._score[kind](network, items) for kind, network in zip(kinds, networks, strict=True)
+        ]
+
     def _networks(self, params):
         """The parameters of each network, on the devices of this process."""
         if jax.process_count() > 1:  # the copies of other processes are out of reach
             params = jax.tree.map(lambda x: x.addressable_data(0), params)
-        return [take(params, n, self._devices) for n in range(self._ensemble.num_networks)]
+        places = (self._ensemble.place(params, n) for n in range(self._ensemble.num_networks))
+        return [take(stack, place, self._devices) for stack, place in places]
 
 
 @functools.lru_cache(4)
@@ -154,9 +161,6 @@ def _compiled(ensemble, devices):
 
     The cache is small, so that a notebook that builds many ensembles does not keep them all.
     """
-
-    def score(params: PyTree, items: Int[Array, 'rows slots']) -> Float[Array, 'rows classes']:
-        return ensemble.score([params], items)
 
     def rank(
         scores: list[Float[Array, 'rows classes']],
@@ -188,7 +192,7 @@ def _compiled(ensemble, devices):
 
     pmap = functools.partial(jax.pmap, devices=devices, axis_name=AXIS)
     return (
-        pmap(score, in_axes=(None, 0)),
+        {network: pmap(network.scores_of, in_axes=(None, 0)) for network, _ in ensemble.stacks},
         pmap(rank),
         pmap(rank_weights, in_axes=(0, 0, None, 0, 0, 0)),
     )

@@ -14,7 +14,6 @@ import dataclasses
 import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
@@ -123,7 +122,9 @@ class CountModel:
         by_item = jnp.zeros((self.num_items + 1, rows), jnp.float32)
         by_item = by_item.at[items.T, jnp.arange(rows)[None]].add(weights.T)
         counts = self._transitions.tocoo()
-        found = jnp.zeros_like(by_item).at[counts.col].add(counts.data[:, None] * by_item[counts.row])
+        found = (
+            jnp.zeros_like(by_item).at[counts.col].add(counts.data[:, None] * by_item[counts.row])
+        )
         return found.T + self._popularity[None]
 
 

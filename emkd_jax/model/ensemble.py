@@ -1,166 +1,111 @@
-"""An ensemble: networks of one kind, whose parameters are stacked along a leading axis."""
+"""An ensemble: stacks of networks, whose parameters lie along a leading axis of networks."""
 
 import dataclasses
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, UInt32
 
+from emkd_jax.errors import UserError
 from emkd_jax.model import hash_rng
 from emkd_jax.model.attribute_inputs import AttributePairs
 from emkd_jax.model.encoders import make_encoder
-from emkd_jax.model.encoders.base import HiddenOut, Items, Segments, SequenceEncoder, SlotKeys
-from emkd_jax.model.encoders.layers import linear_params
-from emkd_jax.model.precision import accumulation_dtype, activation_dtype
-
-
-class Network(nn.Module):
-    """One network: an encoder, with an item head and an attribute head.
-
-    Attributes:
-      encoder: a `SequenceEncoder`.
-      num_items: V; items are 1..V.
-      num_attributes: A; attributes are 1..A.
-      item_bias: whether the item head has a bias.
-      attribute_pairs: the attributes of the items, whose embeddings are added to those of the
-        items; None: items have embeddings of their own alone.
-    """
-
-    encoder: SequenceEncoder
-    num_items: int
-    num_attributes: int
-    item_bias: bool = True
-    attribute_pairs: AttributePairs | None = None
-
-    @property
-    def mask_token(self) -> int:
-        """The token that stands for the item to predict."""
-        return self.num_items + 1
-
-    def setup(self):
-        dim = self.encoder.dim
-        if self.attribute_pairs is not None:
-            self.param(
-                'attribute_embeddings',
-                nn.initializers.normal(self.encoder.initial_scale),
-                (self.num_attributes + 1, dim),
-            )
-        # Class 0 is the padding item, or its attribute. It is in the softmax but never a label.
-        if not self.encoder.tied:
-            self.item_head = linear_params(
-                self, 'item_head_', self.num_items + 1, dim, with_bias=self.item_bias
-            )
-        elif self.item_bias:
-            self.param('item_head_bias', nn.initializers.zeros, (self.num_items + 1,))
-        self.attribute_head = linear_params(self, 'attribute_head_', self.num_attributes + 1, dim)
-
-    def __call__(
-        self,
-        items: Items,
-        keys: SlotKeys = None,
-        last_only: bool = False,
-        segments: Segments | None = None,
-    ) -> HiddenOut:
-        """Computes hidden states; see `SequenceEncoder.__call__`."""
-        return self.encoder(items, keys, last_only, segments)
-
-    def predicting_state(self, items: Items) -> Float[Array, 'rows dim']:
-        """Computes the hidden state that predicts the item at the last slot.
-
-        Args:
-          items: the end of each history and then the mask token, padded on the left with 0. A
-            network that was trained on next items reads the history alone.
-        """
-        if self.encoder.task == 'next_item':
-            items = items[:, :-1]
-        return self.encoder(items, last_only=True)[:, -1]
-
-    def attribute_logits(self, hidden: Float[Array, '*lead dim']) -> Float[Array, '*lead classes']:
-        """Computes logits of the attributes 0..A, in float32 or wider."""
-        return _wide_linear(hidden, *self.attribute_head)
-
-    def effective(self, params: PyTree) -> PyTree:
-        """Returns the parameters with the attributes added to the item embeddings.
-
-        The methods of this class and of `Ensemble` that take hidden states or compute them work
-        with effective parameters; `Ensemble.scores` and the losses take the trained ones.
-        """
-        if self.attribute_pairs is None:
-            return params
-        encoder = params['encoder']
-        embedding = encoder['embedding']
-        tokens = self.attribute_pairs.add_to(embedding['tokens'], params['attribute_embeddings'])
-        return params | {'encoder': encoder | {'embedding': embedding | {'tokens': tokens}}}
-
-    def item_head_of(self, params: PyTree) -> tuple[Array, Array]:
-        """Returns the kernel and the bias of the item head of one network or of stacked ones.
-
-        A tied head is the table of item embeddings. Its class 0 is the row of the padding item,
-        which embeds as zero whatever stands there.
-        """
-        if not self.encoder.tied:
-            kernel = params['item_head_kernel']
-        else:
-            kernel = params['encoder']['embedding']['tokens'][..., : self.num_items + 1, :]
-        if self.item_bias:
-            return kernel, params['item_head_bias']
-        return kernel, jnp.zeros(kernel.shape[:-1], kernel.dtype)
-
-    def item_logits_of(
-        self, params: PyTree, hidden: Float[Array, '*lead dim']
-    ) -> Float[Array, '*lead classes']:
-        """Computes logits of the items 0..V by one network, in float32 or wider."""
-        return _wide_linear(hidden, *self.item_head_of(params))
-
-
-def _wide_linear(hidden, kernel, bias):
-    y = jax.lax.dot_general(
-        hidden,
-        kernel.astype(hidden.dtype),
-        (((hidden.ndim - 1,), (1,)), ((), ())),
-        preferred_element_type=accumulation_dtype(hidden.dtype),
-    )
-    return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+from emkd_jax.model.encoders.base import Items, Segments
+from emkd_jax.model.network import Network
+from emkd_jax.model.precision import activation_dtype
 
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-    """`num_networks` independent copies of `network`.
+    """Independent networks. Those of one kind form a stack.
 
-    It holds no parameters: its functions take them, stacked along a leading axis of networks. With
-    `shared_init`, the networks start from the same weights, as in the released code, which sets the
-    random seed anew before each encoder; only embeddings and heads then differ. The networks are
-    vectorised, or computed `one_after_another`, which is faster on CPUs: their products that are
-    batched over networks run at down to half the rate.
+    An ensemble holds no parameters: its functions take them. The parameters of a stack have a
+    leading axis of networks. Those of an ensemble are those of its only stack, or else a dictionary
+    {'stack_0': ..., 'stack_1': ...}.
+
+    With `shared_init`, the networks of a stack start from the same weights, as in the released
+    code, which sets the random seed anew before each encoder; only embeddings and heads then
+    differ. The networks of a stack are vectorised, or computed `one_after_another`, which is faster
+    on CPUs: their products that are batched over networks run at down to half the rate.
+
+    Attributes:
+      stacks: the network of each stack, and the number of copies of it. All networks agree in the
+        number of items, the width of the hidden states, the largest input and the task.
+      shared_init, one_after_another: see above.
     """
 
-    network: Network
-    num_networks: int
+    stacks: tuple[tuple[Network, int], ...]
     shared_init: bool = False
     one_after_another: bool = False
 
+    @property
+    def network(self) -> Network:
+        """The first network, for what all networks agree in."""
+        return self.stacks[0][0]
+
+    @property
+    def networks(self) -> list[Network]:
+        """The networks in their order."""
+        return [network for network, count in self.stacks for _ in range(count)]
+
+    @property
+    def num_networks(self) -> int:
+        """N, the number of networks."""
+        return sum(count for _, count in self.stacks)
+
+    def only(self, n: int) -> 'Ensemble':
+        """Returns an ensemble of network `n` alone."""
+        return dataclasses.replace(self, stacks=((self.networks[n], 1),))
+
     def with_dropout(self, rate: hash_rng.Rate) -> 'Ensemble':
         """Returns the same ensemble with another dropout rate, which may be traced."""
-        encoder = self.network.encoder.clone(dropout=rate)
-        return dataclasses.replace(self, network=self.network.clone(encoder=encoder))
+        stacks = tuple(
+            (network.clone(encoder=network.encoder.clone(dropout=rate)), count)
+            for network, count in self.stacks
+        )
+        return dataclasses.replace(self, stacks=stacks)
+
+    def over_stacks(self, function: Callable[..., PyTree], *trees: PyTree) -> PyTree:
+        """Calls function(network, trees of the stack ...) for each stack.
+
+        The trees, and what is returned, have the form of the parameters of an ensemble.
+        """
+        if len(self.stacks) == 1:
+            return function(self.network, *trees)
+        return {
+            name: function(network, *(tree[name] for tree in trees))
+            for name, (network, _) in zip(self._names, self.stacks, strict=True)
+        }
+
+    def place(self, params: PyTree, n: int) -> tuple[PyTree, int]:
+        """Returns the parameters of the stack of network `n`, and its place in the stack."""
+        for stack, (_, count) in zip(self._stacks_of(params), self.stacks, strict=True):
+            if n < count:
+                return stack, n
+            n -= count
+        raise IndexError(n)
 
     def init(self, key: jax.Array) -> PyTree[Float[Array, 'networks ...']]:
         """Initialises all networks; without `shared_init`, to the bit as each would be alone."""
         items = jnp.ones((1, self.network.encoder.max_len), jnp.int32)
-        params = jax.vmap(self.network.init, in_axes=(0, None))(self.keys(key), items)['params']
-        if self.shared_init:
-            for name, part in params['encoder'].items():
-                if name != 'embedding':
-                    params['encoder'][name] = jax.tree.map(
-                        lambda x: jnp.broadcast_to(x[:1], x.shape), part
-                    )
-        return params
+        keys, first, found = self.keys(key), 0, []
+        for network, count in self.stacks:
+            init = jax.vmap(network.init, in_axes=(0, None))
+            params = init(keys[first : first + count], items)['params']
+            if self.shared_init:
+                for name, part in params['encoder'].items():
+                    if name != 'embedding':
+                        params['encoder'][name] = jax.tree.map(
+                            lambda x: jnp.broadcast_to(x[:1], x.shape), part
+                        )
+            found.append(params)
+            first += count
+        return found[0] if len(found) == 1 else dict(zip(self._names, found, strict=True))
 
     def keys(self, key: jax.Array) -> jax.Array:
         """The key from which each network is initialised."""
@@ -168,13 +113,17 @@ class Ensemble:
 
     def split(self, params: PyTree) -> list[PyTree]:
         """The parameters of each network, for `network.apply({'params': ...}, items)`."""
-        return [jax.tree.map(operator.itemgetter(n), params) for n in range(self.num_networks)]
+        return [
+            jax.tree.map(operator.itemgetter(n), stack)
+            for stack, (_, count) in zip(self._stacks_of(params), self.stacks, strict=True)
+            for n in range(count)
+        ]
 
     def effective(self, params: PyTree) -> PyTree:
         """Returns the `Network.effective` parameters of all networks."""
         if self.network.attribute_pairs is None:
             return params
-        return jax.vmap(self.network.effective)(params)
+        return self.over_stacks(lambda network, p: jax.vmap(network.effective)(p), params)
 
     def hidden(
         self,
@@ -186,7 +135,7 @@ class Ensemble:
         """Computes the hidden states of every network.
 
         Args:
-          params: parameters of all networks.
+          params: effective parameters of all networks.
           items: item at each slot, padded on the left with 0.
           row_keys: a hash key for each row, which switches dropout on. What is dropped depends only
             on this key, the network, the slot, and the place in the network.
@@ -199,50 +148,63 @@ class Ensemble:
                 jnp.arange(self.num_networks)[:, None, None],
                 jnp.arange(items.shape[1])[None, None, :],
             )
+        params = jax.tree.map(jnp.asarray, params)
 
-        def apply(params, items, slot_keys):
-            return self.network.apply({'params': params}, items, slot_keys, segments=segments)
+        def apply(network, params, items, slot_keys):
+            return network.apply({'params': params}, items, slot_keys, segments=segments)
 
         if self.one_after_another:
             return jnp.stack(
                 [
-                    apply(params, items, None if slot_keys is None else slot_keys[n])
-                    for n, params in enumerate(self.split(_as_jax_arrays(params)))
+                    apply(network, p, items, None if slot_keys is None else slot_keys[n])
+                    for n, (network, p) in enumerate(
+                        zip(self.networks, self.split(params), strict=True)
+                    )
                 ]
             )
-        # With items of their own, the networks look up their embeddings separately.
-        items = jnp.broadcast_to(items, (self.num_networks, *items.shape))
-        return jax.vmap(apply, in_axes=(0, 0, None if slot_keys is None else 0))(
-            _as_jax_arrays(params), items, slot_keys
-        )
+        found, first = [], 0
+        for stack, (network, count) in zip(self._stacks_of(params), self.stacks, strict=True):
+            keys = None if slot_keys is None else slot_keys[first : first + count]
+            # With items of their own, the networks look up their embeddings separately.
+            own_items = jnp.broadcast_to(items, (count, *items.shape))
+            compute = functools.partial(apply, network)
+            in_axes = (0, 0, None if keys is None else 0)
+            found.append(jax.vmap(compute, in_axes=in_axes)(stack, own_items, keys))
+            first += count
+        return _joined(found)
+
+    def item_heads(
+        self, params: PyTree
+    ) -> tuple[Float[Array, 'networks classes dim'], Float[Array, 'networks classes']]:
+        """Returns kernels and biases of the item heads, from effective parameters."""
+        heads = [
+            network.item_head_of(stack)
+            for stack, (network, _) in zip(self._stacks_of(params), self.stacks, strict=True)
+        ]
+        kernels, biases = zip(*heads, strict=True)
+        return _joined(kernels), _joined(biases)
 
     def item_logits(
         self, params: PyTree, hidden: Float[Array, 'networks *lead dim']
     ) -> Float[Array, 'networks *lead classes']:
         """Computes the item logits of each network from its own hidden states."""
-        return jax.vmap(self.network.item_logits_of)(params, hidden)
+        return self._from_hidden(Network.item_logits_of, params, hidden)
 
     def attribute_logits(
         self, params: PyTree, hidden: Float[Array, 'networks *lead dim']
     ) -> Float[Array, 'networks *lead classes']:
         """Computes the attribute logits of each network from its own hidden states."""
-        return jax.vmap(
-            lambda p, h: self.network.apply({'params': p}, h, method=Network.attribute_logits)
-        )(params, hidden)
+
+        def logits(network, params, hidden):
+            return network.apply({'params': params}, hidden, method=Network.attribute_logits)
+
+        return self._from_hidden(logits, params, hidden)
 
     def states(self, networks: Sequence[PyTree], items: Items) -> list[Float[Array, 'rows dim']]:
-        """Computes the `Network.predicting_state` of each network.
-
-        Networks are computed one after another, since a CPU runs products that are batched over
-        networks at down to half the rate.
-        """
-        networks = [self.network.effective(_as_jax_arrays(params)) for params in networks]
-        return self._states(networks, items)
-
-    def _states(self, networks, items):
+        """Computes the `Network.predicting_state` of each network; see `scores`."""
         return [
-            self.network.apply({'params': params}, items, method=Network.predicting_state)
-            for params in networks
+            network.state_of(params, items)
+            for network, params in zip(self.networks, networks, strict=True)
         ]
 
     def scores(
@@ -250,29 +212,44 @@ class Ensemble:
     ) -> list[Float[Array, 'rows classes']]:
         """Scores every item as the continuation of each history, by each network.
 
-        This is the one way from histories to scores; `score` adds the networks up.
+        This is the one way from histories to scores; `score` adds the networks up. Networks are
+        scored one after another, since a CPU runs products that are batched over networks at down
+        to half the rate.
 
         Args:
-          networks: parameters of each network, as `split` returns them.
+          networks: trained parameters of each network, as `split` returns them.
           items: the end of each history and then `Network.mask_token`, padded on the left with 0.
 
         Returns:
           The item logits 0..V of each network.
         """
-        networks = [self.network.effective(_as_jax_arrays(params)) for params in networks]
         return [
-            self.network.item_logits_of(params, state)
-            for params, state in zip(networks, self._states(networks, items), strict=True)
+            network.scores_of(params, items)
+            for network, params in zip(self.networks, networks, strict=True)
         ]
 
     def score(self, networks: Sequence[PyTree], items: Items) -> Float[Array, 'rows classes']:
         """Sums the `scores` of the networks; the ensemble recommends the items of highest sum."""
         return functools.reduce(jnp.add, self.scores(networks, items))
 
+    @property
+    def _names(self) -> list[str]:
+        return [f'stack_{number}' for number in range(len(self.stacks))]
 
-def _as_jax_arrays(params: PyTree) -> PyTree:
-    """Lets parameters be NumPy arrays inside `jit`, where a custom derivative cannot take them."""
-    return jax.tree.map(jnp.asarray, params)
+    def _stacks_of(self, params):
+        return [params] if len(self.stacks) == 1 else [params[name] for name in self._names]
+
+    def _from_hidden(self, function, params, hidden):
+        found, first = [], 0
+        for stack, (network, count) in zip(self._stacks_of(params), self.stacks, strict=True):
+            compute = functools.partial(function, network)
+            found.append(jax.vmap(compute)(stack, hidden[first : first + count]))
+            first += count
+        return _joined(found)
+
+
+def _joined(arrays):
+    return arrays[0] if len(arrays) == 1 else jnp.concatenate(arrays)
 
 
 def make_ensemble(
@@ -300,10 +277,39 @@ def make_ensemble(
     pairs = None
     if config.model.attribute_inputs and num_attributes and item_attributes is not None:
         pairs = AttributePairs(item_attributes)
-    encoder = make_encoder(config.model, num_items, dtype, config.objective.task)
+    model = config.model.copy_and_resolve_references()
+    kinds = member_encoders(config)
+    stacks = []
+    for kind in dict.fromkeys(kinds):
+        model.encoder = kind
+        encoder = make_encoder(model, num_items, dtype, config.objective.task)
+        network = Network(encoder, num_items, num_attributes, model.item_bias, pairs)
+        stacks.append((network, kinds.count(kind)))
+    tasks = {network.encoder.task for network, _ in stacks}
+    if len(tasks) > 1:
+        raise UserError(
+            f'ensemble.members={config.ensemble.members} would be trained on different tasks; set '
+            '--config.objective.task=cloze, which every encoder can be trained on.'
+        )
     return Ensemble(
-        Network(encoder, num_items, num_attributes, config.model.item_bias, pairs),
-        config.ensemble.num_networks,
+        tuple(stacks),
         config.ensemble.shared_init,
-        one_after_another=platform == 'cpu' and encoder.task == 'next_item',
+        one_after_another=platform == 'cpu' and tasks == {'next_item'},
     )
+
+
+def member_encoders(config: ml_collections.ConfigDict) -> list[str]:
+    """Returns the encoder of every network that a configuration asks for.
+
+    Raises:
+      UserError: a name in `ensemble.members` is empty.
+    """
+    if not config.ensemble.members:
+        return [config.model.encoder] * config.ensemble.num_networks
+    kinds = [kind.strip() for kind in config.ensemble.members.split(',')]
+    if not all(kinds):
+        raise UserError(
+            f'ensemble.members is {config.ensemble.members!r}; write the encoders of the networks '
+            'with a comma between them, such as sasrec_plus,sasrec_plus,bsarec.'
+        )
+    return kinds

@@ -56,10 +56,10 @@ def student_loss(
     at = positions(params, ensemble, batch, teacher_params, teacher, capacity, key, axis_name)
     cross_entropy, divergence = _labels_and_teacher(
         at.student,
-        *ensemble.network.item_head_of(params),
+        *ensemble.item_heads(params),
         at.labels,
         at.weights.astype(accumulation_dtype(at.student.dtype)),
-        jax.lax.stop_gradient((at.teacher, *teacher.network.item_head_of(teacher_params))),
+        jax.lax.stop_gradient((at.teacher, *teacher.item_heads(teacher_params))),
         options.temperature,
         BLOCK,
     )

@@ -105,7 +105,7 @@ def emkd_loss(
 
     parts['masked_items'], parts['kd'] = catalogue_loss(
         chosen[:, : capacity.all_views],
-        *ensemble.network.item_head_of(params),
+        *ensemble.item_heads(params),
         masked.label,
         masked.weight.astype(parts['kd'].dtype),
         hyper.temperature if distils(ensemble, hyper) else None,

@@ -109,7 +109,7 @@ def next_item_loss(
     weights, count = label_weights(labels, dtype, axis_name)
     parts['next_item'], parts['kd'] = catalogue_loss(
         hidden,
-        *ensemble.network.item_head_of(params),
+        *ensemble.item_heads(params),
         labels,
         weights,
         hyper.temperature if distils(ensemble, hyper) else None,

@@ -17,7 +17,7 @@ from emkd_jax.data.splits import leave_one_out, windows
 from emkd_jax.errors import UserError
 from emkd_jax.evaluation.counts import choose_settings
 from emkd_jax.model.counts import CountModel
-from emkd_jax.model.ensemble import Ensemble, make_ensemble
+from emkd_jax.model.ensemble import Ensemble, make_ensemble, member_encoders
 from emkd_jax.training.step import TrainState, init_state, make_optimizer
 
 
@@ -89,6 +89,9 @@ def make_experiment(
     if not dataset.num_attributes:  # there is nothing to predict
         config = config.copy_and_resolve_references()
         config.objective.attribute_weight = 0.0
+    if config.ensemble.members:
+        config = config.copy_and_resolve_references()
+        config.ensemble.num_networks = len(member_encoders(config))
     split = dataset.split or leave_one_out(dataset)
     if not len(split.test.targets):
         raise UserError(

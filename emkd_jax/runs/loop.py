@@ -144,9 +144,7 @@ def _train_together(
     epoch = trainer.epoch
     began = saved = time.monotonic()
     every_steps, every_minutes = config.checkpoint.every_steps, config.checkpoint.every_minutes
-    bar = ProgressBar(
-        trainer.num_steps, trainer.step, trainer.sequences_per_step * len(runs)
-    )
+    bar = ProgressBar(trainer.num_steps, trainer.step, trainer.sequences_per_step * len(runs))
 
     def request() -> Request:
         if signals.requested:
@@ -164,7 +162,7 @@ def _train_together(
         return {'seconds': before['seconds'] + time.monotonic() - began, 'timed': trainer.timed}
 
     with contextlib.closing(bar):
-        while trainer.step < trainer.num_steps:
+        while trainer.step < trainer.num_steps and not _patience_is_over(runs, trainer):
             epoch = trainer.epoch
             epoch_end = min(epoch * trainer.per_epoch, trainer.num_steps)
             next_save = trainer.num_steps
@@ -194,9 +192,7 @@ def _train_together(
     for run in runs:
         run.checkpoints.seal(wait=True)
     signals.at_once = True
-    return [
-        run.finish(validate, trainer.step, spent(), trainer.sequences_per_step) for run in runs
-    ]
+    return [run.finish(validate, trainer.step, spent(), trainer.sequences_per_step) for run in runs]
 
 
 def _common_step(runs: Sequence[TrainingRun]) -> int | None:
@@ -222,6 +218,20 @@ def _save(runs: Sequence[TrainingRun], trainer: Trainer, spent: dict[str, Any]) 
         # may number them differently and then wait for each other in vain.
         if jax.process_count() > 1:
             run.checkpoints.seal(wait=True)
+
+
+def _patience_is_over(runs: Sequence[TrainingRun], trainer: Trainer) -> bool:
+    """Whether `train.patience` epochs passed since the best validation of every run.
+
+    It depends on nothing but the step and the records, so that a resumed run stops where it would
+    have stopped.
+    """
+    patience = runs[0].experiment.config.train.patience
+    bests = [run.record['best'] for run in runs]
+    if not patience or not all(bests):
+        return False
+    epochs = trainer.step / trainer.per_epoch
+    return all(epochs - best['epoch'] >= patience for best in bests)
 
 
 def _validates(options: ml_collections.ConfigDict, epoch: int) -> bool:

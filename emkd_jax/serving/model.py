@@ -135,7 +135,8 @@ class Model:
 
         Returns:
           A table with the columns row (the place in `histories`) or user, rank (from 1), item,
-          score (the sum of the networks' logits and of the weighted counts) and, if the data has titles, title.
+          score (the sum of the networks' logits and of the weighted counts) and, if the data has
+          titles, title.
 
         Raises:
           UserError: an argument is not allowed, or an id is not known and `strict` is set.
@@ -268,10 +269,11 @@ class Model:
         allowed[0] = False  # the padding item
         if not allowed.any():
             raise UserError('The items allowed and the items excluded leave no item to recommend.')
-        networks = self._networks if network is None else [self._networks[network]]
+        ensemble, networks, counts = self.ensemble, self._networks, self.counts
+        if network is not None:
+            ensemble, networks, counts = ensemble.only(network), [networks[network]], None
         rows = self.config.eval.batch_size
-        counts = self.counts if network is None else None
-        return Recommender(self.ensemble, networks, allowed, k, exclude_seen, rows, counts)
+        return Recommender(ensemble, networks, allowed, k, exclude_seen, rows, counts)
 
     def table(
         self,

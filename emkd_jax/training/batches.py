@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from jaxtyping import Array, Int, UInt32
 
 from emkd_jax.data.packing import Packing
@@ -20,7 +21,7 @@ from emkd_jax.objective.next_item import PackedBatch
 
 _ORDER, _MASKS, DROPOUT, _PIECES = range(4)  # independent streams of random numbers
 
-Windows = Int[Array, 'windows slots']  # items, padded on the left with 0
+Windows = Int[Array | np.ndarray, 'windows slots']  # items, padded on the left with 0
 
 
 class Order(NamedTuple):
@@ -45,9 +46,7 @@ def steps_per_epoch(num_rows: int, batch_size: int) -> int:
     return -(-num_rows // batch_size)
 
 
-def epoch_order(
-    seed: UInt32[Array, ''], epoch: Int[Array, ''], rows: Windows | Packing
-) -> Order:
+def epoch_order(seed: UInt32[Array, ''], epoch: Int[Array, ''], rows: Windows | Packing) -> Order:
     """Returns the order of an epoch, and which piece takes each place of packed rows."""
 
     def keys(stream: int, count: int) -> UInt32[Array, ' count']:
@@ -59,7 +58,7 @@ def epoch_order(
     # The pieces of each length are permuted among the places of that length.
     count = len(rows.piece_groups)
     pieces = jnp.arange(count, dtype=jnp.int32)
-    sorted_by = (rows.piece_groups, keys(_PIECES, count), pieces)
+    sorted_by = (jnp.asarray(rows.piece_groups), keys(_PIECES, count), pieces)
     return Order(order, jax.lax.sort(sorted_by, num_keys=2)[2])
 
 
@@ -86,7 +85,7 @@ def draw_windows(
       row_ids: the rows of the global batch that this device computes.
     """
     places, valid = _places(step, order, batch_size, row_ids)
-    chosen = windows[order.rows[places]].astype(jnp.int32)
+    chosen = jnp.asarray(windows)[order.rows[places]].astype(jnp.int32)
     sequences = jnp.where(valid[:, None], chosen, 0)
     key = hash_rng.fold(seed, _MASKS, step)
     views = draw_views(key, sequences, row_ids, options.num_views, num_items, options.mask_prob)
@@ -105,6 +104,7 @@ def draw_packed(
     row = order.rows[places]
     slot_places = jnp.asarray(packing.slot_places)[row]
     filled = valid[:, None] & (slot_places >= 0)
+    assert order.pieces is not None
     piece = order.pieces[jnp.maximum(slot_places, 0)]
     positions = jnp.asarray(packing.slot_positions)[row]
     index = jnp.asarray(packing.piece_starts)[piece] + positions

@@ -41,7 +41,6 @@ from emkd_jax.training.batches import (
 from emkd_jax.training.placement import AXIS, rows_per_device
 
 
-
 def parts_of(ensemble: Ensemble) -> tuple[str, ...]:
     """Returns the names of the parts of the loss, of which the first is the main one."""
     return next_item.PARTS if ensemble.network.encoder.task == 'next_item' else PARTS
@@ -125,7 +124,7 @@ def init_state(
         step=jnp.zeros((), jnp.int32),
         params=params,
         # An optimizer may reduce over the tree, which must not couple the networks.
-        opt_state=jax.vmap(optimizer.init)(params),
+        opt_state=ensemble.over_stacks(lambda _, p: jax.vmap(optimizer.init)(p), params),
         seed=hash_rng.fold(jnp.uint32(seed)),
         sums={name: jnp.zeros(()) for name in sums_of(ensemble)},
     )
@@ -250,7 +249,7 @@ def one_step(
     broken = ~jnp.stack(finite)
     optimizer = make_optimizer(hyper.learning_rate)
     with jax.numpy_dtype_promotion('standard'):  # optax raises floats to integer powers
-        updates, opt_state = jax.vmap(optimizer.update)(grads, state.opt_state, state.params)
+        updates, opt_state = _updates(ensemble, optimizer, grads, state)
     at_start = state.step % steps_per_epoch(len(order.rows), batch_size) == 0
     after = TrainState(
         step=state.step + 1,
@@ -261,6 +260,17 @@ def one_step(
     )
     kept = jax.tree.map(lambda new, old: jnp.where(broken.any(), old, new), after, state)
     return kept, broken
+
+
+def _updates(ensemble, optimizer, grads, state):
+    """The optimizer's updates and state; each network is updated apart from the others."""
+    update = jax.vmap(optimizer.update)
+    if len(ensemble.stacks) == 1:
+        return update(grads, state.opt_state, state.params)
+    both = ensemble.over_stacks(
+        lambda _, *trees: update(*trees), grads, state.opt_state, state.params
+    )
+    return tuple({name: pair[place] for name, pair in both.items()} for place in (0, 1))
 
 
 def compile_train_steps(

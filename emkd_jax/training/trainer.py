@@ -76,7 +76,8 @@ class Trainer:
         self.num_steps = config.train.num_steps or config.train.num_epochs * self.per_epoch
         self.step = int(np.max(states.step))
         self.means: list[dict[str, float]] = [{} for _ in names]
-        self.timed, self.speed = timed, None
+        self.timed = timed
+        self.speed: float | None = None
         self._names, self._batch_size = names, config.train.batch_size
         # On a CPU a step may take seconds, and fake devices must not queue dispatches. Each
         # dispatch allocates its temporary memory anew, though, so a few steps share a dispatch.

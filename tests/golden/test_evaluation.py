@@ -26,7 +26,7 @@ def evaluated(path):
     histories = [row[row > 0] for row in case.arrays['eval_history']]
     targets = case.arrays['eval_answer'].astype(np.int32)
     holdout = Holdout(Ragged.from_rows(histories), targets, np.arange(len(targets)))
-    options = ml_collections.ConfigDict({'ks': (1, 5, 10, 20), 'batch_size': 16})
+    options = ml_collections.ConfigDict({'ks': (1, 5, 10, 20), 'batch_size': 16, 'rule': 'window'})
     return Evaluator(options, case.ensemble, holdout, jax.devices()[:1])(case.params)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import optax
 
 from emkd_jax.model.encoders.bert4rec import BERT4Rec
-from emkd_jax.model.ensemble import Ensemble, Network
+from emkd_jax.model.ensemble import Ensemble
+from emkd_jax.model.network import Network
 from emkd_jax.objective.emkd import Batch, Capacity, emkd_loss
 from emkd_jax.objective.hyper_parameters import HyperParameters
 from emkd_jax.objective.masking import Views
@@ -41,7 +42,7 @@ class Case:
             dropout=0.0,
             dtype=jnp.dtype(dtype),
         )
-        self.ensemble = Ensemble(Network(encoder, sizes['V'], sizes['A']), sizes['N'])
+        self.ensemble = Ensemble(((Network(encoder, sizes['V'], sizes['A']), sizes['N']),))
         self.params = self.tree('param', dtype)
         self.options = ml_collections.ConfigDict(
             {

@@ -19,7 +19,9 @@ class MeanOfItems(SequenceEncoder):
         """Computes the sum, and then applies the layers."""
         slot = jnp.arange(segments.shape[1])
         age = (slot[:, None] - slot[None, :]).astype(jnp.float32)
-        weights = jnp.where((age >= 0)[None] & (segments > 0)[:, None], 0.3 ** jnp.abs(age)[None], 0)
+        weights = jnp.where(
+            (age >= 0)[None] & (segments > 0)[:, None], 0.3 ** jnp.abs(age)[None], 0
+        )
         x = jnp.einsum('rqk,rkd->rqd', weights.astype(x.dtype), x)
         if last_only:
             x = x[:, -1:]

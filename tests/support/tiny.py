@@ -59,10 +59,7 @@ def tiny_experiment(config=None, data=None):
         data,
         leave_one_out(data),
         make_ensemble(
-            config,
-            data.num_items,
-            data.num_attributes,
-            item_attributes=data.item_attributes,
+            config, data.num_items, data.num_attributes, item_attributes=data.item_attributes
         ),
         make_optimizer(config.optimizer.learning_rate),
     )

@@ -91,11 +91,7 @@ class SequenceEncoder(nn.Module):
 
     @classmethod
     def from_config(
-        cls,
-        model: ml_collections.ConfigDict,
-        num_items: int,
-        dtype: np.dtype,
-        task: str = 'cloze',
+        cls, model: ml_collections.ConfigDict, num_items: int, dtype: np.dtype, task: str = 'cloze'
     ) -> 'SequenceEncoder':
         """Makes the encoder that `config.model` describes.
 

@@ -2,8 +2,8 @@
 
 Each block adds a share of a filter, which amplifies the high frequencies of a sequence, to a share
 of the attention. The authors filter a whole sequence by its Fourier transform and predict from its
-last slot alone. Here every slot predicts, so the filter of a slot sees only the slots of its segment
-up to it; at the last slot of a sequence, both are the same.
+last slot alone. Here every slot predicts, so the filter of a slot sees only the slots of its
+segment up to it; at the last slot of a sequence, both are the same.
 """
 
 import jax
@@ -17,7 +17,9 @@ from emkd_jax.model.encoders.sasrec_plus import SASRecPlus
 
 
 def low_pass(
-    mask: Bool[Array, 'rows queries slots'], positions: Float[Array, 'rows queries'], frequencies: int
+    mask: Bool[Array, 'rows queries slots'],
+    positions: Float[Array, 'rows queries'],
+    frequencies: int,
 ) -> Float[Array, 'rows queries slots']:
     """Returns the weights with which a low-pass filter sums the slots up to each query.
 

@@ -9,13 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from emkd_jax.model import hash_rng
-from emkd_jax.model.encoders.base import (
-    Hidden,
-    HiddenOut,
-    Segments,
-    SequenceEncoder,
-    SlotKeys,
-)
+from emkd_jax.model.encoders.base import Hidden, HiddenOut, Segments, SequenceEncoder, SlotKeys
 from emkd_jax.model.encoders.layers import Linear
 
 

@@ -5,13 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from emkd_jax.model import hash_rng
-from emkd_jax.model.encoders.base import (
-    Hidden,
-    HiddenOut,
-    Segments,
-    SequenceEncoder,
-    SlotKeys,
-)
+from emkd_jax.model.encoders.base import Hidden, HiddenOut, Segments, SequenceEncoder, SlotKeys
 from emkd_jax.model.encoders.layers import Linear, linear, linear_params, segment_starts
 
 

@@ -10,13 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from emkd_jax.model import hash_rng
-from emkd_jax.model.encoders.base import (
-    Hidden,
-    HiddenOut,
-    Segments,
-    SequenceEncoder,
-    SlotKeys,
-)
+from emkd_jax.model.encoders.base import Hidden, HiddenOut, Segments, SequenceEncoder, SlotKeys
 from emkd_jax.model.encoders.layers import Linear, causal_mask, standard_norm
 from emkd_jax.model.precision import accumulation_dtype
 

@@ -3,8 +3,8 @@
 It differs from the encoder of the SASRec paper by an output projection of the attention, a
 feed-forward network that is four times as wide and has a GELU, a learned bias by distance, inputs
 scaled by sqrt(dim), and dropout in these places only: the embeddings, the attention weights, and
-the outputs of both sublayers. See Klenitskiy and Vasilev, "Turning dross into gold loss: is BERT4Rec
-really better than SASRec?" (RecSys 2023) for what such a network reaches with the full softmax.
+the outputs of both sublayers. What such a network reaches with the full softmax is in Klenitskiy
+and Vasilev, "Turning dross into gold loss: is BERT4Rec really better than SASRec?" (RecSys 2023).
 """
 
 import flax.linen as nn

@@ -8,6 +8,7 @@ from emkd_jax.data.dataset import Dataset, Holdout, Ragged
 from emkd_jax.data.splits import leave_one_out
 from emkd_jax.evaluation import RULES
 from emkd_jax.evaluation.baselines import evaluate_baselines, transitions
+from emkd_jax.model.counts import SETTINGS, CountModel, CountSettings
 
 KS = (1, 2, 3, 4, 5)
 

@@ -1,5 +1,7 @@
 """An ensemble: each network is, to the bit, the same as it would be alone."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,7 +69,7 @@ def test_scores_are_the_item_logits_of_the_last_slot_and_the_ensemble_sums_them(
     np.testing.assert_allclose(
         jax.jit(ensemble.score)(networks, items), logits.sum(0), rtol=1e-5, atol=1e-5
     )
-    np.testing.assert_array_equal(jax.jit(ensemble.score)(networks[1:2], items), scores[1])
+    np.testing.assert_array_equal(jax.jit(ensemble.only(1).score)(networks[1:2], items), scores[1])
 
 
 @pytest.mark.parametrize('method', ['hidden', 'score'])
@@ -122,3 +124,68 @@ def test_auto_dtype_is_the_fast_one_of_the_platform():
     assert activation_dtype('auto', 'cpu') == jnp.float32
     assert activation_dtype('auto', 'tpu') == activation_dtype('auto', 'gpu') == jnp.bfloat16
     assert activation_dtype('float32', 'tpu') == jnp.float32
+
+
+class TestMembersOfTwoKinds:
+    """Two networks of one encoder and one of another, against each of them alone."""
+
+    @pytest.fixture(scope='class')
+    def mixed(self):
+        return small.ensemble(
+            ensemble__members='sasrec_plus,gru4rec,sasrec_plus', objective__task='next_item'
+        )
+
+    @pytest.fixture(scope='class')
+    def weights(self, mixed):
+        return jax.jit(mixed.init)(small.KEY)
+
+    def test_networks_of_one_kind_are_stacked(self, mixed, weights):
+        assert [type(n.encoder).__name__ for n in mixed.networks] == [
+            'SASRecPlus',
+            'SASRecPlus',
+            'GRU4Rec',
+        ]
+        sizes = {name: len(jax.tree.leaves(stack)[0]) for name, stack in weights.items()}
+        assert sizes == {'stack_0': 2, 'stack_1': 1}
+
+    def test_each_network_computes_what_it_computes_alone(self, mixed, weights):
+        items = small.sequences(4)
+        together = mixed.hidden(weights, items)
+        scores = mixed.scores(mixed.split(weights), items)
+        for n, params in enumerate(mixed.split(weights)):
+            alone = mixed.only(n)
+            stacked = jax.tree.map(lambda x: x[None], params)
+            np.testing.assert_allclose(
+                alone.hidden(stacked, items)[0], together[n], rtol=1e-5, atol=1e-6
+            )
+            np.testing.assert_allclose(alone.score([params], items), scores[n], rtol=1e-6)
+            stack, place = mixed.place(weights, n)
+            taken = jax.tree.map(lambda x, i=place: x[i], stack)
+            jax.tree.map(np.testing.assert_array_equal, taken, params)
+
+    def test_logits_and_heads_follow_the_order_of_the_networks(self, mixed, weights):
+        hidden = mixed.hidden(weights, small.sequences(4))
+        logits = mixed.item_logits(weights, hidden)
+        kernels, biases = mixed.item_heads(weights)
+        expected = jnp.einsum('nrsd,ncd->nrsc', hidden, kernels) + biases[:, None, None]
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+    def test_vectorised_and_one_after_another_are_the_same(self, mixed, weights):
+        assert mixed.one_after_another  # on CPUs
+        keys = jnp.arange(4, dtype=jnp.uint32)
+        vectorised = dataclasses.replace(mixed, one_after_another=False)
+        np.testing.assert_allclose(
+            vectorised.hidden(weights, small.sequences(4), keys),
+            mixed.hidden(weights, small.sequences(4), keys),
+            rtol=1e-4,
+            atol=1e-5,
+        )
+
+    def test_members_that_cannot_be_are_refused(self):
+        for members, message in [
+            ('sasrec_plus,nothing', "model.encoder is 'nothing'"),
+            ('sasrec_plus,,hstu', 'with a comma between them'),
+            ('sasrec_plus,bert4rec', 'different tasks; set --config.objective.task=cloze'),
+        ]:
+            with pytest.raises(UserError, match=message):
+                small.ensemble(ensemble__members=members, objective__task='auto')

@@ -41,9 +41,7 @@ def found(request):
     options = small.options(temperature=0.7)
     hyper = small.hyper(options)
     loss = jax.jit(
-        lambda p: next_item_loss(
-            p, ensemble, options, hyper, batch(), small.item_attributes()
-        )
+        lambda p: next_item_loss(p, ensemble, options, hyper, batch(), small.item_attributes())
     )
     total, parts = loss(params)
     hidden = np.asarray(ensemble.hidden(params, batch().items, segments=batch().segments))
@@ -60,7 +58,9 @@ def logits_at_labels(found):
     kernel, bias = wide(ensemble.network.item_head_of(params))
     real = np.asarray(batch().labels) > 0
     states = hidden[:, real]
-    return np.einsum('npd,nvd->npv', states, kernel) + bias[:, None], np.asarray(batch().labels)[real]
+    return np.einsum('npd,nvd->npv', states, kernel) + bias[:, None], np.asarray(batch().labels)[
+        real
+    ]
 
 
 def test_next_item_is_the_cross_entropy_at_every_label(found):
@@ -84,7 +84,7 @@ def test_distillation_is_the_mean_divergence_of_all_pairs(found):
 
 
 def test_attributes_are_those_of_the_next_item(found):
-    ensemble, params, *_, hidden = found
+    params, hidden = found[1], found[-1]
     kernel, bias = wide((params['attribute_head_kernel'], params['attribute_head_bias']))
     labels = np.asarray(batch().labels)
     real = labels > 0

@@ -1,6 +1,7 @@
 """The step on packed rows: the same on any number of devices, and every target once an epoch."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +85,7 @@ def test_an_epoch_visits_every_target_once_in_its_own_places():
     rows = jax.tree.map(jnp.asarray, experiment().rows)
     train = experiment().split.train
     expected = sorted(
-        (int(a), int(b)) for user in range(len(train)) for a, b in zip(train[user], train[user][1:])
+        pair for user in range(len(train)) for pair in itertools.pairwise(train[user].tolist())
     )
     seen = []
     for epoch in range(2):

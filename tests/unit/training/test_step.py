@@ -35,9 +35,7 @@ def compiled(num_devices):
     return function, data, on, jax.device_get(experiment.initial_state())
 
 
-PER_EPOCH = steps_per_epoch(
-    len(tiny_experiment().rows), tiny_experiment().config.train.batch_size
-)
+PER_EPOCH = steps_per_epoch(len(tiny_experiment().rows), tiny_experiment().config.train.batch_size)
 
 
 class Steps:

@@ -1,0 +1,138 @@
+"""One network: an encoder with an item head and an attribute head."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from emkd_jax.model.attribute_inputs import AttributePairs
+from emkd_jax.model.encoders.base import HiddenOut, Items, Segments, SequenceEncoder, SlotKeys
+from emkd_jax.model.encoders.layers import linear_params
+from emkd_jax.model.precision import accumulation_dtype
+
+
+class Network(nn.Module):
+    """One network: an encoder, with an item head and an attribute head.
+
+    Attributes:
+      encoder: a `SequenceEncoder`.
+      num_items: V; items are 1..V.
+      num_attributes: A; attributes are 1..A.
+      item_bias: whether the item head has a bias.
+      attribute_pairs: the attributes of the items, whose embeddings are added to those of the
+        items; None: items have embeddings of their own alone.
+    """
+
+    encoder: SequenceEncoder
+    num_items: int
+    num_attributes: int
+    item_bias: bool = True
+    attribute_pairs: AttributePairs | None = None
+
+    @property
+    def mask_token(self) -> int:
+        """The token that stands for the item to predict."""
+        return self.num_items + 1
+
+    def setup(self):
+        dim = self.encoder.dim
+        if self.attribute_pairs is not None:
+            self.param(
+                'attribute_embeddings',
+                nn.initializers.normal(self.encoder.initial_scale),
+                (self.num_attributes + 1, dim),
+            )
+        # Class 0 is the padding item, or its attribute. It is in the softmax but never a label.
+        if not self.encoder.tied:
+            self.item_head = linear_params(
+                self, 'item_head_', self.num_items + 1, dim, with_bias=self.item_bias
+            )
+        elif self.item_bias:
+            self.param('item_head_bias', nn.initializers.zeros, (self.num_items + 1,))
+        self.attribute_head = linear_params(self, 'attribute_head_', self.num_attributes + 1, dim)
+
+    def __call__(
+        self,
+        items: Items,
+        keys: SlotKeys = None,
+        last_only: bool = False,
+        segments: Segments | None = None,
+    ) -> HiddenOut:
+        """Computes hidden states; see `SequenceEncoder.__call__`."""
+        return self.encoder(items, keys, last_only, segments)
+
+    def predicting_state(self, items: Items) -> Float[Array, 'rows dim']:
+        """Computes the hidden state that predicts the item at the last slot.
+
+        Args:
+          items: the end of each history and then the mask token, padded on the left with 0. A
+            network that was trained on next items reads the history alone.
+        """
+        if self.encoder.task == 'next_item':
+            items = items[:, :-1]
+        return self.encoder(items, last_only=True)[:, -1]
+
+    def attribute_logits(self, hidden: Float[Array, '*lead dim']) -> Float[Array, '*lead classes']:
+        """Computes logits of the attributes 0..A, in float32 or wider."""
+        return _wide_linear(hidden, *self.attribute_head)
+
+    def effective(self, params: PyTree) -> PyTree:
+        """Returns the parameters with the attributes added to the item embeddings.
+
+        The methods of this class and of `Ensemble` that take hidden states or compute them work
+        with effective parameters; those that score histories take the trained ones, and so do the
+        losses.
+        """
+        if self.attribute_pairs is None:
+            return params
+        encoder = params['encoder']
+        embedding = encoder['embedding']
+        tokens = self.attribute_pairs.add_to(embedding['tokens'], params['attribute_embeddings'])
+        return params | {'encoder': encoder | {'embedding': embedding | {'tokens': tokens}}}
+
+    def item_head_of(self, params: PyTree) -> tuple[Array, Array]:
+        """Returns the kernel and the bias of the item head of one network or of stacked ones.
+
+        A tied head is the table of item embeddings. Its class 0 is the row of the padding item,
+        which embeds as zero whatever stands there.
+        """
+        if not self.encoder.tied:
+            kernel = params['item_head_kernel']
+        else:
+            kernel = params['encoder']['embedding']['tokens'][..., : self.num_items + 1, :]
+        if self.item_bias:
+            return kernel, params['item_head_bias']
+        return kernel, jnp.zeros(kernel.shape[:-1], kernel.dtype)
+
+    def state_of(self, params: PyTree, items: Items) -> Float[Array, 'rows dim']:
+        """Computes the `predicting_state` from trained parameters."""
+        return self._from_effective(self.effective(_as_jax_arrays(params)), items)
+
+    def scores_of(self, params: PyTree, items: Items) -> Float[Array, 'rows classes']:
+        """Scores the items 0..V from trained parameters; see `Ensemble.scores`."""
+        params = self.effective(_as_jax_arrays(params))
+        return self.item_logits_of(params, self._from_effective(params, items))
+
+    def _from_effective(self, params, items):
+        return self.apply({'params': params}, items, method=Network.predicting_state)
+
+    def item_logits_of(
+        self, params: PyTree, hidden: Float[Array, '*lead dim']
+    ) -> Float[Array, '*lead classes']:
+        """Computes logits of the items 0..V by one network, in float32 or wider."""
+        return _wide_linear(hidden, *self.item_head_of(params))
+
+
+def _wide_linear(hidden, kernel, bias):
+    y = jax.lax.dot_general(
+        hidden,
+        kernel.astype(hidden.dtype),
+        (((hidden.ndim - 1,), (1,)), ((), ())),
+        preferred_element_type=accumulation_dtype(hidden.dtype),
+    )
+    return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def _as_jax_arrays(params):
+    """Lets parameters be NumPy arrays inside `jit`, where a custom derivative cannot take them."""
+    return jax.tree.map(jnp.asarray, params)
