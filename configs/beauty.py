@@ -2,6 +2,7 @@
 
     python launch.py --config=configs/beauty.py            EMKD with the published values
     python launch.py --config=configs/beauty.py:released   as released: float32, with all quirks
+    python launch.py --config=configs/beauty.py:best       the best accuracy known here
     python launch.py --config=configs/beauty.py:quick      a small model
 
 Needs: a connection to GitHub at the first start, or the files of the authors in

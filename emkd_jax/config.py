@@ -300,9 +300,9 @@ NEXT_ITEM_RECIPE: dict[str, Any] = {
     'objective.attribute_weight': 0.0,
     'train.batch_size': 4,
     'train.row_width': 64,
-    'train.num_epochs': 16,
+    'train.num_epochs': 12,
     'eval.rule': 'history',
-    'eval.first_epoch': 2,
+    'eval.first_epoch': 4,
     'eval.every_epochs': 2,
 }
 
