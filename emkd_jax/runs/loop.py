@@ -171,13 +171,14 @@ def _train_together(
             answer = trainer.advance_to(min(epoch_end, next_save), request, on_dispatch)
             save = answer != Request.NONE or trainer.step in (next_save, trainer.num_steps)
             if trainer.step == epoch_end:
-                speed = {'sequences_per_second': trainer.speed}
+                seconds = spent()['seconds']
+                speed = {'sequences_per_second': trainer.speed, 'seconds': seconds}
                 for run, means in zip(runs, trainer.means, strict=True):
                     run.log('train', trainer.step, epoch, means | speed)
                 if _validates(config.eval, epoch) or trainer.step == trainer.num_steps:
                     for run, params in zip(runs, trainer.params(), strict=True):
                         better = run.record_validation(
-                            validate(params), diversity(params), trainer.step, epoch
+                            validate(params), diversity(params), trainer.step, epoch, seconds
                         )
                         save = save or better
             if save:

@@ -69,11 +69,20 @@ class TrainingRun:
         self._log.write(kind, step, epoch, values)
 
     def record_validation(
-        self, result: Result, diversity: dict[str, float], step: int, epoch: int
+        self, result: Result, diversity: dict[str, float], step: int, epoch: int, seconds: float
     ) -> bool:
-        """Logs a validation; returns whether it is the best so far."""
+        """Logs a validation; returns whether it is the best so far.
+
+        Args:
+          result: metrics on the validation set.
+          diversity: how much the networks differ.
+          step: the step after which they were measured.
+          epoch: the epoch that ended with it.
+          seconds: spent on the run until then.
+        """
         networks = {f'network_{n}': metrics for n, metrics in enumerate(result.networks)}
-        values = {'ensemble': result.ensemble, 'diversity': diversity} | networks
+        values: dict[str, Any] = {'ensemble': result.ensemble, 'diversity': diversity} | networks
+        values['seconds'] = seconds
         self.log('validation', step, epoch, values)
         value = result.ensemble[self.experiment.config.eval.rule][BEST_METRIC]
         best = self.record['best']
