@@ -17,4 +17,12 @@ from emkd_jax.config import apply_variant, base_config
 def get_config(variant=''):
     config = base_config(event_log=True)
     config.data.name = 'custom'
-    return apply_variant(config, variant)
+    if variant not in ('', 'emkd'):
+        return apply_variant(config, variant)
+    if not variant:
+        config = apply_variant(config, 'best')
+        config.train.batch_size = 0  # by the size of the data
+        config.train.num_epochs = 60
+        config.train.patience = 6
+    config.name = 'custom_emkd' if variant else 'custom'
+    return config

@@ -185,7 +185,9 @@ def _run(arguments: list[str]) -> None:
                 more = [given.config, signals]
             function(run, *more)
         elif name == 'train':
-            function(given.config, None, workdir, signals)
+            from emkd_jax.serving import after_training
+
+            after_training.show(function(given.config, None, workdir, signals))
         elif name == 'study':
             function(given.config, workdir, *more, signals)
         else:

@@ -46,7 +46,7 @@ OPTIONS: dict[str, Option] = {
     'name': Option('', 'Name of the run; the default workdir is runs/<name>.'),
     'seed': Option(0, 'Seed of everything random: weights, order, masks and dropout.', least=0),
     'data.name': Option(
-        '', 'Data set: toys, beauty, ml_1m, quickstart, or custom for an event log.'
+        '', 'Data set: toys, beauty, ml_1m, movielens, quickstart, or custom for an event log.'
     ),
     'data.source': Option(
         '',
@@ -126,7 +126,10 @@ OPTIONS: dict[str, Option] = {
     ),
     'optimizer.learning_rate': Option(1e-3, 'Learning rate of Adam, constant.', least=0),
     'train.batch_size': Option(
-        256, 'Sequences per step, over all devices together; packed rows with next_item.', least=1
+        256,
+        'Sequences per step, over all devices together. With next_item, packed rows; 0 takes as '
+        'many as give a thousandth of the targets, and at least 256 targets.',
+        least=0,
     ),
     'train.row_width': Option(64, 'Items in a packed row, with objective.task=next_item.', least=1),
     'train.num_epochs': Option(250, 'Passes over the training data.', least=1),
@@ -474,9 +477,13 @@ def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list
     before, after = flatten(stored), flatten(requested)
     options = OPTIONS | EVENT_LOG_OPTIONS
     found = []
+    follows = {  # from the data or from another option, so the stored value is the right one
+        'train.batch_size': after.get('train.batch_size') == 0,
+        'ensemble.num_networks': bool(after.get('ensemble.members')),
+    }
     for name in sorted(before.keys() | after.keys()):
         option = options.get(name)
-        if option and not option.changes_results:
+        if follows.get(name) or (option and not option.changes_results):
             continue
         default = option.default if option else 'not there'
         values = [_plain(values.get(name, default)) for values in (before, after)]

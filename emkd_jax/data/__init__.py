@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from emkd_jax.data import prepared, released, stand_in
+from emkd_jax.data import movielens_small, prepared, released, stand_in
 from emkd_jax.data.dataset import Dataset
 from emkd_jax.errors import UserError
 
@@ -23,8 +23,9 @@ def load_dataset(name: str, source: str | os.PathLike[str] = '', stand_in: bool 
     `read_events` reads data of your own.
 
     Args:
-      name: 'toys' (Amazon Toys and Games), 'beauty' (Amazon Beauty), 'ml_1m' (MovieLens-1M), or
-        'quickstart', a small data set that is made up.
+      name: 'toys' (Amazon Toys and Games), 'beauty' (Amazon Beauty), 'ml_1m' (MovieLens-1M),
+        'movielens' (a small MovieLens that comes with the package), or 'quickstart', a small data
+        set that is made up.
       source: a folder with the files that the authors of EMKD released, in the layout of their
         repository; empty: download the files unless the data is prepared already.
       stand_in: make up data that resembles the data set, instead of loading it. It needs no files
@@ -71,6 +72,8 @@ def load(options: ml_collections.ConfigDict) -> Dataset:
         from emkd_jax.data import event_log
 
         return event_log.load(options)
+    if options.name == movielens_small.NAME:
+        return movielens_small.load()
     if options.stand_in or options.name == stand_in.QUICKSTART:
         return stand_in.make(options.name)
     prepared.prepare(options.name, options.source)
@@ -88,19 +91,25 @@ def prepare(options: ml_collections.ConfigDict) -> pathlib.Path:
         from emkd_jax.data import event_log
 
         return event_log.prepare(options)
+    if options.name == movielens_small.NAME:
+        raise UserError('The movielens data comes with the package: nothing to prepare.')
     if options.stand_in or options.name == stand_in.QUICKSTART:
         raise UserError(f'The {options.name} data is made up at each start: nothing to prepare.')
     return prepared.prepare(options.name, options.source)
 
 
 def _check(options: ml_collections.ConfigDict) -> None:
-    names = (*released.RELEASES, stand_in.QUICKSTART, _EVENT_LOG)
+    names = (*released.RELEASES, movielens_small.NAME, stand_in.QUICKSTART, _EVENT_LOG)
     if options.name not in names:
         raise UserError(f"data.name is '{options.name}'; use one of {', '.join(names)}.")
     if options.name == stand_in.QUICKSTART and options.source:
         raise UserError(
             f'data.name={stand_in.QUICKSTART} is always made up; leave data.source empty, or take '
             f'one of {", ".join(released.RELEASES)}.'
+        )
+    if options.name == movielens_small.NAME and (options.source or options.stand_in):
+        raise UserError(
+            'data.name=movielens comes with the package; leave data.source and data.stand_in out.'
         )
     if options.stand_in and options.name == _EVENT_LOG:
         raise UserError(
