@@ -44,6 +44,7 @@ def distill(
     options = (config or teacher.config).copy_and_resolve_references()
     options.unlock()
     options.ensemble.num_networks, options.distill.teacher = 1, teacher.workdir
+    options.ensemble.members = ''
     student = train(options, teacher.dataset, str(teacher.folder / 'student'), signals)
     rule = options.eval.rule
     found = compare(teacher.results, student.results, rule)
@@ -60,9 +61,14 @@ def distill(
 
 
 def compare(teacher: dict[str, Any], student: dict[str, Any], rule: str) -> dict[str, Any]:
-    """Teacher, its networks and student side by side, from their results; see `distill`."""
-    of_student = student['test'][rule]
-    ensemble = {name: value for name, value in teacher['test'][rule].items() if name in of_student}
+    """Teacher, its networks and student side by side, from their results; see `distill`.
+
+    Transition counts are left out of all of them, since only networks are taught.
+    """
+    of_student, of_teacher = (
+        results.get('without_counts', results['test'])[rule] for results in (student, teacher)
+    )
+    ensemble = {name: value for name, value in of_teacher.items() if name in of_student}
     network = {
         name: float(np.mean([metrics[rule][name] for metrics in teacher['networks']]))
         for name in ensemble

@@ -42,6 +42,13 @@ def load_teacher(experiment: Experiment) -> Teacher | None:
         run = load_run(name, dataset=experiment.data)
     except UserError as error:
         raise UserError(f'distill.teacher={name} cannot teach: {error}') from error
+    task, taught = (e.ensemble.network.encoder.task for e in (experiment, run.experiment))
+    if task != taught:
+        raise UserError(
+            f'distill.teacher={name} was trained with objective.task={taught}, and its student '
+            f'would be trained with {task}; set --config.objective.task={taught}, or another '
+            'model.encoder.'
+        )
     if run.config.model.max_len < config.model.max_len:
         raise UserError(
             f'distill.teacher={name} sees {run.config.model.max_len} items, fewer than '
