@@ -60,9 +60,15 @@ def curve(folder, rule):
     ]
 
 
+def named(stored):
+    """Returns the configuration that a run is named after, such as 'toys:best'."""
+    data = stored['data']['name']
+    return f'{data}:{stored["name"].removeprefix(data + "_")}'
+
+
 def changed_options(stored):
     """Returns the options of a run that its named configuration does not have."""
-    config = to_json(get_config(stored['name'].replace('_', ':').replace('ml:1m', 'ml_1m')))
+    config = to_json(get_config(named(stored)))
     return [change for change in differences(config, stored) if not change.startswith('seed:')]
 
 
@@ -77,6 +83,8 @@ def summarise(folders):
             raise SystemExit(f'{folders[0]} and another run differ: {"; ".join(changes)}')
     with_counts = 'counts' in first
     return {
+        'command': f'python launch.py --config={named(first["config"])} '
+        '--config.data.source=FOLDER --config.seed=SEED',
         'config': first['config'],
         'changed': changed_options(first['config']),
         'data': first['data'],
@@ -128,7 +136,9 @@ def draw(record, file):
             axis.set_title(name)
             axis.set_xlabel('minutes on two CPU cores')
             axis.set_ylabel('validation NDCG@10')
-            axis.set_ylim(bottom=0)
+            axis.set_xlim(left=0)
+            best = max(p['ensemble'] for points in recipe['curves'] for p in points)
+            axis.set_ylim(0, 1.15 * best)
             axis.legend(loc='lower right')
 
 
