@@ -125,6 +125,13 @@ OPTIONS: dict[str, Option] = {
         choices=('zero', 'excluded'),
     ),
     'optimizer.learning_rate': Option(1e-3, 'Learning rate of Adam, constant.', least=0),
+    'optimizer.average_decay': Option(
+        0.0,
+        'Decay, from step to step, of a running average of the parameters, which is then what is '
+        'validated and kept; 0 keeps the parameters themselves.',
+        least=0,
+        below=1,
+    ),
     'train.batch_size': Option(
         256,
         'Sequences per step, over all devices together. With next_item, packed rows; 0 takes as '
@@ -301,6 +308,7 @@ NEXT_ITEM_RECIPE: dict[str, Any] = {
     'objective.kd_weight': 0.0,
     'objective.contrast_weight': 0.0,
     'objective.attribute_weight': 0.0,
+    'optimizer.average_decay': 0.999,
     'train.batch_size': 4,
     'train.row_width': 64,
     'train.num_epochs': 12,

@@ -65,7 +65,8 @@ def step_cost(
     config, num_items = configs[0], ensemble.network.num_items
     optimizer = make_optimizer(config.optimizer.learning_rate)
     shape = jax.ShapeDtypeStruct
-    state = jax.eval_shape(lambda: init_state(ensemble, optimizer, 0))
+    averaged = bool(config.optimizer.average_decay)
+    state = jax.eval_shape(lambda: init_state(ensemble, optimizer, 0, averaged))
     runs = (len(configs),) if len(configs) > 1 else ()  # as the trainer holds them
     states = jax.tree.map(lambda leaf: shape((*runs, *leaf.shape), leaf.dtype), state)
     varying = stack_hyper_parameters(configs)

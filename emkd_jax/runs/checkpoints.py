@@ -169,7 +169,7 @@ class Checkpoints:
 
 def read_best(
     workdir: epath.PathLike,
-    shapes: PyTree,
+    shapes: TrainState,
     check: Callable[[dict[str, Any]], None] = lambda record: None,
 ) -> tuple[PyTree, dict[str, Any]] | None:
     """Parameters (host arrays) and record of the best checkpoint; None before the first validation.
@@ -179,7 +179,7 @@ def read_best(
 
     Args:
       workdir: of the run.
-      shapes: shapes and dtypes of the parameters of one run.
+      shapes: shapes and dtypes of the state of one run.
       check: called with the record before anything large is read; it may raise.
 
     Raises:
@@ -200,12 +200,13 @@ def read_best(
         if fault := _fault(root / str(best)):
             faults[best] = fault
             continue
-        wanted = {'params': shapes}
+        name = 'average' if shapes.average else 'params'
+        wanted = {name: shapes.kept}
         args = ocp.args.PyTreeRestore(_zeros(wanted), partial_restore=True)
         with ocp.PyTreeCheckpointer() as checkpointer, _restoring(root / str(best)):
             restored = checkpointer.restore(root / str(best) / 'state', args=args)
             jax.tree.map(_check_shape, restored, wanted)
-        return restored['params'], _read_record(root / str(best))
+        return restored[name], _read_record(root / str(best))
     if faults and set(faults.values()) != {_INCOMPLETE}:
         raise _none_trusted(root, faults)
     return None

@@ -72,7 +72,8 @@ class Experiment:
 
     def initial_state(self) -> TrainState:
         """The state before the first step."""
-        return init_state(self.ensemble, self.optimizer, self.config.seed)
+        averaged = bool(self.config.optimizer.average_decay)
+        return init_state(self.ensemble, self.optimizer, self.config.seed, averaged)
 
     def state_shapes(self) -> TrainState:
         """Shapes and dtypes of a state."""

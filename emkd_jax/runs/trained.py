@@ -96,7 +96,7 @@ class TrainedRun:
         def same_data(record: dict[str, Any]) -> None:
             check_data(self.folder, record['data'], self.dataset.fingerprint)
 
-        found = read_best(self.folder, self.experiment.state_shapes().params, same_data)
+        found = read_best(self.folder, self.experiment.state_shapes(), same_data)
         if found is None:
             raise UserError(
                 f'The run in {self.folder} has no validated checkpoint yet; let --mode=train go on.'

@@ -109,7 +109,7 @@ class TrainingRun:
         best, timed = self.record['best'], spent['timed']
         shapes = self.experiment.state_shapes()
         state, _ = self.checkpoints.restore(best['step'], shapes)
-        params = replicate(state.params, jax.devices())
+        params = replicate(state.kept, jax.devices())
         counts = self._find_counts(validate, params)
         tested = evaluate_test(self.experiment, params, counts)
         self.log('test', step, best['epoch'], tested['test'])

@@ -67,6 +67,7 @@ class TrainState:
       params: the parameters, with a leading axis of networks.
       opt_state: the state of the optimizer, with a leading axis of networks.
       seed: () uint32, the seed of the run.
+      average: a running average of the parameters, or an empty dictionary where none is kept.
       sums: () float32 for each of `sums_of`, summed over the steps of this epoch so far.
     """
 
@@ -75,6 +76,12 @@ class TrainState:
     opt_state: PyTree
     seed: PyTree
     sums: dict[str, PyTree]
+    average: PyTree = flax.struct.field(default_factory=dict)
+
+    @property
+    def kept(self) -> PyTree:
+        """The parameters that are validated and recommend: the average, if there is one."""
+        return self.average or self.params
 
 
 class Progress(NamedTuple):
@@ -116,9 +123,12 @@ def make_optimizer(learning_rate: float | Float[Array, '']) -> optax.GradientTra
 
 
 def init_state(
-    ensemble: Ensemble, optimizer: optax.GradientTransformation, seed: int
+    ensemble: Ensemble,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    with_average: bool = False,
 ) -> TrainState:
-    """Returns the state of one run before the first step."""
+    """Returns the state of one run before the first step, with or without a running average."""
     params = ensemble.init(jax.random.key(seed))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -127,6 +137,7 @@ def init_state(
         opt_state=ensemble.over_stacks(lambda _, p: jax.vmap(optimizer.init)(p), params),
         seed=hash_rng.fold(jnp.uint32(seed)),
         sums={name: jnp.zeros(()) for name in sums_of(ensemble)},
+        average=params if with_average else {},
     )
 
 
@@ -251,15 +262,27 @@ def one_step(
     with jax.numpy_dtype_promotion('standard'):  # optax raises floats to integer powers
         updates, opt_state = _updates(ensemble, optimizer, grads, state)
     at_start = state.step % steps_per_epoch(len(order.rows), batch_size) == 0
+    params = optax.apply_updates(state.params, updates)
+    decay = config.optimizer.average_decay
     after = TrainState(
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+        params=params,
         opt_state=opt_state,
         seed=state.seed,
         sums={name: jnp.where(at_start, 0, state.sums[name]) + values[name] for name in values},
+        average=_averaged(state.average, params, state.step, decay) if decay else {},
     )
     kept = jax.tree.map(lambda new, old: jnp.where(broken.any(), old, new), after, state)
     return kept, broken
+
+
+def _averaged(average, params, step, decay):
+    """The running average of the parameters, which soon forgets those of the first steps."""
+    step = step.astype(jnp.float32)
+    share = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(
+        lambda mean, new: mean + share.astype(mean.dtype) * (new - mean), average, params
+    )
 
 
 def _updates(ensemble, optimizer, grads, state):

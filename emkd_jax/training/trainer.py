@@ -160,12 +160,12 @@ class Trainer:
         return unstack_states(self._states)
 
     def params(self) -> Iterator[PyTree]:
-        """Yields the parameters of each run, on all devices."""
+        """Yields the parameters of each run that are validated, on all devices."""
         if len(self._names) == 1:
-            yield self._states.params
+            yield self._states.kept
             return
         for r in range(len(self._names)):
-            yield placement.take(self._states.params, r, self._devices)
+            yield placement.take(self._states.kept, r, self._devices)
 
     def _count(self, count: int) -> jax.Array:
         with jax.transfer_guard('allow'):

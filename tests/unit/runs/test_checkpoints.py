@@ -174,26 +174,26 @@ def test_the_best_parameters_are_read_alone_and_nothing_changes(tmp_path, monkey
     monkeypatch.setattr(
         'emkd_jax.runs.checkpoints._digest', lambda path: hashed.append(path) or DIGEST(path)
     )
-    params, found = read_best(tmp_path, state(0).params)
+    params, found = read_best(tmp_path, state(0))
     jax.tree.map(np.testing.assert_array_equal, params, state(1).params)
     assert found == record(1)
     assert {path.relative_to(root).parts[0] for path in hashed} == {'1'}
     assert len(hashed) == len(set(hashed))
     assert sorted(tmp_path.rglob('*')) == before
-    assert read_best(tmp_path / 'nothing', state(0).params) is None
+    assert read_best(tmp_path / 'nothing', state(0)) is None
     assert not (tmp_path / 'nothing').exists()
 
 
 def test_without_a_validation_there_is_no_best(tmp_path):
     save(tmp_path, {1: None})
-    assert read_best(tmp_path, state(0).params) is None
+    assert read_best(tmp_path, state(0)) is None
 
 
 def test_a_damaged_best_is_not_served(tmp_path):
     root = save(tmp_path, {1: 1})
     (root / '1' / 'state' / 'manifest.ocdbt').write_bytes(b'')
     with pytest.raises(RunError, match='1: .*manifest.ocdbt is damaged'):
-        read_best(tmp_path, state(0).params)
+        read_best(tmp_path, state(0))
 
 
 def test_another_model_is_refused(tmp_path):

@@ -24,6 +24,7 @@ def config(**changes):
         objective__kd_weight=0.1,
         model__tied=True,
         model__attribute_inputs=True,
+        optimizer__average_decay=0.9,
         train__batch_size=24,
         train__row_width=16,
         eval__rule='history',

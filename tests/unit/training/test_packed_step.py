@@ -116,3 +116,29 @@ def test_pieces_of_one_length_change_places_from_epoch_to_epoch():
         np.testing.assert_array_equal(np.sort(order), np.arange(len(groups)))
         np.testing.assert_array_equal(groups[order], groups)
     assert not np.array_equal(*orders)
+
+
+def test_the_average_follows_the_parameters():
+    """Its share of a new value falls from 9/10 to 1 - decay."""
+    made = tiny_experiment(
+        tiny_config(
+            model__encoder='sasrec_plus',
+            objective__task='next_item',
+            optimizer__average_decay=0.4,
+            train__batch_size=BATCH,
+            train__row_width=12,
+        )
+    )
+    on = jax.devices()[:1]
+    step = compile_train_steps(made.config, made.ensemble, None, on)
+    data = placement.replicate(TrainingData(made.rows, made.data.item_attributes), on)
+    state = placement.replicate(jax.jit(made.initial_state)(), on)
+    one, nothing = placement.replicate(np.int32(1), on), placement.fill(0, on)
+    expected = np.asarray(state.params['item_head_bias'])
+    for number in range(8):
+        state, _ = step(state, data, one, nothing)
+        decay = min(0.4, (1 + number) / (10 + number))
+        expected = decay * expected + (1 - decay) * np.asarray(state.params['item_head_bias'])
+        np.testing.assert_allclose(state.average['item_head_bias'], expected, rtol=1e-4, atol=1e-6)
+    assert state.kept is state.average
+    assert not np.allclose(state.average['item_head_bias'], state.params['item_head_bias'])
