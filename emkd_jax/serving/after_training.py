@@ -1,7 +1,5 @@
 """What a training ends with: whether it beats the baselines, and recommendations for one user."""
 
-import functools
-import operator
 from typing import Any
 
 import jax
@@ -52,7 +50,7 @@ def gain_in_words(results: dict[str, Any]) -> str:
     rule = results['config']['eval']['rule']
     value = results['test'][rule]['NDCG@10']
     floors = {name: floor[rule]['NDCG@10'] for name, floor in results['floors'].items()}
-    best = max(floors, key=functools.partial(operator.getitem, floors))
+    best = max(floors, key=lambda name: floors[name])
     beaten = [name for name, floor in floors.items() if value > floor]
     name = 'The ensemble and the counts' if 'counts' in results else 'The ensemble'
     if not beaten:

@@ -1,5 +1,7 @@
 """`--mode=import`: weights that were trained elsewhere become the best checkpoint of a run."""
 
+import dataclasses
+
 import jax
 import ml_collections
 
@@ -48,7 +50,7 @@ def import_weights(config: ml_collections.ConfigDict, workdir: str = '', path: s
         keep_data(experiment.data, folder)
         checkpoints = Checkpoints(folder)
         state = experiment.initial_state()
-        state = state.replace(params=params, average=params if state.average else {})
+        state = dataclasses.replace(state, params=params, average=params if state.average else {})
         checkpoints.save(state, new_record(experiment.data.fingerprint) | {'best': best})
         checkpoints.close()
     say(f'{path} is now the best checkpoint of {folder} (validation {BEST_METRIC} {value:.4f}).')
