@@ -1,11 +1,12 @@
 """Your own event log: which user took which item, and when.
 
     python launch.py --config=configs/custom.py --config.data.source=events.csv
-    python launch.py --config=configs/custom.py:emkd --config.data.source=events.csv    as published
-    python launch.py --config=configs/custom.py:quick --config.data.source=events.csv   a small model
+    python launch.py --config=configs/custom.py:emkd --config.data.source=events.csv
+    python launch.py --config=configs/custom.py:quick --config.data.source=events.csv
 
 Without a variant, three causal encoders are trained on next items, with transition counts beside
-them, until the validation has not improved for six epochs.
+them, until the validation has not improved for six epochs. The variant emkd has the published
+hyper-parameters, and quick is a small model.
 
 Needs: a file of events with a user, an item and, if there is one, a time: CSV, TSV or Parquet with
     a header, the text format of S3-Rec, the atomic files of RecBole, the Amazon reviews of 2014 or
