@@ -69,7 +69,7 @@ _FLAGS: dict[str, tuple[Any, str]] = {
     'requests': ('', "recommend: file of users or histories, '-' for standard input; '' all users"),
     'output': ('', 'recommend: file of answers; export: folder; prepare: file of histories'),
     'strict': (False, 'recommend: unknown users and items are an error'),
-    'study': ('', 'study: ablation, generality or ensemble_size'),
+    'study': ('', 'study: ablation, parts, generality or ensemble_size'),
     'topology': ('', 'plan: a TPU slice such as v5e:2x4; default: the devices of this machine'),
     'weights': ('', 'import: file of weights, .pth, .safetensors or .npz'),
     'pytorch_repo': ('', 'benchmark: a clone of hw-du/EMKD'),

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
+from emkd_jax.config import OPTIONS
 from emkd_jax.model.encoders import ENCODERS
 
 _WITHOUT_EMKD = {
@@ -77,4 +78,37 @@ def ensemble_size(config: ml_collections.ConfigDict) -> Comparison:
     return Comparison('How many networks are worth training?', systems, pairs)
 
 
-DESIGNS = {'ablation': ablation, 'generality': generality, 'ensemble_size': ensemble_size}
+def parts(config: ml_collections.ConfigDict) -> Comparison:
+    """Compares a plain ensemble with one that has a single part of EMKD, and with all of EMKD.
+
+    A part has its weight in the configuration or, where this is 0, the published one.
+    """
+    weights = {
+        option: config.objective[option.partition('.')[2]] or OPTIONS[option].default
+        for option in _WITHOUT_EMKD
+    }
+    kd, contrast, attributes = ({option: weight} for option, weight in weights.items())
+    added = {
+        '+ distillation': kd,
+        '+ CCL': contrast | {'objective.icl_weight': 0.0},
+        '+ ICL': contrast | {'objective.ccl_weight': 0.0},
+        '+ attributes': attributes,
+        'EMKD': weights,
+    }
+    return Comparison(
+        'What does each part of the objective add to a plain ensemble?',
+        [
+            System('one network', _WITHOUT_EMKD, alone=True),
+            System('plain ensemble', _WITHOUT_EMKD),
+            *(System(name, _WITHOUT_EMKD | changes) for name, changes in added.items()),
+        ],
+        [('plain ensemble', 'one network'), *((name, 'plain ensemble') for name in added)],
+    )
+
+
+DESIGNS = {
+    'ablation': ablation,
+    'parts': parts,
+    'generality': generality,
+    'ensemble_size': ensemble_size,
+}

@@ -34,7 +34,7 @@ def test_runs_of_one_shape_train_together():
         return [len(group) for group in study_module._groups(runs)]
 
     assert sizes('ablation') == [12]
-    assert sizes('generality') == [4] * 5
+    assert sizes('generality') == [4] * 7
     assert sizes('ensemble_size') == [2] * 5
 
 
@@ -118,7 +118,7 @@ def test_costs_are_measured(monkeypatch):
 @pytest.mark.parametrize(
     'design, changes, sentence',
     [
-        ('why', {}, "--study is 'why'; it must be one of ablation, generality, ensemble_size"),
+        ('why', {}, "--study is 'why'; it must be one of ablation, parts, generality"),
         ('ablation', {'sweep__dropout': (0.1,)}, r'leave sweep\.\* and distill\.teacher out'),
         ('ensemble_size', {'distill__teacher': 'x'}, r'leave sweep\.\* and distill\.teacher out'),
         (
