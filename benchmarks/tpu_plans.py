@@ -47,7 +47,8 @@ def plan_catalogue(topology: str, num_items: int) -> dict:
         config = get_config('toys', **{'train.batch_size': ROWS * len(devices)})
         ensemble = make_ensemble(config, num_items, ATTRIBUTES, 'tpu')
         lengths = np.minimum(np.random.default_rng(0).geometric(1 / 8, WINDOWS) + 2, 20)
-        cost = step_cost([config], ensemble, lengths, 8, devices)
+        filled = np.arange(config.model.max_len)[None] < lengths[:, None]
+        cost = step_cost([config], ensemble, filled.astype(np.int32), 8, devices)
         positions = make_capacity(config.objective, lengths, ROWS).all_views
         loss = compile_loss(ensemble, positions, num_items + 1, devices[0]).memory_analysis()
         return {

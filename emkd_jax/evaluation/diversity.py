@@ -36,7 +36,7 @@ class Diversity:
         self._compare = jax.jit(lambda params, items: _compare(ensemble, params, items))
         self._single = ensemble.num_networks == 1
 
-    def __call__(self, params: PyTree[Float[Array, 'networks ...']]) -> dict[str, float]:
+    def __call__(self, params: PyTree[Float[Array, '_ ...']]) -> dict[str, float]:
         """Overlap and divergence with these parameters."""
         if self._single:
             return {}

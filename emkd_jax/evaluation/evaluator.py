@@ -84,7 +84,7 @@ class Evaluator:
             for index, batch in batches[jax.process_index() :: jax.process_count()]
         ]
 
-    def __call__(self, params: PyTree[Float[Array, 'networks ...']]) -> Result:
+    def __call__(self, params: PyTree[Float[Array, '_ ...']]) -> Result:
         """Computes ranks and metrics of the ensemble with `params`.
 
         Raises:
@@ -113,7 +113,7 @@ class Evaluator:
         return Result(whole, others[:count], ranks[: count + 1], *others[count:])
 
     def find_weight(
-        self, params: PyTree[Float[Array, 'networks ...']], model: CountModel
+        self, params: PyTree[Float[Array, '_ ...']], model: CountModel
     ) -> dict[float, float]:
         """Tries `WEIGHTS` of transition counts on this held-out set.
 

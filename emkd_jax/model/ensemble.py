@@ -90,7 +90,7 @@ class Ensemble:
             n -= count
         raise IndexError(n)
 
-    def init(self, key: jax.Array) -> PyTree[Float[Array, 'networks ...']]:
+    def init(self, key: jax.Array) -> PyTree[Float[Array, '_ ...']]:
         """Initialises all networks; without `shared_init`, to the bit as each would be alone."""
         items = jnp.ones((1, self.network.encoder.max_len), jnp.int32)
         keys, first, found = self.keys(key), 0, []

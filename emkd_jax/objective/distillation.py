@@ -28,9 +28,9 @@ def student_loss(
     ensemble: Ensemble,
     options: ml_collections.ConfigDict,
     batch: Batch | PackedBatch,
+    capacity: Capacity | None,
     teacher_params: PyTree,
     teacher: Ensemble,
-    capacity: Capacity | None = None,
     key: UInt32[Array, ''] | None = None,
     axis_name: str | None = None,
 ) -> tuple[Float[Array, ''], dict[str, Array]]:
@@ -46,9 +46,10 @@ def student_loss(
       params: parameters of the student.
       ensemble: the student, which is one network.
       options: `config.distill`.
+      batch, key, axis_name: as for `emkd_loss` or `next_item_loss`.
+      capacity: as for `emkd_loss`; None for packed rows.
       teacher_params: parameters of the teacher, which get no gradient.
       teacher: the ensemble that teaches, on the same task.
-      batch, capacity, key, axis_name: as for `emkd_loss` or `next_item_loss`.
     """
     params = ensemble.effective(params)
     teacher_params = teacher.effective(teacher_params)

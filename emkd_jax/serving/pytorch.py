@@ -25,7 +25,7 @@ _KINDS = {'kernel': 'weight', 'bias': 'bias'}
 
 def params_from_state_dict(
     state: Mapping[str, Shaped[np.ndarray, '...']],
-) -> PyTree[Shaped[np.ndarray, 'networks ...']]:
+) -> PyTree[Shaped[np.ndarray, '_ ...']]:
     """Converts a state dict of the released model to the parameters of an ensemble.
 
     Raises:

@@ -27,7 +27,7 @@ FORMATS = ('safetensors', 'npz', 'pth')
 _STATE = 'model_state_dict'  # the entry of the released checkpoints that holds the model
 
 
-def load_weights(path: epath.PathLike) -> PyTree[Float[np.ndarray, 'networks ...']]:
+def load_weights(path: epath.PathLike) -> PyTree[Float[np.ndarray, '_ ...']]:
     """Reads parameters from a file; its ending tells the format.
 
     Raises:
@@ -52,7 +52,7 @@ def load_weights(path: epath.PathLike) -> PyTree[Float[np.ndarray, 'networks ...
         ) from error
 
 
-def save_weights(path: epath.PathLike, params: PyTree[Float[np.ndarray, 'networks ...']]) -> None:
+def save_weights(path: epath.PathLike, params: PyTree[Float[np.ndarray, '_ ...']]) -> None:
     """Writes parameters to a file, completely or not at all; its ending tells the format.
 
     Raises:
@@ -83,7 +83,7 @@ def save_weights(path: epath.PathLike, params: PyTree[Float[np.ndarray, 'network
 
 
 def check_weights(
-    params: PyTree[Float[np.ndarray, 'networks ...']], expected: PyTree, path: epath.PathLike
+    params: PyTree[Float[np.ndarray, '_ ...']], expected: PyTree, path: epath.PathLike
 ) -> None:
     """Raises UserError unless `params`, read from `path`, have the shapes of `expected`."""
     found, wanted = (
@@ -99,7 +99,7 @@ def check_weights(
             )
 
 
-def _from_pytorch(path: epath.Path, content: bytes) -> PyTree[Float[np.ndarray, 'networks ...']]:
+def _from_pytorch(path: epath.Path, content: bytes) -> PyTree[Float[np.ndarray, '_ ...']]:
     torch = _torch()
     try:
         loaded = torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)

@@ -11,7 +11,7 @@ of the arrays on TPUs and costs a copy of the state (Toys on v5e:2x2: 0.5 GB of 
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -220,7 +220,7 @@ def one_step(
     """
     batch_size = config.train.batch_size
     ensemble = ensemble.with_dropout(hyper.dropout)
-    shared = {'ensemble': ensemble, 'axis_name': axis_name}
+    shared: dict[str, Any] = {'ensemble': ensemble, 'axis_name': axis_name}
     batch: Batch | PackedBatch
     if ensemble.network.encoder.task == 'next_item':
         batch = draw_packed(state.step, order, data.rows, batch_size, row_ids)
@@ -236,8 +236,7 @@ def one_step(
             batch_size,
             row_ids,
         )
-        objective = emkd_loss
-        shared['capacity'] = capacity
+        objective = functools.partial(emkd_loss, capacity=capacity)
     if teacher is None:
         loss = functools.partial(
             objective,
@@ -250,6 +249,7 @@ def one_step(
         loss = functools.partial(
             student_loss,
             options=config.distill,
+            capacity=capacity,
             teacher=teacher,
             teacher_params=data.teacher,
             **shared,

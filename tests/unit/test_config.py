@@ -163,7 +163,7 @@ def test_a_config_opens_with_its_commands_needs_time_and_score(name):
     told = importlib.import_module(f'configs.{name}').__doc__
     commands = re.findall(r'python launch\.py --config=configs/(\w+)\.py(?::(\w+))?', told)
     assert {variant for _, variant in commands} == (
-        {''} if name == 'quickstart' else {'', 'released', 'quick'}
+        {''} if name == 'quickstart' else {'', 'best', 'released', 'quick'}
     )
     assert {file for file, _ in commands} == {name}
     for word in ('Needs:', 'Takes:', 'Expect'):

@@ -53,7 +53,7 @@ def test_linear_starts_as_in_pytorch():
 
 
 def test_embeddings_are_standard_normal_and_shorter_inputs_take_the_last_slots():
-    embedding = ItemEmbedding(2000, 50, 16, FLOAT32)
+    embedding = ItemEmbedding(2002, 50, 16, FLOAT32)
     items = jnp.array([[0, 3, 2001]])
     params = embedding.init(jax.random.key(0), items)['params']
     assert params['tokens'].shape == (2002, 16)

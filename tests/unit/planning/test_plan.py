@@ -33,7 +33,8 @@ ITEMS, ATTRIBUTES, WINDOWS = 11_924, 1_027, 31_506
 def cost_of(config, devices, platform, items=ITEMS, attributes=ATTRIBUTES, windows=WINDOWS):
     lengths = np.minimum(np.random.default_rng(0).geometric(1 / 8, windows) + 2, 20)
     ensemble = make_ensemble(config, items, attributes, platform)
-    return step_cost([config], ensemble, lengths, 8, devices)
+    filled = np.arange(config.model.max_len)[None] < lengths[:, None]
+    return step_cost([config], ensemble, filled.astype(np.int32), 8, devices)
 
 
 def test_a_step_on_the_cpu_moves_no_more_than_it_did():

@@ -60,7 +60,7 @@ def test_results_hold_what_scripts_rely_on(finished):
         results['test']['window']
     )
     assert len(results['networks']) == 2
-    assert set(results['floors']) == {'popularity', 'markov'}
+    assert set(results['floors']) == {'popularity', 'markov', 'pctm'}
     assert results['steps'] == 15
     assert json.loads((folder / 'config.json').read_text())['name'] == 'quickstart'
 

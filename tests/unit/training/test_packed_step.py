@@ -34,17 +34,18 @@ def experiment():
 
 
 def trained(num_devices, steps=20):
-    """The sums of each step, and the last state, on this number of devices."""
+    """The sums of each step, and the first and the last state, on this number of devices."""
     made, on = experiment(), jax.devices()[:num_devices]
     step = compile_train_steps(made.config, made.ensemble, None, on)
     data = placement.replicate(TrainingData(made.rows, made.data.item_attributes), on)
     state = placement.replicate(jax.jit(made.initial_state)(), on)
     one, nothing = placement.replicate(np.int32(1), on), placement.fill(0, on)
-    sums = []
+    sums, first = [], None
     for _ in range(steps):
         state, progress = step(state, data, one, nothing)
         sums.append(jax.device_get(progress.sums))
-    return sums, jax.device_get(state)
+        first = first or jax.device_get(state)
+    return sums, first, jax.device_get(state)
 
 
 @pytest.fixture(scope='module')
@@ -54,14 +55,18 @@ def alone():
 
 @pytest.mark.parametrize('num_devices', [2, 4])
 def test_number_of_devices_changes_nothing(alone, num_devices):
-    sums, state = trained(num_devices)
+    sums, first, last = trained(num_devices)
     for one, many in zip(alone[0], sums, strict=True):
         for name in one:
             assert many[name] == pytest.approx(one[name], rel=1e-5, abs=1e-6), name
-    for part in ('encoder', 'attribute_embeddings'):
-        many, one = (without_key_bias(run.params[part]) for run in (state, alone[1]))
-        errors = jax.tree.map(relative_error, many, one)
-        assert max(jax.tree.leaves(errors)) < 1e-5, errors
+    # After one step Adam's first moment is a tenth of the gradient. Later, Adam magnifies rounding.
+    gradients = first.opt_state[0].mu, alone[1].opt_state[0].mu
+    for (many, one), most in ((gradients, 1e-5), ((last.params, alone[2].params), 1e-4)):
+        for part in ('encoder', 'attribute_embeddings'):
+            errors = jax.tree.map(
+                relative_error, without_key_bias(many[part]), without_key_bias(one[part])
+            )
+            assert max(jax.tree.leaves(errors)) < most, errors
 
 
 def without_key_bias(params):
@@ -76,7 +81,7 @@ def without_key_bias(params):
 
 def test_it_learns(alone):
     per_epoch = steps_per_epoch(num_rows(experiment().rows), BATCH)
-    sums, _ = trained(1, 30 * per_epoch)
+    sums, _, _ = trained(1, 30 * per_epoch)
     first, last = sums[per_epoch - 1]['next_item'], sums[-1]['next_item']
     assert last < 0.9 * first
 
