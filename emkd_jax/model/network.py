@@ -69,7 +69,8 @@ class Network(nn.Module):
             network that was trained on next items reads the history alone.
         """
         if self.encoder.task == 'next_item':
-            items = items[:, :-1]
+            # Without any history, a slot of padding is read.
+            items = items[:, :-1] if items.shape[1] > 1 else jnp.zeros_like(items)
         return self.encoder(items, last_only=True)[:, -1]
 
     def attribute_logits(self, hidden: Float[Array, '*lead dim']) -> Float[Array, '*lead classes']:

@@ -217,9 +217,10 @@ def segment_starts(segments: Int[Array, 'rows slots']) -> Bool[Array, 'rows slot
 
 
 def positions_in_segments(segments: Int[Array, 'rows slots']) -> Int[Array, 'rows slots']:
-    """Returns the place of each slot in its segment, counted from 0."""
+    """Returns the place of each slot in its segment, counted from 0; padding has the place 0."""
     slot = jnp.arange(segments.shape[1])[None]
-    return slot - jax.lax.cummax(jnp.where(segment_starts(segments), slot, 0), axis=1)
+    place = slot - jax.lax.cummax(jnp.where(segment_starts(segments), slot, 0), axis=1)
+    return jnp.where(segments > 0, place, 0)
 
 
 def causal_mask(segments: Int[Array, 'rows slots']) -> Bool[Array, 'rows queries keys']:

@@ -80,6 +80,17 @@ def test_a_history_is_scored_from_the_state_after_its_last_item(name):
 
 
 @each_packing_encoder
+def test_an_empty_history_is_scored_alike_in_rows_of_any_width(name):
+    ensemble, params = made(name)
+    mask = NUM_ITEMS + 1
+    rows = [jnp.zeros((1, width), jnp.int32).at[:, -1].set(mask) for width in (1, 2, 6)]
+    first, *others = (np.stack(ensemble.scores(ensemble.split(params), row)) for row in rows)
+    assert np.isfinite(first).all()
+    for other in others:
+        np.testing.assert_allclose(other, first, rtol=1e-5, atol=1e-5)
+
+
+@each_packing_encoder
 def test_a_tied_head_is_the_table_of_embeddings(name):
     ensemble, params = made(name, model__tied=True, model__item_bias=False)
     assert not {key for key in params if key.startswith('item_head')}
