@@ -47,6 +47,19 @@ def distils(ensemble: Ensemble, hyper: HyperParameters) -> bool:
     return ensemble.num_networks > 1 and not hash_rng.is_static_zero(hyper.kd_weight)
 
 
+def weighted_total(
+    parts: dict[str, Float[Array, '']], prediction: str, hyper: HyperParameters
+) -> Float[Array, '']:
+    """Returns the weighted sum of the parts; `prediction` names the one whose weight is 1."""
+    return (
+        parts[prediction]
+        + hyper.kd_weight * parts['kd']
+        + hyper.attribute_weight * parts['attributes']
+        + hyper.contrast_weight
+        * (hyper.icl_weight * parts['icl'] + hyper.ccl_weight * parts['ccl'])
+    )
+
+
 def emkd_loss(
     params: PyTree,
     ensemble: Ensemble,
@@ -121,11 +134,7 @@ def emkd_loss(
         parts['icl'], parts['ccl'] = contrastive_loss(
             copies, batch.valid, hyper.temperature, options.self_contrast, axis_name
         )
-    total = (
-        parts['masked_items']
-        + hyper.kd_weight * parts['kd']
-        + hyper.attribute_weight * parts['attributes']
-        + hyper.contrast_weight
-        * (hyper.icl_weight * parts['icl'] + hyper.ccl_weight * parts['ccl'])
-    )
-    return total, parts | {'masked': masked.count, 'overflow': overflow}
+    return weighted_total(parts, 'masked_items', hyper), parts | {
+        'masked': masked.count,
+        'overflow': overflow,
+    }

@@ -19,7 +19,7 @@ from emkd_jax.model.precision import accumulation_dtype
 from emkd_jax.objective.attributes import attribute_loss
 from emkd_jax.objective.catalogue_loss import BLOCK, catalogue_loss
 from emkd_jax.objective.contrastive import contrastive_loss
-from emkd_jax.objective.emkd import distils
+from emkd_jax.objective.emkd import distils, weighted_total
 from emkd_jax.objective.hyper_parameters import HyperParameters
 
 PARTS = ('next_item', 'kd', 'attributes', 'icl', 'ccl')
@@ -127,11 +127,7 @@ def next_item_loss(
             options.self_contrast,
             axis_name,
         )
-    total = (
-        parts['next_item']
-        + hyper.kd_weight * parts['kd']
-        + hyper.attribute_weight * parts['attributes']
-        + hyper.contrast_weight
-        * (hyper.icl_weight * parts['icl'] + hyper.ccl_weight * parts['ccl'])
-    )
-    return total, parts | {'masked': count, 'overflow': jnp.zeros((), jnp.int32)}
+    return weighted_total(parts, 'next_item', hyper), parts | {
+        'masked': count,
+        'overflow': jnp.zeros((), jnp.int32),
+    }
