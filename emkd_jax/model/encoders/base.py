@@ -82,7 +82,7 @@ class SequenceEncoder(nn.Module):
     tied: bool = False
 
     packs: ClassVar[bool] = False  # keeps the segments of packed rows apart
-    scales_embeddings: ClassVar[bool] = False  # multiplies embedded items by sqrt(dim)
+    scales_embeddings: ClassVar[bool] = False  # multiplies item embeddings by sqrt(dim)
     causal: ClassVar[bool] = True  # reads only the items before a slot
     has_heads: ClassVar[bool] = False  # uses num_heads, which must divide dim
     has_slot_embeddings: ClassVar[bool] = True  # adds a learned embedding of the slot
@@ -153,10 +153,9 @@ class SequenceEncoder(nn.Module):
             self.dtype,
             self.initial_scale,
             self.has_slot_embeddings,
+            self.dim**0.5 if self.scales_embeddings else 1.0,
             name='embedding',
         )(items, positions_in_segments(segments) if next_item else None)
-        if self.scales_embeddings:
-            x = x * x.dtype.type(self.dim**0.5)
         if self.drops_embeddings:
             x = hash_rng.dropout(x, keys, 0, self.dropout)
         return self.blocks(x, segments, keys, last_only)

@@ -146,7 +146,8 @@ class ItemEmbedding(nn.Module):
 
     The embedding of the padding item 0 is always zero. Without positions, an input of T slots takes
     the rightmost T of the `max_len` slot embeddings, so that the last slot has the same one in
-    every input.
+    every input. The item embeddings are multiplied by `item_factor` before those of the slots are
+    added.
     """
 
     num_tokens: int
@@ -155,6 +156,7 @@ class ItemEmbedding(nn.Module):
     dtype: jnp.dtype
     scale: float = 1.0
     with_slots: bool = True
+    item_factor: float = 1.0
 
     @nn.compact
     def __call__(
@@ -171,10 +173,14 @@ class ItemEmbedding(nn.Module):
         if self.with_slots:
             slots = self.param('slots', normal, (self.max_len, self.dim))
             if positions is not None:
-                embedded = _embed(tokens, None, items, self.dtype)
-                return embedded + slots[jnp.minimum(positions, self.max_len - 1)].astype(self.dtype)
-            slots = slots[self.max_len - items.shape[1] :]
-        return _embed(tokens, slots, items, self.dtype)
+                slots = slots[jnp.minimum(positions, self.max_len - 1)]
+            else:
+                slots = slots[self.max_len - items.shape[1] :]
+        if positions is None and self.item_factor == 1:
+            return _embed(tokens, slots, items, self.dtype)  # with fewer passes over memory
+        embedded = _embed(tokens, None, items, self.dtype)
+        embedded *= embedded.dtype.type(self.item_factor)
+        return embedded if slots is None else embedded + slots.astype(self.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
