@@ -298,7 +298,7 @@ NEXT_ITEM_RECIPE: dict[str, Any] = {
     'model.encoder': 'sasrec_plus',
     'model.max_len': 51,
     'model.hidden_dim': 128,
-    'model.num_blocks': 1,
+    'model.num_blocks': 2,
     'model.num_heads': 1,
     'model.dropout': 0.5,
     'model.tied': True,
@@ -311,9 +311,9 @@ NEXT_ITEM_RECIPE: dict[str, Any] = {
     'optimizer.average_decay': 0.999,
     'train.batch_size': 4,
     'train.row_width': 64,
-    'train.num_epochs': 12,
+    'train.num_epochs': 14,
     'eval.rule': 'history',
-    'eval.first_epoch': 4,
+    'eval.first_epoch': 6,
     'eval.every_epochs': 2,
 }
 

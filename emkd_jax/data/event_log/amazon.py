@@ -1,6 +1,8 @@
-"""Amazon's reviews of 2014: `reviews_*_5.json.gz`, `ratings_*.csv` and `meta_*.json.gz`.
+"""Amazon's reviews: the ratings without a header, and the metadata of products.
 
-Attributes follow S3-Rec's rule: the brand, and all categories below the top one.
+The reviews themselves are JSON lines or tables like any other. In the ratings of 2014 the user
+stands before the item, in those of 2018 behind it; the ids tell which it is. Attributes follow
+S3-Rec's rule: the brand (in 2023: the store), and all categories below the top one.
 """
 
 import re
@@ -9,26 +11,25 @@ from collections.abc import Iterator, Sequence
 import duckdb
 import ml_collections
 
-from emkd_jax.data.event_log import columns, text_tables
+from emkd_jax.data.event_log import text_tables
 from emkd_jax.data.event_log.items import Item, literal
 from emkd_jax.data.event_log.report import Report
 from emkd_jax.data.source import Source
+from emkd_jax.errors import UserError
 
-_RATINGS = text_tables.TextTable(('user', 'item', 'rating', 'timestamp'), header_lines=0)
-# A line is one field of a table whose delimiter cannot stand in JSON.
-_LINES = text_tables.TextTable(('review',), '\x01', quote='', header_lines=0)
+_PRODUCT = re.compile(r'[0-9B][0-9A-Z]{9}')
+_REVIEWER = re.compile(r'A[0-9A-Z]{9,}')
+_RATING = re.compile(r'[^,"]+,[^,"]+,\d(\.\d+)?,\d{6,}')
 
 
 def recognises(source: Source, lines: Sequence[str]) -> bool:
-    """A review a line, or `user,item,rating,timestamp` without a header."""
-    return _are_reviews(lines) or all(
-        re.fullmatch(r'[^,"]+,[^,"]+,\d(\.\d+)?,\d{6,}', line) for line in lines
-    )
+    """Two ids, a rating and a number a line, without a header."""
+    return all(_RATING.fullmatch(line) for line in lines)
 
 
 def recognises_items(source: Source, lines: Sequence[str]) -> bool:
-    """A dictionary with an 'asin' a line, as Python or JSON writes it."""
-    return bool(re.match(r"\{.*['\"]asin['\"]:", lines[0]))
+    """A dictionary with an 'asin' or a 'parent_asin' a line, as Python or JSON writes it."""
+    return bool(re.match(r"\{.*['\"](parent_)?asin['\"]:", lines[0]))
 
 
 def read_events(
@@ -38,25 +39,24 @@ def read_events(
     report: Report,
 ) -> None:
     """Fills the table `read`."""
-    if not _are_reviews(source.first_lines()):
-        text_tables.read_events(database, source, _RATINGS, options, report)
-        return
-    text_tables.store_rows(
-        database,
-        source,
-        _LINES,
-        report,
-        relation="""(
-            SELECT CASE WHEN json_valid(c0) THEN c0::JSON END AS review
-            FROM {} WHERE c0 IS NOT NULL
-        )""",
-        user="review->>'reviewerID'",
-        item="review->>'asin'",
-        time=columns.TimeKind('BIGINT').microseconds(
-            "TRY_CAST(review->>'unixReviewTime' AS BIGINT)"
-        ),
-        rating="TRY_CAST(review->>'overall' AS DOUBLE)",
-    )
+    rows = [line.split(',') for line in source.first_lines() if line.count(',') == 3]
+    first, second = ([row[place] for row in rows] for place in range(2))
+    if _are(_PRODUCT, second) and not _are(_PRODUCT, first):
+        names = ('user', 'item', 'rating', 'timestamp')
+    elif _are(_PRODUCT, first) and not _are(_PRODUCT, second):
+        names = ('item', 'user', 'rating', 'timestamp')
+    elif _are(_PRODUCT, first) and _are(_REVIEWER, second):
+        names = ('item', 'user', 'rating', 'timestamp')
+    elif _are(_REVIEWER, first) and _are(_PRODUCT, second):
+        names = ('user', 'item', 'rating', 'timestamp')
+    else:
+        raise UserError(
+            f"{source.path} has no line of column names, and its ids do not tell users from items "
+            f"('{','.join(rows[0]) if rows else ''}'); say which is which with "
+            '--config.data.columns=user,item,rating,time or item,user,rating,time.'
+        )
+    table = text_tables.TextTable(names, header_lines=0)
+    text_tables.read_events(database, source, table, options, report)
 
 
 def read_items(
@@ -68,24 +68,28 @@ def read_items(
             if not line.strip():
                 continue
             product = literal(line)
-            if type(product) is not dict or type(product.get('asin')) is not str:
+            name = None
+            if type(product) is dict:
+                name = product.get('parent_asin') or product.get('asin')
+            if type(name) is not str:
                 report.bad_lines(source.path, f'line {number}', "it is no product with an 'asin'")
                 continue
             yield Item(
-                f'line {number}',
-                product['asin'],
-                _attributes(product),
-                str(product.get('title') or ''),
+                f'line {number}', name, _attributes(product), str(product.get('title') or '')
             )
 
 
-def _are_reviews(lines):
-    return all(name in lines[0] for name in ('"reviewerID"', '"asin"'))
+def _are(pattern, values):
+    return all(pattern.fullmatch(value) for value in values)
 
 
 def _attributes(product):
-    brand, categories = product.get('brand'), product.get('categories')
-    found = [brand] if type(brand) is str and brand else []
-    for path in categories if type(categories) is list else ():
+    brand = product.get('brand') or product.get('store')
+    found = [brand] if type(brand) is str else []
+    paths = product.get('categories') or product.get('category')
+    paths = paths if type(paths) is list else []
+    if all(type(path) is str for path in paths):  # one path, as in 2018 and 2023
+        paths = [paths]
+    for path in paths:
         found += [str(name) for name in path[1:]] if type(path) is list else []
     return found

@@ -1,104 +1,206 @@
-"""Which column of a table is which, and what its timestamps are."""
+"""Which column of a table is which: by option, by a usual name, or by its values."""
 
-import datetime
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import ml_collections
 
+from emkd_jax.data.event_log.times import are_times, are_times_of_day
 from emkd_jax.errors import UserError
 
-# Names known without an option, the likeliest first; compared in lower case.
-_USUAL = {
+# Names known without an option: lower case, letters and digits alone. The first line of a role has
+# the ids, which are taken before the second line's.
+_USUAL: dict[str, tuple[str, str]] = {
     'user': (
-        'user',
-        'user_id',
-        'userid',
-        'reviewerid',
-        'customer',
-        'customer_id',
-        'customerid',
-        'visitorid',
-        'session_id',
-        'sessionid',
+        'userid reviewerid customerid visitorid sessionid uid memberid clientid accountid buyerid '
+        'shopperid playerid',
+        'user customer visitor session reviewer member client buyer',
     ),
     'item': (
-        'item',
-        'item_id',
-        'itemid',
-        'asin',
-        'product',
-        'product_id',
-        'productid',
-        'movie_id',
-        'movieid',
-        'article_id',
-        'sku',
+        'itemid asin productid movieid articleid sku aid iid trackid songid bookid gameid '
+        'businessid newsid videoid',
+        'item product movie article',
     ),
     'time': (
-        'timestamp',
-        'time',
-        'datetime',
-        'date',
-        'unixreviewtime',
-        'event_time',
-        'created_at',
-        't_dat',
-        'ts',
+        'timestamp time datetime date unixreviewtime eventtime createdat tdat ts unixtime',
+        '',
     ),
-    'rating': ('rating', 'overall', 'score', 'stars'),
-    'title': ('title', 'movie_title', 'name', 'product_name', 'item_name'),
+    'rating': ('rating overall score stars userrating', ''),
+    'title': ('title movietitle name productname itemname', ''),
 }
-ATTRIBUTES = ('attributes', 'categories', 'category', 'genres', 'genre', 'brand', 'class', 'tags')
-
-LAST_TIME = int(datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC).timestamp()) * 10**6
-# Units of a second, told by size: seconds until the year 2286, then milliseconds, and so on.
-_UNITS = ((10**10, 1), (10**13, 10**3), (10**16, 10**6), (10**30, 10**9))
+_TIME_ENDS = ('timestamp', 'datetime', 'time', 'date', 'at', 'ts')
+ATTRIBUTES = frozenset(
+    'attributes categories category genres genre brand store class tags'.split()
+)
+_KINDS_OF_EVENT = frozenset('event eventtype action actiontype behavior behaviortype type'.split())
+NONE = 'none'  # of an option that names a column: there is none
 
 
 class EventColumns(NamedTuple):
-    """Places of an event table's columns; None: there is none."""
+    """Places of an event table's columns; None: there is none.
 
-    user: int
-    item: int
+    `time_of_day` is the column with the time of day where `time` has the day alone.
+    """
+
+    user: int | None
+    item: int | None
     time: int | None
     rating: int | None
+    time_of_day: int | None = None
+    sequence: int | None = None
 
 
-def event_columns(names: Sequence[str], options: ml_collections.ConfigDict, path) -> EventColumns:
-    """Finds the columns of the event table `path` by option or by their usual names.
+def normalised(name: str) -> str:
+    """A column's name as it is compared with the usual ones."""
+    return re.sub(r'[\W_]', '', name.lower())
+
+
+def has_usual_names(names: Sequence[str]) -> bool:
+    """Whether a user, an item or a time is among the names of some columns."""
+    roles = ('user', 'item', 'time')
+    known = {word for role in roles for words in _USUAL[role] for word in words.split()}
+    return any(normalised(name) in known for name in names)
+
+
+def event_columns(
+    names: Sequence[str],
+    options: ml_collections.ConfigDict,
+    path,
+    sample: Sequence[Sequence[str | None]] = (),
+) -> EventColumns:
+    """Finds the columns of the event table `path`.
+
+    Args:
+      names: the names of its columns.
+      options: `config.data`.
+      path: the file, for complaints.
+      sample: some rows, by which a column of times without a usual name is found.
 
     Raises:
-      UserError: there is no such column.
+      UserError: there is no such column, or more than one may be it.
     """
-    user, item, time, rating = (
-        find_column(names, role, options[f'{role}_column'], path)
-        for role in ('user', 'item', 'time', 'rating')
-    )
-    for role, place in (('user', user), ('item', item)):
-        if place is None:
-            raise missing(names, role, path)
-    if rating is None and options.min_rating:
-        raise missing(names, 'rating', path, f'data.min_rating={options.min_rating} needs it: ')
-    if time is None and options.split == 'time':
+    sequence = None
+    if options.sequence_column:
+        sequence = _named(names, 'sequence', options.sequence_column, path)
+    user = find_column(names, 'user', options.user_column, path)
+    item = find_column(names, 'item', options.item_column, path)
+    if sequence is None:
+        for role, place in (('user', user), ('item', item)):
+            if place is None:
+                raise missing(names, role, path)
+    if user is not None and user == item:
+        raise UserError(
+            f'{path} has one column, {names[user]}, for both the users and the items; name two '
+            'with --config.data.user_column and --config.data.item_column.'
+        )
+    time = time_of_day = None
+    if sequence is None:
+        time, time_of_day = _time(names, options, path, sample, {user, item})
+    elif options.split == 'time':
         raise missing(names, 'time', path, 'data.split=time needs it: ')
-    # What nothing is filtered by is not read, so that it may be anything.
-    return EventColumns(user, item, time, rating if options.min_rating else None)
+    rating = None
+    if options.min_rating:  # what nothing is filtered by is not read, so that it may be anything
+        rating = find_column(names, 'rating', options.rating_column, path)
+        if rating is None:
+            raise missing(
+                names, 'rating', path, f'data.min_rating={options.min_rating} needs it: '
+            )
+    return EventColumns(user, item, time, rating, time_of_day, sequence)
 
 
 def find_column(names: Sequence[str], role: str, named: str, path) -> int | None:
-    """The place of the column that the option named, else of one with a usual name."""
+    """The place of the column that the option named, else of the one with a usual name.
+
+    Raises:
+      UserError: there is no column of the name, or more than one has a usual name.
+    """
     if named:
-        places = [place for place, name in enumerate(names) if name == named]
-        if len(places) != 1:
-            raise UserError(
-                f"{path} has {'no' if not places else 'more than one'} column '{named}', which "
-                f'--config.data.{role}_column names; its columns are {", ".join(names)}.'
-            )
-        return places[0]
-    lower = [name.lower() for name in names]
-    return next((lower.index(usual) for usual in _USUAL[role] if usual in lower), None)
+        return None if named == NONE else _named(names, role, named, path)
+    known = [normalised(name) for name in names]
+    if role == 'item' and 'parentasin' in known:  # of variants that are one product
+        return known.index('parentasin')
+    for usual in _USUAL[role]:
+        places = [place for place, name in enumerate(known) if name in usual.split()]
+        if role == 'title' and places:
+            return places[0]
+        if len(places) > 1:
+            raise _ambiguous(names, places, role, path)
+        if places:
+            return places[0]
+    return None
+
+
+def kind_of_event(names: Sequence[str], taken: EventColumns) -> int | None:
+    """The column that tells kinds of events, such as views and sales, apart; None: there is none.
+
+    Its name is a usual one.
+    """
+    for place, name in enumerate(names):
+        if normalised(name) in _KINDS_OF_EVENT and place not in taken:
+            return place
+    return None
+
+
+def _named(names, role, named, path):
+    places = [place for place, name in enumerate(names) if name == named]
+    if len(places) != 1:
+        raise UserError(
+            f"{path} has {'no' if not places else 'more than one'} column '{named}', which "
+            f'--config.data.{role}_column names; its columns are {", ".join(names)}.'
+        )
+    return places[0]
+
+
+def _time(names, options, path, sample, taken):
+    """The places of the times, and of the times of day where days stand in a column of their own.
+
+    Raises:
+      UserError: there is none, or more than one may be it.
+    """
+    if options.time_column:
+        if options.time_column == NONE:
+            if options.split == 'time':
+                raise missing(names, 'time', path, 'data.split=time needs it: ')
+            return None, None
+        return _named(names, 'time', options.time_column, path), None
+    known = [normalised(name) for name in names]
+    usual = _USUAL['time'][0].split()
+    free = [place for place in range(len(names)) if place not in taken]
+    columns = [[row[place] for row in sample if len(row) > place] for place in range(len(names))]
+    places = [place for place in free if known[place] in usual]
+    if not places:
+        places = [
+            place
+            for place in free
+            if known[place].endswith(_TIME_ENDS[:4])
+            or re.search(r'(_|[a-z](?=[A-Z]))(at|ts|At|Ts)$', names[place])
+        ]
+    if not places:
+        places = [place for place in free if are_times([value or '' for value in columns[place]])]
+    if len(places) == 2:
+        clocks = [p for p in places if are_times_of_day([value or '' for value in columns[p]])]
+        if len(clocks) == 1:
+            return next(place for place in places if place != clocks[0]), clocks[0]
+    if len(places) > 1:
+        raise _ambiguous(names, places, 'time', path)
+    if places:
+        return places[0], None
+    if options.split == 'time':
+        raise missing(names, 'time', path, 'data.split=time needs it: ')
+    raise UserError(
+        f'{path} has no column that is known to hold the times; its columns are '
+        f'{", ".join(names)}: name one with --config.data.time_column, or give '
+        f'--config.data.time_column={NONE} if the events of each user are in order.'
+    )
+
+
+def _ambiguous(names, places, role, path):
+    found = ' and '.join(names[place] for place in places)
+    return UserError(
+        f'{path} has more than one column that may hold the {role}s ({found}); name one with '
+        f'--config.data.{role}_column.'
+    )
 
 
 def missing(names: Sequence[str], role: str, path, why: str = '') -> UserError:
@@ -107,64 +209,3 @@ def missing(names: Sequence[str], role: str, path, why: str = '') -> UserError:
         f'{why}{path} has no column that is known to hold the {role}; its columns are '
         f'{", ".join(names)}: name one with --config.data.{role}_column.'
     )
-
-
-class TimeKind(NamedTuple):
-    """How a timestamp column is written: `sql_type`, and for numbers the units of a second."""
-
-    sql_type: str
-    units: int = 1
-
-    def microseconds(self, column: str) -> str:
-        """SQL for microseconds since 1970; -1 where that is before 1970 or after 2099."""
-        if self.sql_type == 'TIMESTAMPTZ':
-            value = f'epoch_us({column})'
-        elif self.sql_type == 'DOUBLE':
-            value = f'{column} * {10**6 / self.units!r}'
-        elif self.units <= 10**6:
-            value = f'{column}::HUGEINT * {10**6 // self.units}'
-        else:
-            value = f'{column} // {self.units // 10**6}'
-        fine = f'{value} >= 0 AND {value} < {LAST_TIME}'
-        return (
-            f'CASE WHEN {column} IS NULL THEN NULL WHEN {fine} THEN CAST({value} AS BIGINT) '
-            'ELSE -1 END'
-        )
-
-
-def time_kind(sample: Sequence[str], path, name: str) -> TimeKind:
-    """Tells from some values of column `name` how its timestamps are written.
-
-    Whole or fractional numbers count seconds, milliseconds, microseconds or nanoseconds since 1970,
-    told by the size of the middle one; all else must be ISO dates, UTC where no offset is given.
-
-    Raises:
-      UserError: they are neither.
-    """
-    filled = [value for value in sample if value]
-    numbers = sorted(float(value) for value in filled if _NUMBER.fullmatch(value))
-    if len(numbers) > len(filled) / 2 or not filled:
-        whole = all(_WHOLE.fullmatch(value) for value in filled if _NUMBER.fullmatch(value))
-        middle = abs(numbers[len(numbers) // 2]) if numbers else 0
-        units = next(units for least, units in _UNITS if middle < least or units == 10**9)
-        return TimeKind('BIGINT' if whole else 'DOUBLE', units)
-    if sum(map(_is_date, filled)) > len(filled) / 2:
-        return TimeKind('TIMESTAMPTZ')
-    odd = next(value for value in filled if not _is_date(value))
-    raise UserError(
-        f"{path} has '{odd[:40]}' in column {name}, which is neither a number since 1970 nor a "
-        'date like 2014-07-23 or 2014-07-23T10:00:00; mend it, or name another column with '
-        '--config.data.time_column.'
-    )
-
-
-_WHOLE = re.compile(r'[+-]?\d{1,30}')
-_NUMBER = re.compile(r'[+-]?\d{1,30}(\.\d*)?([eE][+-]?\d{1,2})?')
-
-
-def _is_date(value):
-    try:
-        datetime.datetime.fromisoformat(value)
-    except ValueError:
-        return False
-    return True

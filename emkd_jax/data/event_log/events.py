@@ -81,14 +81,14 @@ def _number(database):
     for role in ('user', 'item'):
         database.execute(f"""
             CREATE TABLE {role}s AS SELECT name, row_number() OVER () AS number
-            FROM (SELECT DISTINCT {role}_name AS name FROM read WHERE complaint IS NULL)
+            FROM (SELECT DISTINCT {role}_name AS name FROM read WHERE complaint IS NULL AND kept)
         """)
     database.execute("""
         CREATE TABLE events AS
         SELECT users.number::INTEGER AS user_number, items.number::INTEGER AS item_number, time,
             rating, read.rowid AS place
         FROM read JOIN users ON user_name = users.name JOIN items ON item_name = items.name
-        WHERE complaint IS NULL
+        WHERE complaint IS NULL AND kept
     """)
     database.execute('DROP TABLE read')
 

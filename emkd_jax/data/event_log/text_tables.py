@@ -2,20 +2,23 @@
 
 import csv
 import itertools
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import duckdb
 import ml_collections
 
 from emkd_jax.data.event_log import columns
-from emkd_jax.data.event_log.database import bad_rows, file_literal, literal, reason, store
+from emkd_jax.data.event_log.database import bad_rows, file_literal, literal, reason
+from emkd_jax.data.event_log.event_table import EventTable, fill
 from emkd_jax.data.event_log.report import Report
 from emkd_jax.data.source import Source, decoded
 from emkd_jax.errors import UserError
 
 DELIMITERS = '\t,;|'
-_SAMPLE = 1000  # records that tell how timestamps are written
+SAMPLE = 1000  # rows that tell how values are written
+_VALUE = re.compile(r'[+-]?\d+([.,]\d+)?$|\d{4}-\d\d-\d\d')  # no name of a column
 csv.field_size_limit(2**24)  # characters; a long description is no mistake
 _ERRORS_KEPT = 10_000  # at least, to tell the first bad line and what it lacks
 
@@ -33,21 +36,55 @@ class TextTable(NamedTuple):
     encoding: str = 'utf-8'
 
 
-def sniff(source: Source) -> TextTable:
-    """A table with a header line, its delimiter told by that line.
+def sniff(source: Source, options: ml_collections.ConfigDict) -> TextTable:
+    """How the table is written, told by its first line and the options.
 
     Raises:
-      UserError: the header is no list of names.
+      UserError: the first line is no list of names, and `data.columns` gives none.
     """
-    header = source.first_lines()[0]
+    lines = [line for line in source.first_lines() if line.strip()]
+    header = lines[0]
     delimiter = max(DELIMITERS, key=lambda mark: len(next(csv.reader([header], delimiter=mark))))
-    names = tuple(name.strip() for name in next(csv.reader([header], delimiter=delimiter)))
-    if len(names) < 2 or not decoded(header):
+    quote = {'auto': '' if delimiter == '\t' else '"', 'none': ''}.get(options.quote, options.quote)
+    cells = _cells(header, delimiter, quote)
+    if options.columns:
+        names = tuple(name.strip() for name in options.columns.split(','))
+        if len(names) != len(cells) or columns.has_usual_names(cells):
+            raise UserError(
+                f"{source.path} begins with '{_shown(header)}', which is no row of "
+                f'{len(names)} values as data.columns={options.columns} has it; give a name for '
+                'each column (_ for one that is not needed), or leave data.columns out if the '
+                'file has a line of names.'
+            )
+        return TextTable(names, delimiter, quote, header_lines=0)
+    if len(cells) < 2:
+        if columns.has_usual_names(part.split(':')[0] for part in header.split()):
+            raise UserError(
+                f"{source.path} is a table whose columns are separated by blanks ('"
+                f"{_shown(header)}'), which is not read; separate them by commas or tabs."
+            )
         raise UserError(
             f"{source.path} does not begin with a line of column names: '{_shown(header)}'; add "
             'one, or say what the file is with --config.data.format.'
         )
-    return TextTable(names, delimiter)
+    if not decoded(header) or (
+        not columns.has_usual_names(cells) and any(_VALUE.match(cell) for cell in cells)
+    ):
+        blanks = ['_'] * (len(cells) - 2)
+        raise UserError(
+            f"{source.path} has no line of column names: it begins with '{_shown(header)}'. Add "
+            f'one, or name its {len(cells)} columns with '
+            f'--config.data.columns={",".join(["user", "item", *blanks])} (time for the times, _ '
+            'for a column that is not needed).'
+        )
+    return TextTable(cells, delimiter, quote)
+
+
+def _cells(line, delimiter, quote):
+    if not quote:
+        return tuple(cell.strip() for cell in line.split(delimiter))
+    reader = csv.reader([line], delimiter=delimiter, quotechar=quote)
+    return tuple(cell.strip() for cell in next(reader))
 
 
 def records(source: Source, table: TextTable) -> Iterator[tuple[int, list[str]]]:
@@ -98,55 +135,34 @@ def read_events(
     report: Report,
 ) -> None:
     """Fills the table `read` (see `database.store`) with the rows of `source`."""
-    found = columns.event_columns(table.names, options, source.path)
-    types, time, rating = {}, None, None
-    if found.time is not None:
-        sample = itertools.islice(records(source, table), _SAMPLE)
-        kind = columns.time_kind(
-            [record[found.time] for _, record in sample if len(record) > found.time],
-            source.path,
-            table.names[found.time],
-        )
-        types[found.time] = kind.sql_type
-        time = kind.microseconds(f'c{found.time}')
-    if found.rating is not None:
-        types[found.rating] = 'DOUBLE'
-        rating = f'c{found.rating}'
-    store_rows(
-        database,
-        source,
-        table,
-        report,
-        types=types,
-        user=f'c{found.user}',
-        item=f'c{found.item}',
-        time=time,
-        rating=rating,
-    )
+
+    def events_of(relation: str) -> EventTable:
+        sample = [row for _, row in itertools.islice(records(source, table), SAMPLE) if row]
+        fields = [f'c{place}' for place in range(len(table.names))]
+        return EventTable(table.names, fields, relation, sample)
+
+    fill_from_text(database, source, table, events_of, options, report)
 
 
-def store_rows(
+def fill_from_text(
     database: duckdb.DuckDBPyConnection,
     source: Source,
     table: TextTable,
+    events_of: Callable[[str], EventTable],
+    options: ml_collections.ConfigDict,
     report: Report,
-    relation: str = '{}',
-    types: Mapping[int, str] | None = None,
-    **values: str | None,
 ) -> None:
-    """`database.store` for the rows of `source`, with complaints that name lines.
+    """`event_table.fill` for a text file, with complaints that name lines.
 
     Args:
-      database, source, table, report: as everywhere.
-      relation: SQL around the table, whose columns are c0, c1, ...
-      types: SQL types of columns by place; text if not given.
-      **values: SQL of user, item, time and rating.
+      database, source, table, options, report: as everywhere.
+      events_of: the events of a relation whose columns c0, c1, ... are the fields of the text.
     """
     # A line may have an error for each of its fields.
     most_errors = _ERRORS_KEPT + len(table.names) * report.max_bad_lines
-    arguments = _csv_arguments(source, table, types or {}, most_errors)
+    relation = f'read_csv({_csv_arguments(source, table, most_errors)})'
     try:
-        store(database, relation.format(f'read_csv({arguments})'), **values)
+        fill(database, events_of(relation), options, source.path, report)
     except duckdb.InvalidInputException as error:
         raise UserError(
             f'{source.path} cannot be read as a table: {reason(error)} (are its line ends and '
@@ -169,10 +185,8 @@ def store_rows(
         report.bad_lines(source.path, f'line {line}', bad.complaint, bad.count)
 
 
-def _csv_arguments(source, table, types, most_errors):
-    named = ', '.join(
-        f"'c{place}': '{types.get(place, 'VARCHAR')}'" for place in range(len(table.names))
-    )
+def _csv_arguments(source, table, most_errors):
+    named = ', '.join(f"'c{place}': 'VARCHAR'" for place in range(len(table.names)))
     return ', '.join(
         [
             file_literal(source.path),
@@ -194,7 +208,7 @@ def _csv_arguments(source, table, types, most_errors):
 def _rejected(database, table):
     """(place among `records`, complaint) of the lines that are no rows of the table, in order."""
     errors = database.execute(
-        'SELECT line, error_type, column_name, csv_line, error_message FROM reject_errors '
+        'SELECT line, error_type, csv_line, error_message FROM reject_errors '
         'ORDER BY line, column_idx'
     ).fetchall()
     first = {}
@@ -203,12 +217,8 @@ def _rejected(database, table):
     return [(place, _complaint(table, *error)) for place, error in first.items()]
 
 
-def _complaint(table, kind, column, text, message):
+def _complaint(table, kind, text, message):
     text = text or ''
-    name = column and table.names[int(column[1:])]
-    if kind == 'CAST':
-        value = message.split('string "', 1)[-1].rsplit('" to', 1)[0]
-        return f"'{_shown(value)}' cannot be read as a {name}"
     if kind in ('MISSING COLUMNS', 'TOO MANY COLUMNS'):
         found = message.rsplit(' ', 1)[-1]
         return f"it has {found} fields, not {len(table.names)}: '{_shown(text)}'"
