@@ -237,12 +237,31 @@ EVENT_LOG_OPTIONS: dict[str, Option] = {
         'Format of the events.',
         choices=('auto', 'table', 's3rec', 'recbole', 'amazon', 'movielens'),
     ),
+    'data.columns': Option(
+        '',
+        'Names of the columns of a file without a line of names, separated by commas: user, item, '
+        'time, rating, and _ for a column that is not needed.',
+    ),
+    'data.quote': Option(
+        'auto',
+        'The mark around values with delimiters in them: a character or none; auto: a double '
+        'quotation mark, and none in files with tabs.',
+    ),
     'data.user_column': Option('', 'Column of the users. Empty: a column with a usual name.'),
     'data.item_column': Option('', 'Column of the items. Empty: a column with a usual name.'),
     'data.time_column': Option(
         '',
-        'Column of the times: numbers since 1970 or ISO dates. Empty: a column with a usual name; '
-        'none: the events are in order.',
+        'Column of the times: numbers since 1970 or dates. Empty: a column with a usual name or '
+        'with times alone in it; none: the events are in order.',
+    ),
+    'data.time_format': Option(
+        '', 'How the dates are written, such as %d/%m/%Y %H:%M. Empty: told by the values.'
+    ),
+    'data.sequence_column': Option(
+        '', 'Column that holds the history of a user in each row: a list, or ids between blanks.'
+    ),
+    'data.keep': Option(
+        '', 'Events to take, such as event_type=buy or event_type=cart,buy. Empty: all.'
     ),
     'data.rating_column': Option('', 'Column of the ratings. Empty: a column with a usual name.'),
     'data.title_column': Option('', 'Column of the item table with the titles.'),

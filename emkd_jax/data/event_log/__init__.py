@@ -1,6 +1,7 @@
 """An event log of one's own, read into a `Dataset`.
 
 formats.py     which format a file is in; each has a module: tables, s3rec, recbole, ...
+columns.py     which column is which; times.py: how times are written
 events.py      filters and order, in a scratch database within bounded memory
 splits.py      a split by time (leave-one-out needs nothing here)
 items.py       attributes and titles
@@ -36,7 +37,7 @@ from emkd_jax.data.prepared import data_dir
 from emkd_jax.data.source import Source
 from emkd_jax.errors import UserError
 
-_VERSION = 2  # of the rules in this package; another one prepares anew
+_VERSION = 3  # of the rules in this package; another one prepares anew
 # Options that say where files are or matter only later: the prepared data does not depend on them.
 _NOT_COMPARED = ('source', 'attributes', 'stand_in', 'window_step')
 
@@ -69,7 +70,7 @@ def prepare(options: ml_collections.ConfigDict) -> pathlib.Path:
         raise UserError('data.source is empty; name your event log with --config.data.source=FILE.')
     if not options.attribute_delimiter:
         raise UserError("data.attribute_delimiter is empty; give the mark, such as '|'.")
-    events, module = formats.events(options.source, options.format)
+    events, module = formats.events(options)
     item_file = formats.items(options.attributes, events, module)
     files = [events] if item_file is None else [events, item_file[0]]
     stem = re.sub(r'\W', '_', events.path.name.split('.')[0])  # a database file goes beneath it
@@ -117,7 +118,7 @@ def _read(
     item_file: ItemFile,
     scratch: pathlib.Path,
 ) -> Dataset:
-    report = Report(options.max_bad_lines)
+    report = Report(options.max_bad_lines, formats.name_of(module))
     # The database leaves files and folders behind, so it gets a folder of its own.
     with (
         tempfile.TemporaryDirectory(dir=scratch) as folder,

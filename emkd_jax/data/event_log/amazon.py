@@ -41,17 +41,13 @@ def read_events(
     """Fills the table `read`."""
     rows = [line.split(',') for line in source.first_lines() if line.count(',') == 3]
     first, second = ([row[place] for row in rows] for place in range(2))
-    if _are(_PRODUCT, second) and not _are(_PRODUCT, first):
+    if _are(_PRODUCT, second) and (_are(_REVIEWER, first) or not _are(_PRODUCT, first)):
         names = ('user', 'item', 'rating', 'timestamp')
-    elif _are(_PRODUCT, first) and not _are(_PRODUCT, second):
+    elif _are(_PRODUCT, first) and (_are(_REVIEWER, second) or not _are(_PRODUCT, second)):
         names = ('item', 'user', 'rating', 'timestamp')
-    elif _are(_PRODUCT, first) and _are(_REVIEWER, second):
-        names = ('item', 'user', 'rating', 'timestamp')
-    elif _are(_REVIEWER, first) and _are(_PRODUCT, second):
-        names = ('user', 'item', 'rating', 'timestamp')
     else:
         raise UserError(
-            f"{source.path} has no line of column names, and its ids do not tell users from items "
+            f'{source.path} has no line of column names, and its ids do not tell users from items '
             f"('{','.join(rows[0]) if rows else ''}'); say which is which with "
             '--config.data.columns=user,item,rating,time or item,user,rating,time.'
         )

@@ -31,9 +31,9 @@ _USUAL: dict[str, tuple[str, str]] = {
 }
 _TIME_ENDS = ('timestamp', 'datetime', 'time', 'date', 'at', 'ts')
 ATTRIBUTES = frozenset(
-    'attributes categories category genres genre brand store class tags'.split()
+    ['attributes', 'categories', 'category', 'genres', 'genre', 'brand', 'store', 'class', 'tags']
 )
-_KINDS_OF_EVENT = frozenset('event eventtype action actiontype behavior behaviortype type'.split())
+_KINDS_OF_EVENT = ('event', 'eventtype', 'action', 'actiontype', 'behavior', 'behaviortype', 'type')
 NONE = 'none'  # of an option that names a column: there is none
 
 
@@ -103,9 +103,7 @@ def event_columns(
     if options.min_rating:  # what nothing is filtered by is not read, so that it may be anything
         rating = find_column(names, 'rating', options.rating_column, path)
         if rating is None:
-            raise missing(
-                names, 'rating', path, f'data.min_rating={options.min_rating} needs it: '
-            )
+            raise missing(names, 'rating', path, f'data.min_rating={options.min_rating} needs it: ')
     return EventColumns(user, item, time, rating, time_of_day, sequence)
 
 

@@ -113,7 +113,8 @@ def store(database: duckdb.DuckDBPyConnection, relation: str, values: EventValue
             CASE {' '.join(complaints)} END AS complaint
         FROM (
             SELECT {_trimmed(values.user)} AS user_name, {_trimmed(values.item)} AS item_name,
-                {_trimmed(values.time)} AS time_text, {values.microseconds or 'NULL::BIGINT'} AS time,
+                {_trimmed(values.time)} AS time_text,
+                {values.microseconds or 'NULL::BIGINT'} AS time,
                 {_trimmed(values.rating)} AS rating_text,
                 TRY_CAST({_trimmed(values.rating)} AS DOUBLE) AS rating,
                 coalesce({values.kept or 'true'}, false) AS kept,
@@ -149,7 +150,9 @@ def _trimmed(text):
 
 def _unread(text, name):
     quote = literal("'")
-    return f'{quote} || left({text}, {_SHOWN}) || {literal(chr(39) + f" cannot be read as a {name}")}'
+    return (
+        f'{quote} || left({text}, {_SHOWN}) || {literal(chr(39) + f" cannot be read as a {name}")}'
+    )
 
 
 class BadRows(NamedTuple):

@@ -3,6 +3,8 @@
 import pathlib
 from types import ModuleType
 
+import ml_collections
+
 from emkd_jax.data import source
 from emkd_jax.data.event_log import amazon, movielens, recbole, s3rec, tables
 from emkd_jax.data.source import Source
@@ -21,14 +23,15 @@ _ITEMS_BESIDE = {module: module.items_beside for module in (movielens, recbole, 
 _FOLDERS = (movielens, recbole)  # distributed as a folder of files with known names
 
 
-def events(path: str, name: str) -> tuple[Source, ModuleType]:
-    """The event file at `path` and the format `name`; 'auto' tells it by the file's content.
+def events(options: ml_collections.ConfigDict) -> tuple[Source, ModuleType]:
+    """The event file `data.source` and the format `data.format`; 'auto' tells it by the content.
 
-    Where a format has its files in a folder of their own, `path` may be that folder.
+    Where a format has its files in a folder of their own, the source may be that folder.
 
     Raises:
       UserError: there is no such file or format, or none fits.
     """
+    path, name = options.source, options.format
     if name not in ('auto', *_FORMATS):
         raise UserError(f"data.format is '{name}'; use auto, {', '.join(_FORMATS)}.")
     folder = pathlib.Path(path).expanduser()
@@ -40,9 +43,17 @@ def events(path: str, name: str) -> tuple[Source, ModuleType]:
     if name != 'auto':
         return found, _FORMATS[name]
     lines = _first_lines(found)
+    if options.columns:
+        return found, tables
     for module in _FORMATS.values():
         if module.recognises(found, lines):
             return found, module
+    if len({len(line.split()) for line in lines}) == 1 and ' ' in lines[0].strip():
+        raise UserError(
+            f"{found.path} looks like a table whose columns are separated by blanks ('"
+            f"{lines[0][:60]}'), which is not read; separate them by commas or tabs. If each line "
+            'holds a user and then the items, give --config.data.format=s3rec.'
+        )
     raise UserError(
         f"{found.path} is in no known format (it begins with '{lines[0][:60]}'); say which with "
         f'--config.data.format={"|".join(_FORMATS)}.'
@@ -70,6 +81,11 @@ def items(path: str, events: Source, module: ModuleType) -> tuple[Source, Module
         f"{found.path} is in no known form of item table (it begins with '{lines[0][:60]}'); give "
         'data.attributes a CSV, TSV or Parquet table, or one of the formats that the README lists.'
     )
+
+
+def name_of(module: ModuleType) -> str:
+    """The name of a format, as `data.format` has it."""
+    return next(name for name, each in _FORMATS.items() if each is module)
 
 
 def _first_lines(found):

@@ -55,12 +55,13 @@ def gather(rows: Iterable[Item], numbers: Mapping[str, int], path, report: Repor
     """
     attributes = [{} for _ in range(len(numbers) + 1)]
     titles = [''] * len(numbers)
-    unknown = 0
+    unknown, known = [], set()
     for row in rows:
         number = numbers.get(row.item_id)
         if number is None:
-            unknown += 1
+            unknown.append(row.item_id)
             continue
+        known.add(number)
         attributes[number].update(dict.fromkeys(row.attributes))
         titles[number - 1] = titles[number - 1] or row.title
         if len(attributes[number]) > _MOST_ATTRIBUTES:
@@ -74,7 +75,14 @@ def gather(rows: Iterable[Item], numbers: Mapping[str, int], path, report: Repor
     report.say(
         f'{path.name}: {len(names):,} attributes; {without:,} of {len(numbers):,} items have none'
     )
-    report.left_out(unknown, 'rows of items that no event knows')
+    report.left_out(len(unknown), 'rows of items that no event knows')
+    if len(known) < len(numbers) / 2:
+        others = [name for name, number in numbers.items() if number not in known]
+        report.warn(
+            f'{path.name} describes {len(known):,} of the {len(numbers):,} items of the events; '
+            f'the events name items such as {_examples(others)}, and this file '
+            f'{_examples(unknown) or "no others"}'
+        )
     if len(names) > len(numbers):
         report.warn(
             'there are more attributes than items, so most tell nothing; choose columns with '
@@ -82,6 +90,10 @@ def gather(rows: Iterable[Item], numbers: Mapping[str, int], path, report: Repor
         )
     table = attribute_table([[0], *([number_of[name] for name in row] for row in attributes[1:])])
     return ItemTable(table, len(names), titles if any(titles) else [])
+
+
+def _examples(names):
+    return ', '.join(map(repr, names[:3]))
 
 
 def without_file(num_items: int) -> ItemTable:

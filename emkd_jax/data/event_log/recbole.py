@@ -17,7 +17,7 @@ from emkd_jax.data.event_log.report import Report
 from emkd_jax.data.source import Source
 from emkd_jax.errors import UserError
 
-_FIELD = re.compile(r'(.+):(token|token_seq|float|float_seq)')
+_FIELD = re.compile(r'([^:]+):(token|token_seq|float|float_seq)')
 
 
 def recognises(source: Source, lines: Sequence[str]) -> bool:
@@ -45,7 +45,17 @@ def read_events(
     report: Report,
 ) -> None:
     """Fills the table `read`."""
-    text_tables.read_events(database, source, _table(source)[0], options, report)
+    table, types = _table(source)
+    if not options.sequence_column:  # an augmented file: `item_id_list` beside `item_id`
+        item = columns.find_column(table.names, 'item', options.item_column, source.path)
+        lists = [
+            name
+            for name, kind in zip(table.names, types, strict=True)
+            if kind == 'token_seq' and item is not None and name == f'{table.names[item]}_list'
+        ]
+        if lists:
+            options = ml_collections.ConfigDict(options.to_dict() | {'sequence_column': lists[0]})
+    text_tables.read_events(database, source, table, options, report)
 
 
 def read_items(

@@ -8,9 +8,15 @@ from emkd_jax.errors import UserError
 class Report:
     """Gathers lines for the user, and ends the reading where too much cannot be read."""
 
-    def __init__(self, max_bad_lines: int):
-        """`max_bad_lines`: lines that may be left out because they cannot be read."""
+    def __init__(self, max_bad_lines: int, file_format: str = ''):
+        """Starts without lines.
+
+        Args:
+          max_bad_lines: lines that may be left out because they cannot be read.
+          file_format: the format that the events are read in, for the complaint about them.
+        """
         self.max_bad_lines = max_bad_lines
+        self._format = file_format and f' (read as data.format={file_format})'
         self._num_bad_lines = 0
         self._bad_lines: dict[pathlib.Path, tuple[int, str]] = {}
         self._said: list[str] = []
@@ -27,8 +33,8 @@ class Report:
         if self._num_bad_lines > self.max_bad_lines:
             more = f' (and {before + count - 1:,} more bad lines)' if before + count > 1 else ''
             raise UserError(
-                f'{path}, {first}{more}; mend the file, or let lines be left out with '
-                f'--config.data.max_bad_lines, which is {self.max_bad_lines}.'
+                f'{path}, {first}{more}; mend the file{self._format}, or let lines be left out '
+                f'with --config.data.max_bad_lines, which is {self.max_bad_lines}.'
             )
 
     def say(self, text: str) -> None:

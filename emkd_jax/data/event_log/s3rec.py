@@ -12,7 +12,7 @@ import duckdb
 import ml_collections
 import pyarrow
 
-from emkd_jax.data.event_log.database import store
+from emkd_jax.data.event_log.database import EventValues, store
 from emkd_jax.data.event_log.items import Item
 from emkd_jax.data.event_log.report import Report
 from emkd_jax.data.source import Source, decoded
@@ -22,8 +22,9 @@ _EVENTS = 500_000  # in memory at a time
 
 
 def recognises(source: Source, lines: Sequence[str]) -> bool:
-    """Words between blanks, two or more a line."""
-    return all(len(line.split(' ')) > 1 for line in lines)
+    """Words between blanks, two or more a line, and not as many on each: that is a table."""
+    lengths = [len(line.split()) for line in lines]
+    return min(lengths) > 1 and (len(lines) < 3 or len(set(lengths)) > 1)
 
 
 def items_beside(source: Source) -> pathlib.Path:
@@ -55,7 +56,7 @@ def read_events(
         database.register('batch', pyarrow.table({'user_id': users, 'item_id': items}))
         database.execute('INSERT INTO pairs SELECT * FROM batch')
         database.unregister('batch')
-    store(database, 'pairs', user='user_id', item='item_id', time=None, rating=None)
+    store(database, 'pairs', EventValues(user='user_id', item='item_id'))
     database.execute('DROP TABLE pairs')
 
 

@@ -1,4 +1,4 @@
-"""Event tables and item tables as CSV, TSV or Parquet, with a header and any column names."""
+"""Event tables and item tables with any column names: CSV, TSV, JSON lines and Parquet."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,20 +7,26 @@ import ml_collections
 import pyarrow
 import pyarrow.parquet
 
-from emkd_jax.data.event_log import columns, items, text_tables
-from emkd_jax.data.event_log.database import bad_rows, file_literal, store
+from emkd_jax.data.event_log import columns, items, json_lines, text_tables
+from emkd_jax.data.event_log.database import MISSING, bad_rows, file_literal
+from emkd_jax.data.event_log.event_table import EventTable, fill
 from emkd_jax.data.event_log.items import Item
 from emkd_jax.data.event_log.report import Report
 from emkd_jax.data.source import Source
 from emkd_jax.errors import UserError
 
 _ROWS = 10_000  # of a Parquet item table in memory at a time
-_SAMPLE = 1000
+_NO_ATTRIBUTES = frozenset((*MISSING, '(no genres listed)'))
 
 
 def recognises(source: Source, lines: Sequence[str]) -> bool:
-    """Parquet, or a first line with a delimiter in it."""
-    return source.parquet or any(mark in lines[0] for mark in text_tables.DELIMITERS)
+    """Parquet, a JSON object, a first line with a delimiter in it, or one of usual names."""
+    return (
+        source.parquet
+        or _is_json(lines)
+        or any(mark in lines[0] for mark in text_tables.DELIMITERS)
+        or columns.has_usual_names([name.split(':')[0] for name in lines[0].split()])
+    )
 
 
 recognises_items = recognises
@@ -35,8 +41,11 @@ def read_events(
     """Fills the table `read`."""
     if source.parquet:
         _read_parquet_events(database, source, options, report)
+    elif _is_json(source.first_lines()):
+        json_lines.read_events(database, source, options, report)
     else:
-        text_tables.read_events(database, source, text_tables.sniff(source), options, report)
+        table = text_tables.sniff(source, options)
+        text_tables.read_events(database, source, table, options, report)
 
 
 def read_items(
@@ -45,8 +54,14 @@ def read_items(
     """The items of a table; a cell may hold a list, or parts between `attribute_delimiter`."""
     if source.parquet:
         names, rows = _parquet_rows(source)
+    elif _is_json(source.first_lines()):
+        objects = list(json_lines.read_items(source, report))
+        names = list(dict.fromkeys(name for _, row in objects for name in row))
+        rows = ((place, [row.get(name) for name in names]) for place, row in objects)
     else:
-        table = text_tables.sniff(source)
+        with options.unlocked():
+            plain = ml_collections.ConfigDict(options.to_dict() | {'columns': ''})
+        table = text_tables.sniff(source, plain)
         names, rows = table.names, text_tables.whole_rows(source, table, report)
     item, attributes, title = _item_columns(names, options, source.path)
     for place, row in rows:
@@ -57,9 +72,9 @@ def read_items(
         ]
         yield Item(
             place,
-            _text(row[item]),
+            _text(row[item]).strip(),
             items.name_attributes(values, len(attributes)),
-            _text(row[title]) if title is not None else '',
+            _present(row[title]) if title is not None else '',
         )
 
 
@@ -79,7 +94,7 @@ def _item_columns(names, options, path):
                 f'names; its columns are {", ".join(names)}.'
             )
     else:
-        wanted = [name for name in names if name.lower() in columns.ATTRIBUTES]
+        wanted = [name for name in names if columns.normalised(name) in columns.ATTRIBUTES]
     if not wanted and title is None:
         raise UserError(
             f'{path} has no column that is known to hold attributes; its columns are '
@@ -94,11 +109,24 @@ def _values(cell, options):
     parts = items.literal(cell) if written else cell
     if not isinstance(parts, list):
         parts = _text(cell).split(options.attribute_delimiter)
-    return [text for part in parts if (text := _text(part).strip())]
+    return [text for part in parts if (text := _present(part))]
 
 
 def _text(value):
-    return '' if value is None else str(value)
+    """A value as the user writes it: whole numbers have no fraction, whatever their type."""
+    if value is None or value != value:  # NaN
+        return ''
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _present(value):
+    """The text of a value, '' if it stands for a missing one."""
+    text = _text(value).strip()
+    return '' if text in _NO_ATTRIBUTES else text
+
+
+def _is_json(lines):
+    return next((line for line in lines if line.strip()), '').lstrip().startswith('{')
 
 
 def _read_parquet_events(database, source, options, report):
@@ -106,20 +134,25 @@ def _read_parquet_events(database, source, options, report):
     try:
         described = database.execute(f'DESCRIBE SELECT * FROM {relation}').fetchall()
         names, types = [row[0] for row in described], [row[1] for row in described]
-        found = columns.event_columns(names, options, source.path)
-        quoted = [column and f'"{column.replace(chr(34), chr(34) * 2)}"' for column in names]
-        time = None
-        if found.time is not None:
-            kind = _parquet_time(database, relation, quoted[found.time], types[found.time], source)
-            time = kind.microseconds(f'TRY_CAST({quoted[found.time]} AS {kind.sql_type})')
-        store(
-            database,
+        quoted = [f'"{name.replace(chr(34), chr(34) * 2)}"' for name in names]
+        sql = [_as_text(*pair) for pair in zip(quoted, types, strict=True)]
+        table = EventTable(
+            names,
+            sql,
             relation,
-            user=quoted[found.user],
-            item=quoted[found.item],
-            time=time,
-            rating=None if found.rating is None else f'TRY_CAST({quoted[found.rating]} AS DOUBLE)',
+            database.execute(
+                f'SELECT {", ".join(sql)} FROM {relation} LIMIT {text_tables.SAMPLE}'
+            ).fetchall(),
+            lists={
+                place: f'{quoted[place]}::VARCHAR[]'
+                for place, kind in enumerate(types)
+                if kind.endswith('[]')
+            },
+            dates=frozenset(
+                place for place, kind in enumerate(types) if kind.startswith(('TIMESTAMP', 'DATE'))
+            ),
         )
+        fill(database, table, options, source.path, report)
     except (duckdb.InvalidInputException, duckdb.IOException, duckdb.BinderException) as error:
         raise UserError(
             f'{source.path} cannot be read as Parquet ({str(error).splitlines()[0]}).'
@@ -128,13 +161,15 @@ def _read_parquet_events(database, source, options, report):
         report.bad_lines(source.path, f'row {bad.first + 1}', bad.complaint, bad.count)
 
 
-def _parquet_time(database, relation, column, kind, source):
-    if kind.startswith(('TIMESTAMP', 'DATE')):
-        return columns.TimeKind('TIMESTAMPTZ')
-    sample = database.execute(
-        f'SELECT {column}::VARCHAR FROM {relation} WHERE {column} IS NOT NULL LIMIT {_SAMPLE}'
-    ).fetchall()
-    return columns.time_kind([value for (value,) in sample], source.path, column)
+def _as_text(column, kind):
+    """SQL for a column as text; whole numbers have no fraction, and NaN is missing."""
+    if kind not in ('FLOAT', 'DOUBLE'):
+        return f'{column}::VARCHAR'
+    return (
+        f'CASE WHEN isnan({column}) THEN NULL WHEN {column} = floor({column}) '
+        f'AND abs({column}) < 9e15 THEN TRY_CAST({column} AS BIGINT)::VARCHAR '
+        f'ELSE {column}::VARCHAR END'
+    )
 
 
 def _parquet_rows(source):

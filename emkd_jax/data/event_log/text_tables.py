@@ -58,7 +58,7 @@ def sniff(source: Source, options: ml_collections.ConfigDict) -> TextTable:
             )
         return TextTable(names, delimiter, quote, header_lines=0)
     if len(cells) < 2:
-        if columns.has_usual_names(part.split(':')[0] for part in header.split()):
+        if columns.has_usual_names([part.split(':')[0] for part in header.split()]):
             raise UserError(
                 f"{source.path} is a table whose columns are separated by blanks ('"
                 f"{_shown(header)}'), which is not read; separate them by commas or tabs."

@@ -17,6 +17,7 @@ from tests.support.custom_data import histories, load, options, prepared_in
 GOOD = b'a,x,1\na,y,2\na,z,3\n'
 HEADER = b'user,item,timestamp\n'
 LOG = HEADER + GOOD
+NOTED = b'user,item,timestamp,note\na,x,1,"two\nlines"\na,y,2,\n'
 
 
 def complains(source, expected, **changes):
@@ -43,7 +44,17 @@ def complains(source, expected, **changes):
         (b'user,user,item\na,b,c\n', {'user_column': 'user'}, "more than one column 'user'"),
         (LOG, {'min_rating': 3.0}, 'data.min_rating=3.0 needs it'),
         (b'user,item\na,b\n', {'split': 'time'}, 'data.split=time needs it'),
-        (GOOD, {}, 'its columns are a, x, 1'),
+        (b'a,x,1\n' + GOOD, {}, r'no line of column names.*data\.columns=user,item,_'),
+        (GOOD, {'columns': 'user,item'}, 'no row of 2 values'),
+        (LOG, {'columns': 'user,item,time'}, 'leave data.columns out'),
+        (b'user,item\na,b\n', {}, r'hold the times.*data\.time_column=none'),
+        (b'user,item,date,time\na,b,1,2\n', {}, r'hold the times \(date and time\)'),
+        (b'user_id,session_id,item\na,b,1\n', {}, r'\(user_id and session_id\); name one'),
+        (LOG, {'keep': 'event=buy'}, "data.keep is 'event=buy'"),
+        (b'user,item,date\na,x,02/03/2024\n', {}, 'either order.*data.time_format'),
+        (b'user item time\n1 2 3\n', {}, 'separated by blanks'),
+        (b'1 2 3\n2 3 4\n3 4 5\n', {}, 'looks like a table .*data.format=s3rec'),
+        (b'user,item\na,x\n', {'sequence_column': 'item', 'split': 'time'}, 'split=time needs'),
         (HEADER, {}, 'holds no events'),
         (b'', {}, 'log.csv is empty'),
         (b'\n\n\n', {}, 'empty lines only'),
@@ -51,12 +62,20 @@ def complains(source, expected, **changes):
         (LOG + b'b,x,4,5\n', {}, 'line 5: it has 4 fields, not 3'),
         (LOG + b'b,x,soon\n', {}, "line 5: 'soon' cannot be read as a timestamp"),
         (LOG + b'\nb,x,soon\nb,y,later\n', {}, 'line 6: .*1 more bad lines'),
-        (LOG + b'"two\nlines",x,1\nb,x,soon\n', {}, 'line 7: '),
+        (LOG + b'"two\nlines",x,1\nb,x,soon\n', {}, 'line 5: the user has a tab or a line break'),
+        (NOTED + b'b,x,soon,\n', {}, "line 5: 'soon' cannot be read as a timestamp"),
         (LOG + b'b,,4\n', {}, 'line 5: the item is empty'),
-        (LOG + b'"two\nlines",x,1\n\n,x,4\n', {}, 'line 8: the user is empty'),
+        (NOTED + b'\n,x,4,\n', {}, 'line 6: the user is empty'),
+        (LOG + b'b,nan,4\n', {}, r'line 5: the item is missing \(nan\)'),
+        (LOG + b'b,x,NaN\n', {}, 'line 5: the timestamp is missing'),
+        (LOG + b'b,x,1700000000\n', {}, 'line 5: the timestamp lies decades apart'),
         (LOG + b'b,x,\n', {}, 'line 5: the timestamp is missing'),
-        (LOG + b'b,x,-5\n', {}, 'line 5: the timestamp lies before 1970 or after 2099'),
-        (LOG + b'b,x,99999999999\n', {}, 'line 5: the timestamp lies before 1970 or after 2099'),
+        (LOG + b'b,x,-5\n', {}, r'line 5: the timestamp \(-5\) lies before 1970 or after 2099'),
+        (
+            LOG + b'b,x,99999999999\n',
+            {},
+            r'line 5: the timestamp \(9+\) lies before 1970 or after 2099',
+        ),
         (LOG + b'b,x,99999999999999999999999\n', {}, 'line 5: '),
         (LOG + b'b,\xff\xfe,4\n', {}, 'line 5: it is not UTF-8'),
         (LOG + b'"b,x,4\nb,y,5\n', {}, 'line 5: its quotes do not close'),
@@ -84,7 +103,11 @@ def complains(source, expected, **changes):
         (b'1 2 3\n2 3\n1 4\n', {}, "line 3: user '1' already stands on line 1"),
         (b'1 2 3\n2 \xff\n', {}, 'line 2: it is not UTF-8'),
         (b'1 2 3\n', {'split': 'time'}, 'without timestamps or ratings'),
-        (b'user_id:token\titem_id:token\na\n', {}, 'line 2: it has 1 fields, not 2'),
+        (
+            b'user_id:token\titem_id:token\na\n',
+            {'time_column': 'none'},
+            'line 2: it has 1 fields, not 2',
+        ),
         (b'1::2::3::4\n1::2::3\n', {'format': 'movielens'}, 'line 2: it has 3 fields, not 4'),
         (
             b'{"reviewerID": "a", "asin": "x", "unixReviewTime": 1}\n\n{"reviewerID"\n',
@@ -94,7 +117,7 @@ def complains(source, expected, **changes):
         (
             b'{"reviewerID": "a", "asin": "x", "unixReviewTime": "1 day"}\n',
             {},
-            'line 1: the timestamp is missing or cannot be read',
+            "'1 day' in column unixReviewTime",
         ),
     ],
 )
@@ -147,15 +170,15 @@ def test_very_many_bad_lines_are_all_counted(tmp_path):
 
 def test_line_numbers_are_right_far_into_a_file(tmp_path):
     source = tmp_path / 'log.csv'
-    lines = [f'user number {line},"item\n{line % 97}",{line}\n' for line in range(200_000)]
-    lines += [f'user number {line},item {line},{line}\n' for line in range(200_000)]
-    lines.insert(300_000, 'a,b,1,2\n')
-    lines.insert(350_000, 'a,,1\n')
-    source.write_text('user,item,timestamp\n' + ''.join(lines))
+    lines = [f'user number {line},item {line % 97},{line},"a\nb"\n' for line in range(200_000)]
+    lines += [f'user number {line},item {line},{line},\n' for line in range(200_000)]
+    lines.insert(300_000, 'a,b,1,2,3\n')
+    lines.insert(350_000, 'a,,1,\n')
+    source.write_text('user,item,timestamp,note\n' + ''.join(lines))
     assert source.stat().st_size > 10**7
-    complains(source, 'line 500002: it has 4 fields')
+    complains(source, 'line 500002: it has 5 fields')
     lines.pop(300_000)
-    source.write_text('user,item,timestamp\n' + ''.join(lines))
+    source.write_text('user,item,timestamp,note\n' + ''.join(lines))
     complains(source, 'line 550001: the item is empty')
 
 

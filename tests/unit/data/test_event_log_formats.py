@@ -114,7 +114,7 @@ def test_timestamps_as_numbers_and_dates(tmp_path, form):
 
 def test_without_timestamps_the_order_is_the_files(tmp_path):
     source = write(tmp_path / 'log.csv', 'user,item\nb,y\na,y\na,x\nb,x\na,y\n')
-    assert histories(load(source)) == {'a': ['y', 'x', 'y'], 'b': ['y', 'x']}
+    assert histories(load(source, time_column='none')) == {'a': ['y', 'x', 'y'], 'b': ['y', 'x']}
 
 
 def test_s3rec(tmp_path):
@@ -147,9 +147,18 @@ def test_recbole(tmp_path):
     assert list(load(tmp_path).titles) == ['', 'The "X" file', 'Y', '']
 
 
-def test_amazon_ratings(tmp_path):
-    source = write(tmp_path / 'ratings_Shop.csv', table(map(str, ROWS[0]), ',', ROWS[1:]))
-    assert histories(load(source)) == EXPECTED
+@pytest.mark.parametrize('order', [(0, 1), (1, 0)])
+def test_amazon_ratings(tmp_path, order):
+    """In 2014 the user stands first, in 2018 the product."""
+    reviewer, products = 'A2EXAMPLE00001', {'x': 'B00000000X', 'y': '0123456789'}
+    lines = []
+    for _, item, rating, time in [row for row in ROWS if row[1] in products]:
+        pair = (reviewer, products[item])
+        lines.append(f'{pair[order[0]]},{pair[order[1]]},{rating},{time}\n')
+    source = write(tmp_path / 'ratings_Shop.csv', ''.join(lines))
+    found = histories(load(source))
+    assert set(found) == {reviewer}
+    assert found[reviewer] == [products[item] for item in 'xyyx'[:1] + 'yx']
 
 
 def test_amazon_reviews_and_metadata(tmp_path):
@@ -220,14 +229,14 @@ def test_movielens_100k(tmp_path):
     'cell', ['red|blue', ' red | blue |', "['red', 'blue']", '["red", "blue", "red"]']
 )
 def test_item_table_with_several_attributes_in_a_cell(tmp_path, cell):
-    source = write(tmp_path / 'log.csv', 'user,item\na,x\na,y\n')
+    source = write(tmp_path / 'log.csv', 'user,item,time\na,x,1\na,y,2\n')
     quoted = cell.replace('"', '""')
     items = write(tmp_path / 'items.csv', f'sku,tags,title\nx,"{quoted}",An X\ny,blue,\n')
     assert attributes(load(source, attributes=str(items))) == {'x': {1, 2}, 'y': {1}}
 
 
 def test_item_table_with_another_mark_and_title(tmp_path):
-    source = write(tmp_path / 'log.csv', 'user,item\na,x\na,y\n')
+    source = write(tmp_path / 'log.csv', 'user,item,time\na,x,1\na,y,2\n')
     items = write(tmp_path / 'items.csv', 'item;title;tags;label\nx;T;a|b/c;An X\ny;T;c;\n')
     named = {'attributes': str(items), 'attribute_delimiter': '/', 'title_column': 'label'}
     assert attributes(load(source, **named)) == {'x': {1, 2}, 'y': {2}}
@@ -235,7 +244,7 @@ def test_item_table_with_another_mark_and_title(tmp_path):
 
 
 def test_item_table_with_several_columns(tmp_path):
-    source = write(tmp_path / 'log.csv', 'user,item\na,x\na,y\n')
+    source = write(tmp_path / 'log.csv', 'user,item,time\na,x,1\na,y,2\n')
     items = write(tmp_path / 'items.csv', 'item,colour,size\nx,M,M\ny,M,\ny,,L\n')
     found = attributes(load(source, attributes=str(items), attribute_columns='colour, size'))
     # colour=M, size=L, size=M
@@ -243,7 +252,7 @@ def test_item_table_with_several_columns(tmp_path):
 
 
 def test_item_table_as_parquet_with_a_list_column(tmp_path):
-    source = write(tmp_path / 'log.csv', 'user,item\na,1\na,2\n')
+    source = write(tmp_path / 'log.csv', 'user,item,time\na,1,1\na,2,2\n')
     items = tmp_path / 'items.parquet'
     pyarrow.parquet.write_table(
         pyarrow.table({'item_id': [2, 1], 'genres': [['a', 'b'], None]}), items
@@ -253,7 +262,7 @@ def test_item_table_as_parquet_with_a_list_column(tmp_path):
 
 def test_a_rating_by_which_nothing_is_filtered_may_be_anything():
     options = configuration.get_config().data
-    names = ['user', 'item', 'stars']
+    names = ['user', 'item', 'time', 'stars']
     assert event_columns(names, options, 'log.csv').rating is None
     options.min_rating = 3.0
-    assert event_columns(names, options, 'log.csv').rating == 2
+    assert event_columns(names, options, 'log.csv').rating == 3

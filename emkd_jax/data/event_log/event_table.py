@@ -1,0 +1,179 @@
+"""From the columns of a table, whatever file it is in, to events in the database."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import duckdb
+import ml_collections
+
+from emkd_jax.data.event_log import columns
+from emkd_jax.data.event_log.columns import EventColumns
+from emkd_jax.data.event_log.database import EventValues, literal, store
+from emkd_jax.data.event_log.report import Report
+from emkd_jax.data.event_log.times import TimeKind, time_kind
+from emkd_jax.errors import UserError
+
+_MOST_KINDS = 20  # of events, that are listed
+
+
+class EventTable(NamedTuple):
+    """A table of events as the database sees it.
+
+    Attributes:
+      names: the names of its columns.
+      sql: SQL for the value of each column in `relation`, as text.
+      relation: SQL.
+      sample: some of the first rows, as text; None is a missing value.
+      row: SQL for the number of the file's row, from 0; None: each row of `relation` is one.
+      lists: SQL for the columns that hold lists, by their places.
+      dates: places of the columns whose type is a date, which are text of ISO 8601.
+    """
+
+    names: Sequence[str]
+    sql: Sequence[str]
+    relation: str
+    sample: Sequence[Sequence[str | None]]
+    row: str | None = None
+    lists: dict[int, str] = {}  # noqa: RUF012 -- never changed
+    dates: frozenset[int] = frozenset()
+
+
+def fill(
+    database: duckdb.DuckDBPyConnection,
+    table: EventTable,
+    options: ml_collections.ConfigDict,
+    path,
+    report: Report,
+) -> None:
+    """Fills the table `read` (see `database.store`) and reports which columns were taken.
+
+    Raises:
+      UserError: the table lacks a column, or its times cannot be told.
+    """
+    found = columns.event_columns(table.names, options, path, table.sample)
+    if found.sequence is None:
+        store(database, table.relation, _event_values(table, found, options, path))
+    else:
+        _store_sequences(database, table, found, options, path, report)
+    report.say(_shown_columns(database, table.names, found))
+    kinds = columns.kind_of_event(table.names, found)
+    if kinds is not None and not options.keep:
+        values = sorted({row[kinds] or '' for row in table.sample if len(row) > kinds} - {''})
+        if 1 < len(values) <= _MOST_KINDS:
+            name = table.names[kinds]
+            report.say(
+                f'  {name} holds {", ".join(values)}: all are taken; '
+                f"--config.data.keep='{name}={values[0]}' takes one kind"
+            )
+
+
+def _event_values(table, found, options, path):
+    time, kind = None, None
+    if found.time is not None:
+        name = table.names[found.time]
+        time = table.sql[found.time]
+        sample = [row[found.time] or '' for row in table.sample if len(row) > found.time]
+        if found.time in table.dates:
+            kind = TimeKind()
+        elif found.time_of_day is None:
+            kind = time_kind(sample, options.time_format, path, name)
+        else:
+            clock = found.time_of_day
+            time = f"trim({time}) || ' ' || trim({table.sql[clock]})"
+            sample = [f'{row[found.time]} {row[clock]}' for row in table.sample if len(row) > clock]
+            kind = time_kind(sample, options.time_format, path, name)
+    return EventValues(
+        user=table.sql[found.user],
+        item=table.sql[found.item],
+        time=time,
+        microseconds=kind and kind.microseconds(f'({time})'),
+        rating=None if found.rating is None else table.sql[found.rating],
+        time_name='' if found.time is None else table.names[found.time],
+        rating_name='' if found.rating is None else table.names[found.rating],
+        kept=_kept(table, options, path),
+        row=table.row,
+    )
+
+
+def _kept(table, options, path):
+    """SQL for whether `data.keep` keeps a row."""
+    if not options.keep:
+        return None
+    name, mark, values = options.keep.partition('=')
+    name = name.strip()
+    if not mark or name not in table.names:
+        raise UserError(
+            f"data.keep is '{options.keep}', but {path} has the columns {', '.join(table.names)}; "
+            'give it as column=value, or column=value,value.'
+        )
+    wanted = ', '.join(literal(value.strip()) for value in values.split(','))
+    return f'trim({table.sql[table.names.index(name)]}) IN ({wanted})'
+
+
+def _store_sequences(database, table, found, options, path, report):
+    """Stores the events of a table whose rows hold whole histories.
+
+    A row whose history begins a longer one of the same user is a step on the way to it, as in the
+    augmented files of RecBole; the longest is taken.
+    """
+    cell = table.sql[found.sequence]
+    items = table.lists.get(
+        found.sequence,
+        f"""CASE WHEN starts_with(trim({cell}), '[') THEN
+            TRY(from_json(replace({cell}, chr(39), chr(34)), '["VARCHAR"]'))
+        ELSE string_split_regex(trim({cell}), '[\\s,;|]+') END""",
+    )
+    if found.item is not None and found.item != found.sequence:
+        items = f'list_append({items}, {table.sql[found.item]})'
+    user = '(number + 1)::VARCHAR' if found.user is None else f'trim({table.sql[found.user]})'
+    database.execute(f"""
+        CREATE TABLE rows AS
+        SELECT number, {user} AS user, items FROM (
+            SELECT *, row_number() OVER () - 1 AS number, {items} AS items FROM {table.relation}
+            WHERE {_kept(table, options, path) or 'true'}
+        )
+    """)
+    database.execute("""
+        CREATE TABLE histories AS
+        SELECT user, arg_max(items, len(items)) AS items, min(number) AS number
+        FROM rows GROUP BY user ORDER BY number
+    """)
+    count, first = database.execute("""
+        SELECT count(*), min(rows.number) FROM rows JOIN histories USING (user)
+        WHERE rows.items <> histories.items[1:len(rows.items)] OR rows.items IS NULL
+    """).fetchall()[0]
+    if count:
+        report.bad_lines(
+            path,
+            f'row {first + 1}',
+            'its sequence cannot be read, or neither begins nor continues the others of its user',
+            count,
+        )
+    store(
+        database,
+        '(SELECT user, unnest(items) AS item, number FROM histories WHERE items IS NOT NULL)',
+        EventValues(user='user', item='item', row='number'),
+    )
+    database.execute('DROP TABLE rows')
+    database.execute('DROP TABLE histories')
+
+
+def _shown_columns(database, names, found: EventColumns):
+    """The line that says which columns were taken."""
+    parts = [
+        f'{role} = {columns.NONE if place is None else names[place]}'
+        for role, place in zip(('user', 'item'), found[:2], strict=True)
+    ]
+    if found.sequence is not None:
+        parts.append(f'sequence = {names[found.sequence]}')
+    if found.time is None:
+        parts.append(f'time = {columns.NONE} (the order of the file)')
+    else:
+        first, last = database.execute("""
+            SELECT make_timestamp(min(time))::DATE, make_timestamp(max(time))::DATE FROM read
+            WHERE complaint IS NULL AND kept
+        """).fetchall()[0]
+        clock = '' if found.time_of_day is None else f' and {names[found.time_of_day]}'
+        parts.append(f'time = {names[found.time]}{clock} ({first} .. {last})')
+    parts.append(f'rating = {columns.NONE if found.rating is None else names[found.rating]}')
+    return f'columns: {", ".join(parts)}'

@@ -1,0 +1,124 @@
+"""JSON lines: an object a line, flat, nested, or with a list of events."""
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import duckdb
+import ml_collections
+
+from emkd_jax.data.event_log.database import literal
+from emkd_jax.data.event_log.event_table import EventTable
+from emkd_jax.data.event_log.report import Report
+from emkd_jax.data.event_log.text_tables import SAMPLE, TextTable, fill_from_text
+from emkd_jax.data.source import Source
+
+# A line is one field of a table whose delimiter cannot stand in JSON.
+_LINES = TextTable(('line',), '\x01', quote='', header_lines=0)
+
+
+def read_events(
+    database: duckdb.DuckDBPyConnection,
+    source: Source,
+    options: ml_collections.ConfigDict,
+    report: Report,
+) -> None:
+    """Fills the table `read`.
+
+    A value within another one has a path for a name, `product.id`. Where `data.item_column` is the
+    path of a value within a list of objects, such as `events.aid`, each object is an event.
+    """
+    objects = [value for _, value in itertools.islice(_objects(source), SAMPLE) if value]
+    within = options.item_column.rpartition('.')[0]
+    exploded = within if any(isinstance(row.get(within), list) for row in objects) else ''
+
+    def events_of(relation: str) -> EventTable:
+        lines = (
+            'SELECT row_number() OVER () - 1 AS line_number, '
+            f'CASE WHEN json_valid(c0) THEN c0::JSON END AS line FROM {relation} '
+            'WHERE c0 IS NOT NULL'
+        )
+        if exploded:
+            path = literal(f'$."{exploded}"[*]')
+            lines = f'SELECT *, unnest(json_extract(line, {path})) AS part FROM ({lines})'
+        sample = [row for value in objects for row in _rows(value, exploded)]
+        names = list(dict.fromkeys(name for row in sample for name in row))
+        return EventTable(
+            names,
+            [_sql(name, exploded) for name in names],
+            f'({lines})',
+            [[row.get(name) for name in names] for row in sample],
+            row='line_number',
+        )
+
+    fill_from_text(database, source, _LINES, events_of, options, report)
+
+
+def read_items(source: Source, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of an item file, flat: values by name or path, and where each stands."""
+    for place, value in _objects(source):
+        if value is None:
+            report.bad_lines(source.path, place, 'it is no JSON object')
+        else:
+            yield place, _flat(value, '')
+
+
+def _objects(source) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
+    """The object of each line that is not empty; None where it holds none."""
+    with source.lines() as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError):
+                value = None
+            yield f'line {number}', value if isinstance(value, dict) else None
+
+
+def _flat(value, prefix):
+    found = {}
+    for name, part in value.items():
+        if isinstance(part, dict):
+            found |= _flat(part, f'{prefix}{name}.')
+        else:
+            found[f'{prefix}{name}'] = part
+    return found
+
+
+def _rows(value, exploded):
+    """The rows that an object stands for, as text by name."""
+    flat = _flat(value, '')
+    if exploded and isinstance(parts := flat.pop(exploded, None), list):
+        for part in parts:
+            if isinstance(part, dict):
+                inner = {f'{exploded}.{name}': each for name, each in _flat(part, '').items()}
+                yield {name: _text(each) for name, each in (flat | inner).items()}
+        return
+    row = {}
+    for name, part in flat.items():
+        if isinstance(part, list) and part and isinstance(part[0], dict):
+            row |= {f'{name}.{key}': _text(each) for key, each in _flat(part[0], '').items()}
+        else:
+            row[name] = _text(part)
+    yield row
+
+
+def _text(value):
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value)
+
+
+def _sql(name, exploded):
+    value = 'line'
+    if exploded and name.startswith(f'{exploded}.'):
+        value, name = 'part', name[len(exploded) + 1 :]
+    # A name may have dots of its own, so both readings of the path are tried.
+    path = literal('$.' + '.'.join(f'"{part}"' for part in name.split('.')))
+    found = f'json_extract_string({value}, {path})'
+    if '.' not in name:
+        return found
+    whole = literal(f'$."{name}"')
+    return f'coalesce({found}, json_extract_string({value}, {whole}))'

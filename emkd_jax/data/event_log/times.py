@@ -1,0 +1,177 @@
+"""How a column writes its times, and the SQL that reads them."""
+
+import datetime
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import duckdb
+
+from emkd_jax.data.event_log.database import MISSING, literal
+from emkd_jax.errors import UserError
+
+_LAST = int(datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC).timestamp()) * 10**6
+# Units of a second, told by size: seconds until the year 2286, then milliseconds, and so on.
+_UNITS = ((10**10, 1), (10**13, 10**3), (10**16, 10**6), (10**30, 10**9))
+_NUMBER = re.compile(r'[+-]?\d{1,30}(\.\d*)?([eE][+-]?\d{1,2})?')
+# A date as ISO 8601 writes it; also with slashes, one-digit months, 'UTC' and hours alone.
+_ISO = (
+    r'\d{4}[-/]\d{1,2}[-/]\d{1,2}([T ]\d{1,2}(:\d{1,2}(:\d{1,2}([.,]\d+)?)?)?)?'
+    r'( ?(Z|UTC|GMT|[+-]\d{2}(:?\d{2})?))?'
+)
+_TIME_OF_DAY = re.compile(r'\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?')
+# Other usual forms, none of which can be taken for another one.
+_FORMATS = (
+    '%Y.%m.%d',
+    '%Y.%m.%d %H:%M:%S',
+    '%d.%m.%Y',
+    '%d.%m.%Y %H:%M',
+    '%d.%m.%Y %H:%M:%S',
+    '%d %b %Y',
+    '%d %B %Y',
+    '%b %d, %Y',
+    '%B %d, %Y',
+    '%d-%b-%Y',
+    '%d %b %Y %H:%M:%S',
+    '%d-%b-%Y %H:%M:%S',
+    '%d/%b/%Y:%H:%M:%S %z',
+    '%a %b %d %H:%M:%S %Y',
+    '%a %b %d %H:%M:%S %z %Y',
+    '%a, %d %b %Y %H:%M:%S %z',
+)
+_COMPACT = ('%Y%m%d', '%Y%m%d%H%M%S')  # digits alone
+_FIRST_YEAR = 1990  # of a column that is taken for a time by its values alone
+
+
+class TimeKind(NamedTuple):
+    """How the times of a column are written.
+
+    Attributes:
+      units: how many units of numbers are a second; 0: they are dates.
+      pattern: the format of the dates as `strptime` writes it; '' is ISO 8601.
+    """
+
+    units: int = 0
+    pattern: str = ''
+
+    def microseconds(self, text: str) -> str:
+        """SQL for microseconds since 1970 of the SQL `text`; NULL where it is no such time.
+
+        A time before 1970 or after 2099 gives -1.
+        """
+        text = f'trim({text})'
+        if self.units:
+            number = f'TRY_CAST({text} AS DECIMAL(38, 9))'
+            limit = _LAST // 10**6 * self.units
+            factor = 10**6 // self.units if self.units <= 10**6 else 10**6 / self.units
+            return (
+                f'CASE WHEN {number} IS NULL THEN NULL '
+                f'WHEN {number} >= 0 AND {number} < {limit} '
+                f'THEN CAST(floor({number} * {factor}) AS BIGINT) ELSE -1 END'
+            )
+        if self.pattern:
+            date = f'try_strptime({text}, {literal(self.pattern)})::TIMESTAMPTZ'
+        else:
+            comma = f"replace({text}, ',', '.')"
+            zone = f"regexp_replace({comma}, ' ?(UTC|GMT|Z)$', 'Z')"
+            date = (
+                f'CASE WHEN regexp_full_match({text}, {literal(_ISO)}) THEN coalesce('
+                f'TRY_CAST({zone} AS TIMESTAMPTZ), '
+                f"try_strptime({text}, ['%Y-%m-%d %H', '%Y/%m/%d %H', '%Y-%m-%dT%H'])::TIMESTAMPTZ"
+                ') END'
+            )
+        return (
+            f'CASE WHEN {date} IS NULL THEN NULL WHEN isfinite({date}) AND epoch_us({date}) >= 0 '
+            f'AND epoch_us({date}) < {_LAST} THEN epoch_us({date}) ELSE -1 END'
+        )
+
+
+def time_kind(sample: Sequence[str], pattern: str, path, name: str) -> TimeKind:
+    """Tells from some values of column `name` how its times are written.
+
+    Numbers count seconds, milliseconds, microseconds or nanoseconds since 1970, told by the size of
+    the middle one. All else must be dates, UTC where no offset is given.
+
+    Args:
+      sample: some values.
+      pattern: the format that `data.time_format` gives, or ''.
+      path: the file, for the complaint.
+      name: the column, for the complaint.
+
+    Raises:
+      UserError: they are neither, or of a form with two readings.
+    """
+    if pattern:
+        return TimeKind(pattern=pattern)
+    filled = _filled(sample)
+    numbers = sorted(float(value) for value in filled if _NUMBER.fullmatch(value))
+    if len(numbers) > len(filled) / 2 or not filled:
+        if compact := _best(filled, [TimeKind(pattern=form) for form in _COMPACT], share=1):
+            return compact
+        middle = abs(numbers[len(numbers) // 2]) if numbers else 0
+        return TimeKind(next(units for least, units in _UNITS if middle < least or units == 10**9))
+    if found := _best(filled, [TimeKind(), *(TimeKind(pattern=form) for form in _FORMATS)]):
+        return found
+    odd = next(value for value in filled if not _NUMBER.fullmatch(value))
+    if re.match(r'\d{1,2}/\d{1,2}/\d{4}', odd):
+        raise UserError(
+            f"{path} has '{odd[:40]}' in column {name}, where the day and the month may stand in "
+            'either order; say how the dates are written with --config.data.time_format, such as '
+            "'%d/%m/%Y' or '%m/%d/%Y'."
+        )
+    raise UserError(
+        f"{path} has '{odd[:40]}' in column {name}, which is neither a number since 1970 nor a "
+        'date of a usual form; mend it, say how the dates are written with '
+        "--config.data.time_format='%Y-%m-%d', or name another column with "
+        '--config.data.time_column.'
+    )
+
+
+def are_times(sample: Sequence[str]) -> bool:
+    """Whether all values are times between 1990 and 2099, in any form; those missing do not count.
+
+    Numbers that count other things are rarely that large; dates have marks between their parts.
+    """
+    filled = _filled(sample)
+    if not filled:
+        return False
+    if all(_NUMBER.fullmatch(value) for value in filled):
+        middle = sorted(map(float, filled))[len(filled) // 2]
+        units = next((units for least, units in _UNITS if abs(middle) < least), 10**9)
+        kinds = [TimeKind(units)] if middle / units > 6e8 else []
+    else:
+        kinds = [TimeKind(), *(TimeKind(pattern=form) for form in _FORMATS)]
+    first = datetime.datetime(_FIRST_YEAR, 1, 1, tzinfo=datetime.UTC).timestamp() * 10**6
+    return any(
+        all(time is not None and time >= first for time in _read(filled, kind)) for kind in kinds
+    )
+
+
+def are_times_of_day(sample: Sequence[str]) -> bool:
+    """Whether all values are times of a day, such as 16:05."""
+    filled = _filled(sample)
+    return bool(filled) and all(_TIME_OF_DAY.fullmatch(value) for value in filled)
+
+
+def _filled(sample):
+    """The values that are not missing, without blanks around them."""
+    texts = [(value or '').strip() for value in sample]
+    return [text for text in texts if text and text not in MISSING]
+
+
+def _best(values, kinds, share=0.5):
+    """The kind that reads the most values, if it reads more than `share` of them, or all."""
+    counts = [sum(time is not None and time >= 0 for time in _read(values, kind)) for kind in kinds]
+    most = max(counts)
+    good = most == len(values) if share == 1 else most > share * len(values)
+    return kinds[counts.index(most)] if good and values else None
+
+
+def _read(values, kind):
+    with duckdb.connect() as database:
+        database.execute("SET TimeZone = 'UTC'")
+        found = database.execute(
+            f'SELECT {kind.microseconds("value")} FROM (SELECT unnest(?::VARCHAR[]) AS value)',
+            [list(values)],
+        ).fetchall()
+    return [time for (time,) in found]
