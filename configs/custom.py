@@ -8,10 +8,9 @@ Without a variant, three causal encoders are trained on next items, with transit
 them, until the validation has not improved for six epochs. The variant emkd has the published
 hyper-parameters, and quick is a small model.
 
-Needs: a file of events with a user, an item and, if there is one, a time: CSV, TSV or Parquet with
-    a header, the text format of S3-Rec, the atomic files of RecBole, the Amazon reviews of 2014 or
-    MovieLens. Attributes of the items (categories, brands, genres) in --config.data.attributes=FILE
-    improve the recommendations.
+Needs: a file of events with a user, an item and a time: CSV, TSV, Parquet or JSON lines, the text
+    format of S3-Rec, the atomic files of RecBole, Amazon reviews or MovieLens. Attributes of the
+    items (categories, brands, genres) in --config.data.attributes=FILE improve the recommendations.
 Takes: about as long as toys.py:best for a log of its size (170,000 events): 12 minutes on two CPU
     cores; quick: 4 minutes.
 """

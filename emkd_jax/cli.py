@@ -5,9 +5,11 @@ another host was lost; 143 stopped by a signal with its state saved.
 """
 
 import contextlib
+import hashlib
 import importlib
 import importlib.metadata
 import os
+import platform
 import sys
 import traceback
 from collections.abc import Sequence
@@ -46,7 +48,7 @@ MODES = {
         'serving.recommend:recommend',
         'run',
         'items for users or histories',
-        ('requests', 'output', 'strict'),
+        ('requests', 'output', 'strict', 'events'),
     ),
     'export': Mode('serving.export:export', 'run', 'files that need no JAX code', ('output',)),
     'report': Mode('analysis.report:report', 'run', 'how a run went, with plots'),
@@ -67,6 +69,7 @@ MODES = {
 
 _FLAGS: dict[str, tuple[Any, str]] = {
     'requests': ('', "recommend: file of users or histories, '-' for standard input; '' all users"),
+    'events': ('', 'recommend: a log that has grown since the training, for all its users'),
     'output': ('', 'recommend: file of answers; export: folder; prepare: file of histories'),
     'strict': (False, 'recommend: unknown users and items are an error'),
     'study': ('', 'study: ablation, parts, generality or ensemble_size'),
@@ -90,6 +93,7 @@ Configurations: {configs},
 Flags:
 {flags}
   --coordinator, --num_processes, --process_id: several hosts, where nothing else tells them.
+  --compilation_cache: folder of compiled programs, 'none' for no cache; default: in ~/.cache.
   --verbose: show the messages of the libraries.  --version, --help.
 
 Examples:
@@ -149,6 +153,32 @@ def set_xla_flags() -> None:
         os.environ['XLA_FLAGS'] = f'{given} {name}={kinds}'.strip()
 
 
+def set_compilation_cache(folder: str) -> None:
+    """Keeps compiled programs, so that a second start is faster.
+
+    JAX's own variables (JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE) come first. By
+    default, the folder is one of the user and of this kind of CPU, for which XLA compiles.
+
+    Args:
+      folder: a folder; 'none' for no cache; '' for the default.
+    """
+    if folder == 'none':
+        os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
+    elif folder or 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+        base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+        default = os.path.join(base, 'emkd_jax', 'compiled', _cpu_name())
+        os.environ['JAX_COMPILATION_CACHE_DIR'] = folder or default
+        os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
+
+
+def _cpu_name() -> str:
+    """Hex digits that differ between CPUs with other instructions."""
+    features = platform.processor() + platform.machine()
+    with contextlib.suppress(OSError), open('/proc/cpuinfo', encoding='utf-8') as file:
+        features += next((line for line in file if line.startswith(('flags', 'Features'))), '')
+    return hashlib.sha256(features.encode()).hexdigest()[:12]
+
+
 def _run(arguments: list[str]) -> None:
     name, config_name, rest = _split(arguments)
     mode = MODES[name]
@@ -164,6 +194,7 @@ def _run(arguments: list[str]) -> None:
         raise UserError(f'--config{need} is missing; try --config=quickstart, or --help.')
     given = _parse(rest, config, mode)
     check_config(given.config)
+    set_compilation_cache(given.compilation_cache)
     if not given.verbose:
         logging.set_verbosity(logging.FATAL)  # what concerns the user is printed as a sentence
     with contextlib.ExitStack() as stack:
@@ -229,6 +260,7 @@ def _parse(arguments: list[str], config: ConfigDict, mode: Mode) -> flags.FlagVa
     flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0.', flag_values=values)
     flags.DEFINE_integer('num_processes', None, 'Number of processes.', flag_values=values)
     flags.DEFINE_integer('process_id', None, 'Number of this process.', flag_values=values)
+    flags.DEFINE_string('compilation_cache', '', 'Folder, or none.', flag_values=values)
     flags.DEFINE_boolean('verbose', False, 'Show messages of libraries.', flag_values=values)
     for name, (default, meaning) in _FLAGS.items():
         define = flags.DEFINE_boolean if isinstance(default, bool) else flags.DEFINE_string

@@ -1,5 +1,6 @@
 """The strictness every test runs under; set before jax starts."""
 
+import importlib.metadata
 import os
 import pathlib
 import tempfile
@@ -10,6 +11,9 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ['XLA_FLAGS'] = (
     os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=4'
 )
+if importlib.metadata.version('jaxlib').startswith('0.10.'):  # XLA aborts on flags it does not know
+    # On a machine that stalls, the threads of a collective may meet later than XLA waits for them.
+    os.environ['XLA_FLAGS'] += ' --xla_cpu_collective_call_terminate_timeout_seconds=600'
 # Most of the time goes into compiling: what one test compiled the others read.
 os.environ.setdefault(
     'JAX_COMPILATION_CACHE_DIR',

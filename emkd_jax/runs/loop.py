@@ -144,7 +144,8 @@ def _train_together(
     epoch = trainer.epoch
     began = saved = time.monotonic()
     every_steps, every_minutes = config.checkpoint.every_steps, config.checkpoint.every_minutes
-    bar = ProgressBar(trainer.num_steps, trainer.step, trainer.sequences_per_step * len(runs))
+    sequences = trainer.sequences_per_step * len(runs)
+    bar = ProgressBar(trainer.num_steps, trainer.step, sequences, config.data.name)
 
     def request() -> Request:
         if signals.requested:
@@ -154,7 +155,8 @@ def _train_together(
 
     def on_dispatch() -> None:
         signals.at_once = False  # from now on there is something to save
-        bar.show(trainer.step, epoch, trainer.means[0])
+        best = runs[0].record['best']
+        bar.show(trainer.step, epoch, trainer.means[0], best and best['value'])
         for run in runs:
             run.checkpoints.seal()
 

@@ -10,6 +10,7 @@ from emkd_jax.data.dataset import Ragged
 from emkd_jax.errors import UserError
 from emkd_jax.runs.trained import TrainedRun
 from emkd_jax.serving.answers import check_output, open_answers
+from emkd_jax.serving.grown_log import read_grown_log
 from emkd_jax.serving.ids import Unknown
 from emkd_jax.serving.model import Model
 from emkd_jax.serving.requests import read_item_file, read_requests
@@ -17,7 +18,9 @@ from emkd_jax.serving.requests import read_item_file, read_requests
 _REQUESTS = 16_384  # answered at a time
 
 
-def recommend(run: TrainedRun, requests: str = '', output: str = '', strict: bool = False) -> None:
+def recommend(
+    run: TrainedRun, requests: str = '', output: str = '', strict: bool = False, events: str = ''
+) -> None:
     """Writes the best items for each request, as `config.recommend` asks.
 
     Args:
@@ -26,11 +29,15 @@ def recommend(run: TrainedRun, requests: str = '', output: str = '', strict: boo
         all users of the data.
       output: file to write (see `answers.py`); '' or '-' for standard output.
       strict: whether an unknown user or item is an error; otherwise it is skipped and counted.
+      events: a log that has grown since the training, for all of whose users items are
+        recommended; it takes the place of `requests`.
 
     Raises:
       UserError: an option, the workdir or a file is wrong.
     """
     check_output(output)
+    if requests and events:
+        raise UserError('--requests and --events both say who asks; leave one of them out.')
     options, model = run.config.recommend, Model.from_run(run)
     if options.titles and not len(model.titles):
         raise UserError(
@@ -44,11 +51,14 @@ def recommend(run: TrainedRun, requests: str = '', output: str = '', strict: boo
     )
     network = options.network if options.network >= 0 else None
     recommender = model.recommender(options.k, options.exclude_seen, network, only, exclude)
-    asked = read_requests(requests, model.ids, unknown)
-    total = None if requests else len(model.user_ids)
+    if events:
+        asked = read_grown_log(events, run.config.data, model.ids, unknown)
+    else:
+        asked = read_requests(requests, model.ids, unknown)
+    total = None if requests or events else len(model.user_ids)
     began, count = time.monotonic(), 0
     with (
-        open_answers(output, model, options.titles, labels=bool(requests)) as write,
+        open_answers(output, model, options.titles, labels=bool(requests or events)) as write,
         tqdm.tqdm(total=total, unit=' users', file=sys.stderr, disable=None) as bar,
     ):
         while block := list(itertools.islice(asked, _REQUESTS)):

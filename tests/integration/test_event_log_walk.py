@@ -9,6 +9,7 @@ import pytest
 import emkd_jax as emkd
 from configs import custom as custom_config
 from emkd_jax.data.splits import leave_one_out
+from emkd_jax.errors import UserError
 from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.runs.loop import train
 from emkd_jax.runs.trained import load_run
@@ -61,6 +62,28 @@ def test_from_two_files_to_recommendations_and_an_export(shop):
     table = emkd.load(shop.parent / 'model').recommend([['COF-01', 'COF-02']], k=3)
     assert table['title'].notna().all()
     pd.testing.assert_frame_equal(table, model.recommend([['COF-01', 'COF-02']], k=3))
+
+
+def test_a_log_that_has_grown_gets_recommendations(shop, capsys):
+    """Its new users, and its users with their new events; items that are new are counted."""
+    folder = shop.parent / 'run_to_grow'
+    run = train(config_of(shop), workdir=str(folder))
+    events = pd.read_csv(shop / 'events.csv', dtype=str)
+    today = [('newcomer', 'COF-01'), ('newcomer', 'brand-new'), ('customer-0007', 'CAM-02')]
+    user, item = events.columns[:2]
+    new = [dict(events.iloc[-1]) | {user: who, item: what} for who, what in today]
+    pd.concat([events, pd.DataFrame(new)]).to_csv(shop / 'today.csv', index=False)
+    recommend(run, events=str(shop / 'today.csv'), output=str(shop / 'today.jsonl'))
+    answers = [json.loads(line) for line in (shop / 'today.jsonl').read_text().splitlines()]
+    assert len(answers) == 1001
+    assert [answer['user'] for answer in answers if answer['user'] == 'newcomer'] == ['newcomer']
+    seven = next(answer for answer in answers if answer['user'] == 'customer-0007')
+    assert 'CAM-02' not in seven['items']
+    error = capsys.readouterr().err
+    assert '1,001 users, of whom 1 are new' in error
+    assert "Skipped 1 unknown item, the first 'brand-new'" in error
+    with pytest.raises(UserError, match='leave one of them out'):
+        recommend(run, '-', events='today.csv')
 
 
 def test_without_attributes_their_prediction_is_off(shop):

@@ -1,5 +1,6 @@
 """The command line: help, modes, mistakes, and what importing the package does not do."""
 
+import os
 import subprocess
 import sys
 
@@ -63,6 +64,23 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(capsys, arguments, message):
 )
 def test_flags_may_be_written_in_several_ways(arguments, mode, config, rest):
     assert cli._split(arguments) == (mode, config, rest)
+
+
+def test_compiled_programs_are_kept_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.setenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '1')
+    monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', '')
+    monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
+    monkeypatch.setenv('JAX_ENABLE_COMPILATION_CACHE', 'true')
+    monkeypatch.setenv('XDG_CACHE_HOME', '/cache')
+    cli.set_compilation_cache('')
+    assert os.environ['JAX_COMPILATION_CACHE_DIR'].startswith('/cache/emkd_jax/compiled/')
+    monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', '/mine')
+    cli.set_compilation_cache('')
+    assert os.environ['JAX_COMPILATION_CACHE_DIR'] == '/mine'
+    cli.set_compilation_cache('/other')
+    assert os.environ['JAX_COMPILATION_CACHE_DIR'] == '/other'
+    cli.set_compilation_cache('none')
+    assert os.environ['JAX_ENABLE_COMPILATION_CACHE'] == 'false'
 
 
 def test_every_mode_has_its_function():
