@@ -94,12 +94,12 @@ def download(name: str, folder: pathlib.Path) -> None:
         while reason.__context__:  # the first error in the chain is the clearest
             reason = reason.__context__
         raise UserError(
+            '`python launch.py --config=configs/movielens.py` works here at once, on real data. '
             f'The {name} data is not on this machine and cannot be downloaded from GitHub '
-            f'({str(reason)[:200]}). `python launch.py --config=configs/quickstart.py` works here '
-            f'at once, on made-up data. For {name} itself, name a folder with the files of the '
-            'authors in --config.data.source=FOLDER, or run --mode=prepare on a machine with a '
-            'network and set TFDS_DATA_DIR to a copy of its result here, or train on a made-up '
-            'stand-in with --config.data.stand_in=True.'
+            f'({str(reason)[:200]}): name a folder with the files of the authors in '
+            '--config.data.source=FOLDER, or run --mode=prepare on a machine with a network and '
+            'set TFDS_DATA_DIR to a copy of its result here, or train on a made-up stand-in with '
+            '--config.data.stand_in=True.'
         ) from error
 
 
