@@ -54,7 +54,7 @@ def recommend(
     if events:
         asked = read_grown_log(events, run.config.data, model.ids, unknown)
     else:
-        asked = read_requests(requests, model.ids, unknown)
+        asked = read_requests(requests, model.ids, unknown, run.config.data)
     total = None if requests or events else len(model.user_ids)
     began, count = time.monotonic(), 0
     with (

@@ -3,7 +3,8 @@
 JSON lines: `{"user": ID}` asks for a user of the data, and `{"history": [ID, ...]}` for any
 history, the oldest item first, with any "user" as its label. CSV or TSV with a header: the column
 `user` alone asks for users of the data; the columns `user` and `item`, and `timestamp` if there are
-times, list the events of anybody.
+times, list the events of anybody. The columns may have the names that they have in the event log,
+or other usual names. An id a line, without a header, asks for users of the data.
 """
 
 import contextlib
@@ -17,14 +18,15 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import ml_collections
 import numpy as np
 from jaxtyping import Int
 
 from emkd_jax.data import source
+from emkd_jax.data.event_log.columns import role_of
 from emkd_jax.errors import UserError
 from emkd_jax.serving.ids import IdIndex, Unknown
 
-_COLUMNS = ('user', 'item', 'timestamp')
 _Lines = Iterator[tuple[int, str]]  # numbered from 1
 
 
@@ -40,13 +42,16 @@ class Request(NamedTuple):
     history: Int[np.ndarray, ' length']
 
 
-def read_requests(path: str, ids: IdIndex, unknown: Unknown) -> Iterator[Request]:
+def read_requests(
+    path: str, ids: IdIndex, unknown: Unknown, options: ml_collections.ConfigDict | None = None
+) -> Iterator[Request]:
     """Reads requests one by one.
 
     Args:
       path: the file; '-' for standard input, and '' for a request for every user of the data.
       ids: the users and items of the data.
       unknown: counts unknown users and items.
+      options: `config.data`, which may name the columns of the event log.
 
     Raises:
       UserError: the file cannot be read, or a line makes no sense.
@@ -55,7 +60,8 @@ def read_requests(path: str, ids: IdIndex, unknown: Unknown) -> Iterator[Request
         for row, user in enumerate(ids.dataset.user_ids.tolist()):
             yield Request(user, ids.dataset.histories[row])
         return
-    reader = _Reader('standard input' if path == '-' else path, ids, unknown)
+    options = options or ml_collections.ConfigDict()
+    reader = _Reader('standard input' if path == '-' else path, ids, unknown, options)
     with _open(path) as file:
         lines = reader.checked(file)
         first = next(((number, line) for number, line in lines if line.strip()), None)
@@ -91,8 +97,10 @@ def _open(path: str) -> contextlib.AbstractContextManager[Iterable[str]]:
 class _Reader:
     """Turns the lines of a file into requests; `name` is the file in messages."""
 
-    def __init__(self, name: str, ids: IdIndex, unknown: Unknown):
-        self.name, self._ids, self._unknown = name, ids, unknown
+    def __init__(
+        self, name: str, ids: IdIndex, unknown: Unknown, options: ml_collections.ConfigDict
+    ):
+        self.name, self._ids, self._unknown, self._options = name, ids, unknown, options
 
     def checked(self, file: Iterable[str]) -> _Lines:
         for number, line in enumerate(file, 1):
@@ -123,7 +131,14 @@ class _Reader:
 
     def table(self, lines: _Lines) -> Iterator[Request]:
         rows = self._rows(lines)
-        columns = self._columns(next(rows)[1])
+        first, header = next(rows)
+        if len(header) == 1 and role_of(header[0].strip(), self._options) is None:
+            for place, values in itertools.chain([(first, header)], rows):
+                if len(values) != 1:
+                    raise UserError(f'{place} has {len(values)} fields, not 1; correct it.')
+                yield from self._known(values[0].strip(), place)
+            return
+        columns = self._columns(header)
         events: dict[str, list[tuple[float, str, str]]] = {}  # the events of a user may lie apart
         for place, values in rows:
             if len(values) != len(columns):
@@ -134,10 +149,10 @@ class _Reader:
             if 'item' not in row:
                 yield from self._known(row['user'], place)
                 continue
-            time = _time(row['timestamp'], place) if 'timestamp' in row else 0
+            time = _time(row['time'], place) if 'time' in row else 0
             events.setdefault(row['user'], []).append((time, row['item'], place))
         for user, history in events.items():
-            if 'timestamp' in columns:  # preparation takes equal events for one event too
+            if 'time' in columns:  # preparation takes equal events for one event too
                 history = list({event[:2]: event for event in reversed(history)}.values())[::-1]
             history.sort(key=lambda event: event[0])
             items = [self._ids.items([item], self._unknown, place) for _, item, place in history]
@@ -163,23 +178,23 @@ class _Reader:
                 yield place, row
 
     def _columns(self, header: list[str]) -> list[str]:
-        names = [name.strip().lower() for name in header]
-        if 'user' not in names:
+        roles = [role_of(name.strip(), self._options) for name in header]
+        if 'user' not in roles:
             raise UserError(
                 f"{self.name} begins with '{','.join(header).strip()[:60]}'; it needs lines of "
                 'JSON, or a header with the column user, or with user, item and timestamp.'
             )
-        for name in names:
-            if name not in _COLUMNS or names.count(name) > 1:
+        for name, role in zip(header, roles, strict=True):
+            if role is None or roles.count(role) > 1:
                 raise UserError(
-                    f"{self.name} has a column '{name[:40]}', and requests have one user, item and "
-                    'timestamp each; leave it out, or name it so.'
+                    f"{self.name} has a column '{name.strip()[:40]}', and requests have one user, "
+                    'item and timestamp each; leave it out, or name it so.'
                 )
-        if 'item' not in names and 'timestamp' in names:
+        if 'item' not in roles and 'time' in roles:
             raise UserError(
                 f'{self.name} has timestamps and no column item; add it, or give users alone.'
             )
-        return names
+        return [role for role in roles if role is not None]
 
     def _known(self, user: Any, place: str) -> Iterator[Request]:
         row = self._ids.user(user, self._unknown, place)

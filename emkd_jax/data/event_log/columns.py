@@ -129,6 +129,17 @@ def find_column(names: Sequence[str], role: str, named: str, path) -> int | None
     return None
 
 
+def role_of(name: str, options: ml_collections.ConfigDict) -> str | None:
+    """The role ('user', 'item' or 'time') of a column, by option or by a usual name; None: none."""
+    for role in ('user', 'item', 'time'):
+        if name == options.get(f'{role}_column', ''):
+            return role
+    for role in ('user', 'item', 'time'):
+        if normalised(name) in ' '.join(_USUAL[role]).split():
+            return role
+    return None
+
+
 def kind_of_event(names: Sequence[str], taken: EventColumns) -> int | None:
     """The column that tells kinds of events, such as views and sales, apart; None: there is none.
 

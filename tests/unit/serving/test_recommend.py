@@ -245,7 +245,7 @@ def test_unknown_ids_are_an_error_when_strict(run, tmp_path, text, expected):
         ('{"user": 1}\n[1]\n', 'line 2 is neither'),
         ('{"items": [1]}', 'line 1 is neither'),
         ('{"history": 1}', 'line 1: the history is not a list'),
-        ('1\n2\n', 'or a header with the column user'),
+        ('item\n1\n', 'or a header with the column user'),
         ('\nuser,item\n1,2\n1\n', 'line 4 has 1 fields, not 2'),
         ('user,item,timestamp\n1,2,soon\n', "line 2: the timestamp 'soon'"),
         ('\n', 'is empty'),
@@ -335,8 +335,9 @@ def test_requests_are_read_as_they_are_asked():
 @pytest.mark.parametrize(
     ('text', 'words'),
     [
-        ('user,item,date\na,1,2\n', "a column 'date'"),
-        ('user,item_id\na,1\n', "a column 'item_id'"),
+        ('user,item,price\na,1,2\n', "a column 'price'"),
+        ('user,item,item_id\na,1,2\n', "a column 'item'"),
+        ('1\n2,3\n', 'line 2 has 2 fields, not 1'),
         ('user,timestamp\na,1\n', 'no column item'),
         ('user,item\na,1\nb,"2\nc,3\n', 'line 3 or one after it has quotes'),
         ('user,item,timestamp\na,1,nan\n', "the timestamp 'nan'"),
@@ -345,6 +346,12 @@ def test_requests_are_read_as_they_are_asked():
 def test_tables_that_would_be_misread(run, text, words):
     with pytest.raises(UserError, match=words):
         run(text)
+
+
+def test_ids_alone_and_columns_with_the_names_of_the_log(run):
+    assert run('1\n0\n') == run('user\n1\n0\n')
+    events = run('user,item,timestamp\na,4,2\na,2,1\n')
+    assert run('customer_id,sku,date\na,4,1970-01-03\na,2,1970-01-02\n') == events
 
 
 def test_an_event_that_stands_twice_is_one(tmp_path):
