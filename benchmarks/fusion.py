@@ -42,7 +42,7 @@ def main():
     networks, counts = ensemble.split(run.params), experiment.count_model
 
     @jax.jit
-    def join(items):
+    def join(networks, items):
         logits = jnp.stack(ensemble.scores(networks, items))
         mean = jnp.log(jax.nn.softmax(logits).mean(0))
         return logits.mean(0), mean
@@ -57,7 +57,7 @@ def main():
         rows = index[0]
         real = rows >= 0
         counted = counts.scores(holdout.histories, rows[real])
-        for way, scores in zip(('logits', 'probabilities'), join(items[0]), strict=True):
+        for way, scores in zip(('logits', 'probabilities'), join(networks, items[0]), strict=True):
             scores = np.asarray(scores)[real]
             for weight in WEIGHTS:
                 found = host_ranks(scores + weight * counted, holdout, rows[real], max_len)

@@ -130,7 +130,7 @@ def store(database: duckdb.DuckDBPyConnection, relation: str, values: EventValue
             UPDATE read SET complaint = {literal(f'the {values.time_name} lies decades apart')} ||
                 ' from the others'
             WHERE complaint IS NULL AND kept AND abs(time - (
-                SELECT median(time) FROM read WHERE complaint IS NULL AND kept
+                SELECT approx_quantile(time, 0.5) FROM read WHERE complaint IS NULL AND kept
             )) > {_DECADES}
         """)
 
@@ -138,6 +138,11 @@ def store(database: duckdb.DuckDBPyConnection, relation: str, values: EventValue
 def _drop_fractions(database, name):
     """Makes '7.0' the id '7', as pandas writes whole numbers beside missing ones, if all are so."""
     fraction = "'-?[0-9]+\\.0'"
+    first = database.execute(f"""
+        SELECT regexp_full_match({name}, {fraction}) FROM read WHERE complaint IS NULL LIMIT 1
+    """).fetchall()
+    if not first or not first[0][0]:  # the usual case, which needs no look at all rows
+        return
     if database.execute(f"""
         SELECT bool_and(regexp_full_match({name}, {fraction})) FROM read WHERE complaint IS NULL
     """).fetchall()[0][0]:
