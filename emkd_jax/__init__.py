@@ -24,6 +24,7 @@ _PUBLIC = {
     # Training
     'get_config': 'config',
     'train': 'runs.loop',
+    'continue_training': 'runs.continuation',
     'load_run': 'runs.trained',
     'TrainedRun': 'runs.trained',
     # A trained model
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from emkd_jax.model.ensemble import Ensemble as Ensemble
     from emkd_jax.model.ensemble import make_ensemble as make_ensemble
     from emkd_jax.objective.emkd import emkd_loss as emkd_loss
+    from emkd_jax.runs.continuation import continue_training as continue_training
     from emkd_jax.runs.loop import train as train
     from emkd_jax.runs.trained import TrainedRun as TrainedRun
     from emkd_jax.runs.trained import load_run as load_run

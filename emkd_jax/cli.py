@@ -42,7 +42,9 @@ class Mode(NamedTuple):
 
 
 MODES = {
-    'train': Mode('runs.loop:train', 'config', 'train, resume and test (the default)', (), True),
+    'train': Mode(
+        'runs.loop:train', 'config', 'train, resume and test (the default)', ('from',), True
+    ),
     'evaluate': Mode('runs.trained:evaluate', 'run', 'test the best checkpoint again', (), True),
     'recommend': Mode(
         'serving.recommend:recommend',
@@ -68,6 +70,7 @@ MODES = {
 }
 
 _FLAGS: dict[str, tuple[Any, str]] = {
+    'from': ('', 'train: workdir of a trained run with whose parameters to begin'),
     'requests': ('', "recommend: file of users or histories, '-' for standard input; '' all users"),
     'events': ('', 'recommend: a log that has grown since the training, for all its users'),
     'output': ('', 'recommend: file of answers; export: folder; prepare: file of histories'),
@@ -182,13 +185,20 @@ def _cpu_name() -> str:
 def _run(arguments: list[str]) -> None:
     name, config_name, rest = _split(arguments)
     mode = MODES[name]
-    workdir = next((a.partition('=')[2] for a in rest if a.startswith('--workdir=')), '')
+    workdir, source = (
+        next((a.partition('=')[2] for a in rest if a.startswith(f'--{flag}=')), '')
+        for flag in ('workdir', 'from')
+    )
     if config_name:
         config = get_config(config_name)
     elif mode.starts_from == 'run' and workdir:
         from emkd_jax.runs.trained import stored_config
 
         config = stored_config(workdir)
+    elif name == 'train' and source:
+        from emkd_jax.runs.trained import stored_config
+
+        config = stored_config(source)
     else:
         need = ' or --workdir' if mode.starts_from == 'run' else ''
         raise UserError(f'--config{need} is missing; try --config=quickstart, or --help.')
@@ -218,7 +228,13 @@ def _run(arguments: list[str]) -> None:
         elif name == 'train':
             from emkd_jax.serving import after_training
 
-            after_training.show(function(given.config, None, workdir, signals))
+            if source:
+                from emkd_jax.runs.continuation import continue_training
+
+                run = continue_training(source, given.config, None, workdir, signals)
+            else:
+                run = function(given.config, None, workdir, signals)
+            after_training.show(run)
         elif name == 'study':
             function(given.config, workdir, *more, signals)
         else:

@@ -16,7 +16,7 @@ from emkd_jax.data.atomic import atomic_file, is_remote, write_json
 from emkd_jax.data.dataset import Dataset, Holdout, Ragged, Split
 from emkd_jax.errors import UserError
 
-_FACTS, _TITLES = 'dataset.json', 'titles.json'
+_FACTS, _TITLES, _ATTRIBUTES = 'dataset.json', 'titles.json', 'attributes.json'
 _FACT_NAMES = ('name', 'num_items', 'num_attributes', 'stand_in', 'notes')
 _ARRAY_NAMES = ('item_attributes', 'user_ids', 'item_ids')
 
@@ -45,6 +45,8 @@ def save_dataset(dataset: Dataset, folder: epath.PathLike) -> None:
             np.save(partial, array, allow_pickle=False)
     with atomic_file(folder / _TITLES) as partial:
         partial.write_text(json.dumps(dataset.titles))
+    with atomic_file(folder / _ATTRIBUTES) as partial:
+        partial.write_text(json.dumps(dataset.attribute_names))
     facts = {name: getattr(dataset, name) for name in _FACT_NAMES}
     write_json(folder / _FACTS, facts | {'arrays': list(arrays)})
 
@@ -89,12 +91,18 @@ def _read(folder: epath.Path) -> Dataset:
         histories=_ragged(arrays, 'histories'),
         split=split,
         titles=tuple(json.loads((folder / _TITLES).read_text())),
+        attribute_names=_names(folder / _ATTRIBUTES),
         times=arrays.get('times'),
         **{name: arrays[name] for name in _ARRAY_NAMES},
         **{name: facts[name] for name in _FACT_NAMES},
     )
     _check_lengths(dataset)
     return dataset
+
+
+def _names(path: epath.Path) -> tuple[str, ...]:
+    # Data that was prepared by earlier versions has no such file.
+    return tuple(json.loads(path.read_text())) if path.exists() else ()
 
 
 def _array(path: epath.Path) -> Any:
@@ -119,6 +127,7 @@ def _check_lengths(dataset: Dataset) -> None:
         (len(dataset.item_attributes), dataset.num_items + 1),
         (len(dataset.item_ids), dataset.num_items),
         (len(dataset.titles), len(dataset.titles) and dataset.num_items),
+        (len(dataset.attribute_names), len(dataset.attribute_names) and dataset.num_attributes),
     )
     if any(found != expected for found, expected in lengths):
         raise ValueError('its files do not fit together')

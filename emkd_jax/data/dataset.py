@@ -85,6 +85,8 @@ class Dataset:
       split: the split that came with the data; None: hold out each user's last two items.
       titles: titles of the items, item i's at i - 1; empty if the data has none.
       notes: what was read, left out and assumed when the data was prepared, for people to read.
+      attribute_names: names of the attributes, attribute a's at a - 1; empty if only numbers are
+        known.
       times: when each event of `histories.values` happened, in seconds since 1970; None if unknown.
     """
 
@@ -99,6 +101,7 @@ class Dataset:
     split: Split | None = None
     titles: tuple[str, ...] = ()
     notes: str = ''
+    attribute_names: tuple[str, ...] = ()
     times: Int64[np.ndarray, ' events'] | None = None
 
     def counts(self) -> dict[str, int]:
@@ -114,8 +117,9 @@ class Dataset:
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the content that a model is trained and tested on.
 
-        It covers histories, attributes, ids and the split, but not the name, titles, notes and
-        times. Runs store it, so its value for the same content must never change.
+        It covers histories, attributes, ids and the split, but not the name, titles, names of
+        attributes, notes and times. Runs store it, so its value for the same content must never
+        change.
         """
         digest = hashlib.sha256()
         for array in (

@@ -122,6 +122,8 @@ class TrainingRun:
             'seconds': spent['seconds'],
             'sequences_per_second': sequences * timed['steps'] / max(timed['seconds'], 1e-9),
         }
+        if 'started_from' in self.record:
+            results['started_from'] = self.record['started_from']
         write_results(self.folder, results)
         return results
 

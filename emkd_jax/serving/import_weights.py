@@ -1,21 +1,14 @@
 """`--mode=import`: weights that were trained elsewhere become the best checkpoint of a run."""
 
-import dataclasses
-
-import jax
 import ml_collections
 
 from emkd_jax.errors import UserError
-from emkd_jax.evaluation import Evaluator
-from emkd_jax.runs.checkpoints import Checkpoints
+from emkd_jax.runs.beginning import begin
 from emkd_jax.runs.console import say
 from emkd_jax.runs.experiment import make_experiment
-from emkd_jax.runs.results import announce
 from emkd_jax.runs.trained import default_workdir
-from emkd_jax.runs.training_run import BEST_METRIC, new_record
-from emkd_jax.runs.workdir import holds_run, keep_data, open_workdir, sole_writer
+from emkd_jax.runs.training_run import BEST_METRIC
 from emkd_jax.serving.weights import check_weights, load_weights
-from emkd_jax.training.placement import replicate
 from emkd_jax.training.sweep import expand_sweep
 
 
@@ -38,19 +31,5 @@ def import_weights(config: ml_collections.ConfigDict, workdir: str = '', path: s
         raise UserError('Weights are for a single run; leave out train.num_seeds and sweep.*.')
     params, experiment = load_weights(path), make_experiment(config)
     check_weights(params, experiment.state_shapes().params, path)
-    workdir = workdir or default_workdir(config)
-    if holds_run(workdir):
-        raise UserError(f'{workdir} already holds a run; choose another --workdir.')
-    validate = Evaluator(config.eval, experiment.ensemble, experiment.split.validation)
-    value = validate(replicate(params, jax.devices())).ensemble[config.eval.rule][BEST_METRIC]
-    best = {'step': 0, 'epoch': 0, 'value': value}
-    folder = open_workdir(workdir, experiment.config)
-    announce(experiment, folder)
-    with sole_writer(folder):
-        keep_data(experiment.data, folder)
-        checkpoints = Checkpoints(folder)
-        state = experiment.initial_state()
-        state = dataclasses.replace(state, params=params, average=params if state.average else {})
-        checkpoints.save(state, new_record(experiment.data.fingerprint) | {'best': best})
-        checkpoints.close()
+    folder, value = begin(experiment, params, workdir or default_workdir(config))
     say(f'{path} is now the best checkpoint of {folder} (validation {BEST_METRIC} {value:.4f}).')

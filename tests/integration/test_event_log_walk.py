@@ -3,6 +3,7 @@
 import json
 import runpy
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -10,6 +11,7 @@ import emkd_jax as emkd
 from configs import custom as custom_config
 from emkd_jax.data.splits import leave_one_out
 from emkd_jax.errors import UserError
+from emkd_jax.runs.continuation import carry_over
 from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.runs.loop import train
 from emkd_jax.runs.trained import load_run
@@ -84,6 +86,50 @@ def test_a_log_that_has_grown_gets_recommendations(shop, capsys):
     assert "Skipped 1 unknown item, the first 'brand-new'" in error
     with pytest.raises(UserError, match='leave one of them out'):
         recommend(run, '-', events='today.csv')
+
+
+def grown(shop, name):
+    """Today's files: an item more, of the category of COF-01, which two customers bought."""
+    events, items = pd.read_csv(shop / 'events.csv'), pd.read_csv(shop / 'items.csv')
+    new = dict(items[items['item'] == 'COF-01'].iloc[0]) | {'item': 'COF-99', 'title': 'New'}
+    pd.concat([items, pd.DataFrame([new])]).to_csv(shop / f'{name}_items.csv', index=False)
+    user, item = events.columns[:2]
+    last = dict(events.iloc[-1])
+    more = [last | {user: f'customer-000{n}', item: 'COF-99'} for n in range(1, 7)]
+    pd.concat([events, pd.DataFrame(more)]).to_csv(shop / f'{name}.csv', index=False)
+    return {'source': str(shop / f'{name}.csv'), 'attributes': str(shop / f'{name}_items.csv')}
+
+
+def test_training_goes_on_from_a_run_on_a_log_that_has_grown(shop, capsys):
+    attributes = {'attributes': str(shop / 'items.csv')}
+    before = train(config_of(shop, **attributes), workdir=str(shop.parent / 'run_before'))
+    config, folder = config_of(shop, **grown(shop, 'tomorrow')), str(shop.parent / 'run_after')
+    experiment = make_experiment(config)
+    params = carry_over(before, experiment.initial_state().params, experiment.data)
+    old, new = (p['encoder']['embedding']['tokens'] for p in (before.params, params))
+    place = experiment.data.item_ids.tolist().index('COF-99') + 1
+    np.testing.assert_array_equal(np.delete(new, place, axis=-2), old)
+    category = experiment.data.item_attributes[place].tolist()
+    same = [i for i in range(1, 62) if experiment.data.item_attributes[i].tolist() == category]
+    same.remove(place)
+    assert len(same) > 1
+    np.testing.assert_allclose(new[..., place, :], new[..., same, :].mean(-2), rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(
+        params['attribute_head_bias'], before.params['attribute_head_bias']
+    )
+
+    run = emkd.continue_training(before.workdir, config, workdir=folder)
+    assert run.results['started_from'] == before.workdir
+    assert run.results['steps'] == 3 and run.results['data']['items'] == 61
+    said = capsys.readouterr().out
+    assert '60 of 61 items and 6 of 6 attributes are known' in said
+    assert 'begins with the parameters of' in said
+    again = emkd.continue_training('no run', config, workdir=folder)  # it is finished
+    assert again.results == run.results
+
+    config.model.hidden_dim = 32
+    with pytest.raises(UserError, match='another model .*--config is left out'):
+        emkd.continue_training(before.workdir, config, workdir=f'{folder}_wide')
 
 
 def test_without_attributes_their_prediction_is_off(shop):

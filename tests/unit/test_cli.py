@@ -43,6 +43,8 @@ def test_version(capsys):
         (['--config=toys', '--config.train.batchsize=3'], 'did you mean train.batch_size?'),
         (['--config=toys', '--config.train.batch_size=x'], '--config.train.batch_size=x'),
         (['--config=toys', '--ouput=x'], "'ouput'. Did you mean: output"),
+        (['--config=toys', '--from=x', '--mode=plan'], '--from belongs to --mode=train'),
+        (['--from=nowhere'], 'nowhere holds no run'),
         (['--config=toys', '--output=x'], '--output belongs to --mode=recommend'),
         (['--config=toys', '--config.model.dropout=2'], 'model.dropout is 2.0; it must be less'),
     ],

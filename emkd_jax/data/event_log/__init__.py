@@ -37,7 +37,7 @@ from emkd_jax.data.prepared import data_dir
 from emkd_jax.data.source import Source
 from emkd_jax.errors import UserError
 
-_VERSION = 3  # of the rules in this package; another one prepares anew
+_VERSION = 4  # of the rules in this package; another one prepares anew
 # Options that say where files are or matter only later: the prepared data does not depend on them.
 _NOT_COMPARED = ('source', 'attributes', 'stand_in', 'window_step')
 
@@ -163,6 +163,7 @@ def _assemble(
         item_ids=found.item_ids,
         split=split,
         titles=tuple(table.titles),
+        attribute_names=tuple(table.names),
         times=times,
         notes=str(report),
     )

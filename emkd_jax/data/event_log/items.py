@@ -40,11 +40,15 @@ def literal(text: str) -> Any:
 
 
 class ItemTable(NamedTuple):
-    """`attributes` as `Dataset.item_attributes`; `titles[i - 1]` is item i's."""
+    """`attributes` as `Dataset.item_attributes`; `titles[i - 1]` is item i's.
+
+    `names[a - 1]` is the name of attribute a.
+    """
 
     attributes: Int32[np.ndarray, 'items_and_padding most']
     num_attributes: int
     titles: list[str]
+    names: list[str]
 
 
 def gather(rows: Iterable[Item], numbers: Mapping[str, int], path, report: Report) -> ItemTable:
@@ -89,7 +93,7 @@ def gather(rows: Iterable[Item], numbers: Mapping[str, int], path, report: Repor
             '--config.data.attribute_columns'
         )
     table = attribute_table([[0], *([number_of[name] for name in row] for row in attributes[1:])])
-    return ItemTable(table, len(names), titles if any(titles) else [])
+    return ItemTable(table, len(names), titles if any(titles) else [], names)
 
 
 def _examples(names):
@@ -98,4 +102,4 @@ def _examples(names):
 
 def without_file(num_items: int) -> ItemTable:
     """What stands for an item table where there is none."""
-    return ItemTable(attribute_table([[0], *([] for _ in range(num_items))]), 0, [])
+    return ItemTable(attribute_table([[0], *([] for _ in range(num_items))]), 0, [], [])
