@@ -11,8 +11,8 @@ hyper-parameters, and quick is a small model.
 Needs: a file of events with a user, an item and a time: CSV, TSV, Parquet or JSON lines, the text
     format of S3-Rec, the atomic files of RecBole, Amazon reviews or MovieLens. Attributes of the
     items (categories, brands, genres) in --config.data.attributes=FILE improve the recommendations.
-Takes: about as long as toys.py:best for a log of its size (170,000 events): 12 minutes on two CPU
-    cores; quick: 4 minutes.
+Takes: about as long as toys.py:best for a log of its size (170,000 events): half an hour on one CPU
+    core; quick: 4 minutes on two.
 """
 
 from emkd_jax.config import apply_variant, base_config

@@ -1,6 +1,7 @@
 """From the columns of a table, whatever file it is in, to events in the database."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import duckdb
@@ -34,7 +35,7 @@ class EventTable(NamedTuple):
     relation: str
     sample: Sequence[Sequence[str | None]]
     row: str | None = None
-    lists: dict[int, str] = {}  # noqa: RUF012 -- never changed
+    lists: Mapping[int, str] = MappingProxyType({})
     dates: frozenset[int] = frozenset()
 
 

@@ -59,8 +59,7 @@ def read_items(
         names = list(dict.fromkeys(name for _, row in objects for name in row))
         rows = ((place, [row.get(name) for name in names]) for place, row in objects)
     else:
-        with options.unlocked():
-            plain = ml_collections.ConfigDict(options.to_dict() | {'columns': ''})
+        plain = ml_collections.ConfigDict(options.to_dict() | {'columns': ''})
         table = text_tables.sniff(source, plain)
         names, rows = table.names, text_tables.whole_rows(source, table, report)
     item, attributes, title = _item_columns(names, options, source.path)
