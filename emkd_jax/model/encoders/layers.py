@@ -180,7 +180,9 @@ class ItemEmbedding(nn.Module):
             return _embed(tokens, slots, items, self.dtype)  # with fewer passes over memory
         embedded = _embed(tokens, None, items, self.dtype)
         embedded *= embedded.dtype.type(self.item_factor)
-        return embedded if slots is None else embedded + slots.astype(self.dtype)
+        if slots is None:
+            return embedded
+        return embedded + slots.astype(self.dtype).reshape(-1, *embedded.shape[1:])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
