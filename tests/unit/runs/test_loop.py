@@ -214,7 +214,7 @@ def test_windows_are_cut_once_for_runs_that_train_together():
 def test_the_progress_bar_shows_the_epoch_of_the_steps_that_were_done(tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(
-        ProgressBar, 'show', lambda _, step, epoch, means: shown.append((step, epoch))
+        ProgressBar, 'show', lambda _, step, epoch, means, best: shown.append((step, epoch))
     )
     train(small_config(), workdir=str(tmp_path))
     assert shown == [(step, (step - 1) // 5 + 1) for step in range(1, 16)]
