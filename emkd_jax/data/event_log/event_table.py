@@ -76,12 +76,12 @@ def _event_values(table, found, options, path):
         sample = [row[found.time] or '' for row in table.sample if len(row) > found.time]
         if found.time in table.dates:
             kind = TimeKind()
-        elif found.time_of_day is None:
-            kind = time_kind(sample, options.time_format, path, name)
         else:
-            clock = found.time_of_day
-            time = f"trim({time}) || ' ' || trim({table.sql[clock]})"
-            sample = [f'{row[found.time]} {row[clock]}' for row in table.sample if len(row) > clock]
+            if (clock := found.time_of_day) is not None:
+                time = f"trim({time}) || ' ' || trim({table.sql[clock]})"
+                sample = [
+                    f'{row[found.time]} {row[clock]}' for row in table.sample if len(row) > clock
+                ]
             kind = time_kind(sample, options.time_format, path, name)
     return EventValues(
         user=table.sql[found.user],
@@ -126,13 +126,12 @@ def _store_sequences(database, table, found, options, path, report):
     )
     if found.item is not None and found.item != found.sequence:
         items = f'list_append({items}, {table.sql[found.item]})'
-    user = '(number + 1)::VARCHAR' if found.user is None else f'trim({table.sql[found.user]})'
+    row = 'row_number() OVER ()'
+    user = f'({row})::VARCHAR' if found.user is None else f'trim({table.sql[found.user]})'
     database.execute(f"""
         CREATE TABLE rows AS
-        SELECT number, {user} AS user, items FROM (
-            SELECT *, row_number() OVER () - 1 AS number, {items} AS items FROM {table.relation}
-            WHERE {_kept(table, options, path) or 'true'}
-        )
+        SELECT {row} - 1 AS number, {user} AS user, {items} AS items FROM {table.relation}
+        WHERE {_kept(table, options, path) or 'true'}
     """)
     database.execute("""
         CREATE TABLE histories AS

@@ -164,6 +164,12 @@ def test_rows_that_hold_a_history(read, cells, name):
     assert list(histories(data)) == ([1, 2] if isinstance(cells, dict) else ['u', 'v'])
 
 
+def test_columns_beside_a_history_may_have_any_names(read):
+    log = {'user': ['u', 'v'], 'items': [['a', 'b'], ['c']], 'item': ['x', 'y'], 'number': [7, 8]}
+    found = histories(read(log, 'log.parquet', sequence_column='items'))
+    assert found == {'u': ['a', 'b', 'x'], 'v': ['c', 'y']}
+
+
 def test_recbole_files_with_a_list_of_the_items_before(read):
     log = rows(
         'session_id:token\titem_id_list:token_seq\titem_id:token', '1\t2\t3', '1\t2 3\t4', '2\t4\t5'
