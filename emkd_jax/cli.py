@@ -189,16 +189,13 @@ def _run(arguments: list[str]) -> None:
         next((a.partition('=')[2] for a in rest if a.startswith(f'--{flag}=')), '')
         for flag in ('workdir', 'from')
     )
+    trained = {'run': workdir, 'config': source if 'from' in mode.flags else ''}
     if config_name:
         config = get_config(config_name)
-    elif mode.starts_from == 'run' and workdir:
+    elif stored := trained.get(mode.starts_from):
         from emkd_jax.runs.trained import stored_config
 
-        config = stored_config(workdir)
-    elif name == 'train' and source:
-        from emkd_jax.runs.trained import stored_config
-
-        config = stored_config(source)
+        config = stored_config(stored)
     else:
         need = ' or --workdir' if mode.starts_from == 'run' else ''
         raise UserError(f'--config{need} is missing; try --config=quickstart, or --help.')

@@ -31,10 +31,9 @@ def read_grown_log(
     """
     plain = base_config(event_log=True).data
     known = {name: value for name, value in options.items() if name in plain}
-    with plain.unlocked():
-        plain.update(known)
-        plain.update({'source': path, 'attributes': '', 'split': 'leave_one_out'})
-        plain.update({'k_core': 0, 'min_length': 1, 'max_items': 2**31 - 1})
+    plain.update(known)
+    plain.update({'source': path, 'attributes': '', 'split': 'leave_one_out'})
+    plain.update({'k_core': 0, 'min_length': 1, 'max_items': 2**31 - 1})
     log = event_log.load(plain)
     print(log.notes, file=sys.stderr)
     before = set(map(str, ids.dataset.user_ids.tolist()))

@@ -29,6 +29,7 @@ _USUAL: dict[str, tuple[str, str]] = {
     'rating': ('rating overall score stars userrating', ''),
     'title': ('title movietitle name productname itemname', ''),
 }
+_ROLES = ('user', 'item', 'time')
 _TIME_ENDS = ('timestamp', 'datetime', 'time', 'date', 'at', 'ts')
 ATTRIBUTES = frozenset(
     ['attributes', 'categories', 'category', 'genres', 'genre', 'brand', 'store', 'class', 'tags']
@@ -58,9 +59,7 @@ def normalised(name: str) -> str:
 
 def has_usual_names(names: Sequence[str]) -> bool:
     """Whether a user, an item or a time is among the names of some columns."""
-    roles = ('user', 'item', 'time')
-    known = {word for role in roles for words in _USUAL[role] for word in words.split()}
-    return any(normalised(name) in known for name in names)
+    return any(_usual_role(name) for name in names)
 
 
 def event_columns(
@@ -131,13 +130,16 @@ def find_column(names: Sequence[str], role: str, named: str, path) -> int | None
 
 def role_of(name: str, options: ml_collections.ConfigDict) -> str | None:
     """The role ('user', 'item' or 'time') of a column, by option or by a usual name; None: none."""
-    for role in ('user', 'item', 'time'):
+    for role in _ROLES:
         if name == options.get(f'{role}_column', ''):
             return role
-    for role in ('user', 'item', 'time'):
-        if normalised(name) in ' '.join(_USUAL[role]).split():
-            return role
-    return None
+    return _usual_role(name)
+
+
+def _usual_role(name):
+    return next(
+        (role for role in _ROLES if normalised(name) in ' '.join(_USUAL[role]).split()), None
+    )
 
 
 def kind_of_event(names: Sequence[str], taken: EventColumns) -> int | None:

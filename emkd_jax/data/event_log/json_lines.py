@@ -8,6 +8,7 @@ from typing import Any
 import duckdb
 import ml_collections
 
+from emkd_jax.config import flatten
 from emkd_jax.data.event_log.database import literal
 from emkd_jax.data.event_log.event_table import EventTable
 from emkd_jax.data.event_log.report import Report
@@ -61,7 +62,7 @@ def read_items(source: Source, report: Report) -> Iterator[tuple[str, dict[str, 
         if value is None:
             report.bad_lines(source.path, place, 'it is no JSON object')
         else:
-            yield place, _flat(value, '')
+            yield place, flatten(value)
 
 
 def _objects(source) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
@@ -77,29 +78,19 @@ def _objects(source) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
             yield f'line {number}', value if isinstance(value, dict) else None
 
 
-def _flat(value, prefix):
-    found = {}
-    for name, part in value.items():
-        if isinstance(part, dict):
-            found |= _flat(part, f'{prefix}{name}.')
-        else:
-            found[f'{prefix}{name}'] = part
-    return found
-
-
 def _rows(value, exploded):
     """The rows that an object stands for, as text by name."""
-    flat = _flat(value, '')
+    flat = flatten(value)
     if exploded and isinstance(parts := flat.pop(exploded, None), list):
         for part in parts:
             if isinstance(part, dict):
-                inner = {f'{exploded}.{name}': each for name, each in _flat(part, '').items()}
-                yield {name: _text(each) for name, each in (flat | inner).items()}
+                inner = flat | flatten(part, f'{exploded}.')
+                yield {name: _text(each) for name, each in inner.items()}
         return
     row = {}
     for name, part in flat.items():
         if isinstance(part, list) and part and isinstance(part[0], dict):
-            row |= {f'{name}.{key}': _text(each) for key, each in _flat(part[0], '').items()}
+            row |= {key: _text(each) for key, each in flatten(part[0], f'{name}.').items()}
         else:
             row[name] = _text(part)
     yield row

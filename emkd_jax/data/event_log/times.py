@@ -39,7 +39,6 @@ _FORMATS = (
     '%a %b %d %H:%M:%S %z %Y',
     '%a, %d %b %Y %H:%M:%S %z',
 )
-_COMPACT = ('%Y%m%d', '%Y%m%d%H%M%S')  # digits alone
 _FIRST_YEAR = 1990  # of a column that is taken for a time by its values alone
 
 
@@ -86,6 +85,10 @@ class TimeKind(NamedTuple):
         )
 
 
+_DATES = [TimeKind(), *(TimeKind(pattern=pattern) for pattern in _FORMATS)]
+_COMPACT = [TimeKind(pattern=pattern) for pattern in ('%Y%m%d', '%Y%m%d%H%M%S')]  # digits alone
+
+
 def time_kind(sample: Sequence[str], pattern: str, path, name: str) -> TimeKind:
     """Tells from some values of column `name` how its times are written.
 
@@ -106,12 +109,13 @@ def time_kind(sample: Sequence[str], pattern: str, path, name: str) -> TimeKind:
     filled = _filled(sample)
     numbers = sorted(float(value) for value in filled if _NUMBER.fullmatch(value))
     if len(numbers) > len(filled) / 2 or not filled:
-        if compact := _best(filled, [TimeKind(pattern=form) for form in _COMPACT], share=1):
-            return compact
-        middle = abs(numbers[len(numbers) // 2]) if numbers else 0
-        return TimeKind(next(units for least, units in _UNITS if middle < least or units == 10**9))
-    if found := _best(filled, [TimeKind(), *(TimeKind(pattern=form) for form in _FORMATS)]):
-        return found
+        kind, count = _best(filled, _COMPACT)
+        if filled and count == len(filled):
+            return kind
+        return _of_numbers(numbers)
+    kind, count = _best(filled, _DATES)
+    if count > len(filled) / 2:
+        return kind
     odd = next(value for value in filled if not _NUMBER.fullmatch(value))
     if re.match(r'\d{1,2}/\d{1,2}/\d{4}', odd):
         raise UserError(
@@ -136,14 +140,12 @@ def are_times(sample: Sequence[str]) -> bool:
     if not filled:
         return False
     if all(_NUMBER.fullmatch(value) for value in filled):
-        middle = sorted(map(float, filled))[len(filled) // 2]
-        units = next((units for least, units in _UNITS if abs(middle) < least), 10**9)
-        kinds = [TimeKind(units)] if middle / units > 6e8 else []
+        kinds = [_of_numbers(sorted(map(float, filled)))]
     else:
-        kinds = [TimeKind(), *(TimeKind(pattern=form) for form in _FORMATS)]
+        kinds = _DATES
     first = datetime.datetime(_FIRST_YEAR, 1, 1, tzinfo=datetime.UTC).timestamp() * 10**6
     return any(
-        all(time is not None and time >= first for time in _read(filled, kind)) for kind in kinds
+        all(time is not None and time >= first for time in times) for times in _read(filled, kinds)
     )
 
 
@@ -159,19 +161,28 @@ def _filled(sample):
     return [text for text in texts if text and text not in MISSING]
 
 
-def _best(values, kinds, share=0.5):
-    """The kind that reads the most values, if it reads more than `share` of them, or all."""
-    counts = [sum(time is not None and time >= 0 for time in _read(values, kind)) for kind in kinds]
-    most = max(counts)
-    good = most == len(values) if share == 1 else most > share * len(values)
-    return kinds[counts.index(most)] if good and values else None
+def _of_numbers(numbers):
+    """The kind of ascending numbers, by the size of the middle one."""
+    middle = abs(numbers[len(numbers) // 2]) if numbers else 0
+    return TimeKind(next((units for least, units in _UNITS if middle < least), 10**9))
 
 
-def _read(values, kind):
+def _best(values, kinds):
+    """The kind that reads the most values, and how many it reads."""
+    counts = [
+        sum(time is not None and time >= 0 for time in times) for times in _read(values, kinds)
+    ]
+    return kinds[counts.index(max(counts))], max(counts)
+
+
+def _read(values, kinds):
+    """The microseconds of all values, by kind."""
+    columns = ', '.join(f'list({kind.microseconds("value")} ORDER BY place)' for kind in kinds)
     with duckdb.connect() as database:
         database.execute("SET TimeZone = 'UTC'")
-        found = database.execute(
-            f'SELECT {kind.microseconds("value")} FROM (SELECT unnest(?::VARCHAR[]) AS value)',
-            [list(values)],
+        (found,) = database.execute(
+            f'SELECT {columns} FROM (SELECT unnest(?::VARCHAR[]) AS value, '
+            'generate_subscripts(?::VARCHAR[], 1) AS place)',
+            [list(values), list(values)],
         ).fetchall()
-    return [time for (time,) in found]
+    return [times or [] for times in found]

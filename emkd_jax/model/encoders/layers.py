@@ -175,14 +175,12 @@ class ItemEmbedding(nn.Module):
             if positions is not None:
                 slots = slots[jnp.minimum(positions, self.max_len - 1)]
             else:
-                slots = slots[self.max_len - items.shape[1] :]
-        if positions is None and self.item_factor == 1:
-            return _embed(tokens, slots, items, self.dtype)  # with fewer passes over memory
+                slots = slots[None, self.max_len - items.shape[1] :]
+        if positions is None and self.item_factor == 1:  # with fewer passes over memory
+            return _embed(tokens, None if slots is None else slots[0], items, self.dtype)
         embedded = _embed(tokens, None, items, self.dtype)
         embedded *= embedded.dtype.type(self.item_factor)
-        if slots is None:
-            return embedded
-        return embedded + slots.astype(self.dtype).reshape(-1, *embedded.shape[1:])
+        return embedded if slots is None else embedded + slots.astype(self.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
