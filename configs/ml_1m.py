@@ -7,9 +7,10 @@
 
 Needs: a connection to GitHub at the first start, or the files of the authors in
     --config.data.source=FOLDER. --config.data.stand_in=True trains on made-up data instead.
-Takes: published and released on one GPU: not measured yet; quick on two CPU cores, with other work
-    beside it: 13 minutes.
-Expect (HR@10 / NDCG@10, test, window rule): quick .182 / .092; the others: not measured yet.
+Takes: best an hour on one CPU core, quick 13 minutes on two, both with other work beside it. The
+    others need an accelerator, and have not been measured yet.
+Expect (HR@10 / NDCG@10, test): best .340 / .203 (without the items of the whole history),
+    quick .182 / .092 (without those of the input window). The others: not measured yet.
 """
 
 from emkd_jax.config import apply_variant, base_config
@@ -27,7 +28,6 @@ def get_config(variant=''):
     if variant == 'best':  # long histories
         config.model.max_len = 201
         config.model.hidden_dim = 64
-        config.model.num_blocks = 2
         config.model.dropout = 0.2
         config.train.batch_size = 5
         config.train.row_width = 200

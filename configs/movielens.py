@@ -4,6 +4,8 @@
     python launch.py --config=configs/movielens.py:quick   a few steps, to see that all works
 
 Needs: nothing. The terms of the data are in emkd_jax/data/movielens_small/TERMS.md.
+Takes: 80 seconds of training on two CPU cores.
+Expect (HR@10 / NDCG@10, test, without the items of the whole history): .171 / .102.
 """
 
 from emkd_jax.config import apply_variant, base_config

@@ -1,5 +1,8 @@
 """Training that goes on from a trained run, on a log that has grown since."""
 
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
 import jax
 import ml_collections
 import numpy as np
@@ -104,7 +107,9 @@ def carry_over(before: TrainedRun, initial: PyTree, data: Dataset) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(initial), new_leaves)
 
 
-def _item_rows(rows, source, items, similar):
+def _item_rows(
+    rows: np.ndarray, source: np.ndarray, items: np.ndarray, similar: dict[int, np.ndarray]
+) -> np.ndarray:
     """The rows of an item table: known ones, and means for new items."""
     rows[0] = source[0]  # the padding item
     if len(rows) > len(items) + 1:  # the mask token
@@ -133,22 +138,22 @@ def _similar_items(data: Dataset, items: Int[np.ndarray, ' items']) -> dict[int,
     }
 
 
-def _places(before, after):
+def _places(before: Iterable[Any], after: Iterable[Any]) -> Int[np.ndarray, ' after']:
     """The number, from 1, that each of `after` has in `before`; 0 where it is new."""
     number_of = {str(name): number for number, name in enumerate(before, 1)}
     return np.array([number_of.get(str(name), 0) for name in after], int)
 
 
-def _attribute_names(data):
+def _attribute_names(data: Dataset) -> Sequence[Any]:
     return data.attribute_names or range(1, data.num_attributes + 1)
 
 
-def _leaves(tree):
+def _leaves(tree: PyTree) -> Iterator[tuple[str, np.ndarray]]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         yield '/'.join(str(getattr(key, 'key', key)) for key in path), np.asarray(leaf)
 
 
-def _other_model(before, path):
+def _other_model(before: TrainedRun, path: str) -> UserError:
     return UserError(
         f'{before.folder} has another model than the configuration (they differ in {path}); use '
         'its configuration, which is taken if --config is left out.'

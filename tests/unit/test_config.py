@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from emkd_jax import config
+from emkd_jax import config, options
 from emkd_jax.errors import UserError
 
 SETS = ('beauty', 'ml_1m', 'toys')
@@ -154,7 +154,7 @@ def test_only_options_that_change_results_are_compared():
 
 
 def test_every_option_says_what_it_means():
-    for name, option in (config.OPTIONS | config.EVENT_LOG_OPTIONS).items():
+    for name, option in (options.OPTIONS | options.EVENT_LOG_OPTIONS).items():
         assert option.meaning.endswith(('.', ')')) and option.meaning[0].isupper(), name
 
 
