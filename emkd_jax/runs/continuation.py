@@ -99,9 +99,8 @@ def carry_over(before: TrainedRun, initial: PyTree, data: Dataset) -> PyTree:
         else:
             raise _other_model(before, path)
         new_leaves.append(leaf)
-    new = sum(items == 0)
     say(
-        f'{len(items) - new:,} of {len(items):,} items and {np.count_nonzero(attributes):,} of '
+        f'{np.count_nonzero(items):,} of {len(items):,} items and {np.count_nonzero(attributes):,} of '
         f'{len(attributes):,} attributes are known to {before.folder}'
     )
     return jax.tree.unflatten(jax.tree.structure(initial), new_leaves)
@@ -117,7 +116,7 @@ def _item_rows(
     known = np.flatnonzero(items)
     rows[known + 1] = source[items[known]]
     mean = source[items[known]].mean(0)
-    for place in np.flatnonzero(items == 0):
+    for place in np.flatnonzero(items == 0).tolist():
         like = similar[place]
         rows[place + 1] = rows[like + 1].mean(0) if len(like) else mean
     return rows
