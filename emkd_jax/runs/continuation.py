@@ -100,8 +100,9 @@ def carry_over(before: TrainedRun, initial: PyTree, data: Dataset) -> PyTree:
             raise _other_model(before, path)
         new_leaves.append(leaf)
     say(
-        f'{np.count_nonzero(items):,} of {len(items):,} items and {np.count_nonzero(attributes):,} of '
-        f'{len(attributes):,} attributes are known to {before.folder}'
+        f'{np.count_nonzero(items):,} of {len(items):,} items and '
+        f'{np.count_nonzero(attributes):,} of {len(attributes):,} attributes are known to '
+        f'{before.folder}'
     )
     return jax.tree.unflatten(jax.tree.structure(initial), new_leaves)
 
