@@ -212,6 +212,12 @@ OPTIONS: dict[str, Option] = {
         choices=('', 'safetensors', 'npz', 'pth'),
         changes_results=False,
     ),
+    'export.index': Option(
+        '',
+        'Index of the item vectors for the search of inner products; empty: none.',
+        choices=('', 'faiss'),
+        changes_results=False,
+    ),
 }
 
 # These exist only for `data.name=custom`.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int, Int32
 
 from emkd_jax.data.dataset import Holdout, Ragged
 from emkd_jax.evaluation.batches import (
@@ -17,8 +17,10 @@ from emkd_jax.evaluation.batches import (
     padded_width,
 )
 from emkd_jax.evaluation.counts import count_ranks
-from emkd_jax.evaluation.metrics import RULES, metrics_by_rule, target_ranks
+from emkd_jax.evaluation.metrics import RULES, best_items, metrics_by_rule, target_ranks
 from emkd_jax.model.counts import CountModel
+
+LIST = 10  # items of the lists that are recommended to a user
 
 BASELINES = ('popularity', 'markov', 'pctm')
 
@@ -32,7 +34,7 @@ def evaluate_baselines(
     max_len: int,
     ks: Sequence[int],
     counts: CountModel,
-) -> dict[str, dict[str, dict[str, float]]]:
+) -> tuple[dict[str, dict[str, dict[str, float]]], Int32[np.ndarray, 'baselines rows k']]:
     """Evaluates the baselines on a held-out set.
 
     Popularity scores an item by its number of training events. The first-order Markov chain scores
@@ -49,7 +51,8 @@ def evaluate_baselines(
       counts: the transition counts of the training histories, which are the third baseline.
 
     Returns:
-      {baseline: {rule: {metric: value}}}.
+      {baseline: {rule: {metric: value}}}, and the `LIST` best items of each baseline after each
+      history under the rule 'history'.
     """
     # Scores are integers in the order of (count, popularity, id), so nothing is rounded.
     popularity = _order(np.bincount(train.values, minlength=num_items + 1))
@@ -59,18 +62,23 @@ def evaluate_baselines(
     weights = Ragged((levels * (num_items + 1)).astype(np.int32), times.offsets)
     ranks = np.zeros((len(BASELINES), len(RULES), len(holdout.targets)), np.int32)
     ranks[-1] = count_ranks(counts, holdout, max_len)
+    k = min(LIST, num_items)
+    lists = np.zeros((len(BASELINES), len(holdout.targets), k), np.int32)
 
-    def compute(index: np.ndarray, batch: EvalBatch) -> Array:
+    def compute(index: np.ndarray, batch: EvalBatch) -> tuple[Array, Array]:
         last = last_values(holdout.histories, index, 1)[..., 0]
         width = padded_width(int(followers.lengths[last].max()))
-        counted = (last_values(values, last, width) for values in (followers, weights))
-        return _ranks(popularity, *counted, *batch[1:])
+        counted = [last_values(values, last, width) for values in (followers, weights)]
+        counted += [counts.scores(holdout.histories, index.reshape(-1))[None]]
+        return _rank(k, popularity, *counted, *batch[1:])
 
     rows = min(len(holdout.targets), max(1, _CHUNK_SCORES // (num_items + 1)))
     batches = eval_batches(holdout, max_len, num_items + 1, 1, rows)
-    for index, found in compute_ahead(batches, compute, ahead=0):
+    for index, (found, best) in compute_ahead(batches, compute, ahead=0):
         ranks[:-1, :, index] = np.moveaxis(found, 0, -1)
-    return {name: metrics_by_rule(r, ks) for name, r in zip(BASELINES, ranks, strict=True)}
+        lists[:, index] = best.swapaxes(0, 1)
+    metrics = {name: metrics_by_rule(r, ks) for name, r in zip(BASELINES, ranks, strict=True)}
+    return metrics, lists
 
 
 def transitions(train: Ragged, num_items: int) -> tuple[Ragged, Ragged]:
@@ -84,21 +92,24 @@ def transitions(train: Ragged, num_items: int) -> tuple[Ragged, Ragged]:
     return Ragged(follower.astype(np.int32), offsets), Ragged(counts.astype(np.int32), offsets)
 
 
-@jax.jit
-@functools.partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, 0))
-def _ranks(
+@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.vmap, in_axes=(None, None, 0, 0, 0, 0, 0, 0))
+def _rank(
+    k: int,
     popularity: Int[Array, ' classes'],
     followers: Int[Array, 'rows followers'],
     weights: Int[Array, 'rows followers'],
+    counts: Float[Array, 'rows classes'],
     targets: Int[Array, ' rows'],
     others: Int[Array, 'rows width'],
     visible: Int[Array, ' rows'],
-) -> Int[Array, 'rows baselines rules']:
+) -> tuple[Int[Array, 'rows counters rules'], Int[Array, 'rows baselines k']]:
     rows = len(targets)
     popular = jnp.broadcast_to(popularity, (rows, *popularity.shape))
     markov = popular.at[jnp.arange(rows)[:, None], followers].add(weights)
     ranks = [target_ranks(s, targets, others, visible) for s in (popular, markov)]
-    return jnp.moveaxis(jnp.stack(ranks), -1, 0)
+    lists = [best_items(s, others, k) for s in (popular, markov, counts)]
+    return jnp.moveaxis(jnp.stack(ranks), -1, 0), jnp.stack(lists, axis=1)
 
 
 def _order(counts):

@@ -10,13 +10,19 @@ import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, Int32, PyTree
+from jaxtyping import Array, Float, Int, Int32, PyTree
 
 from emkd_jax.data.dataset import Holdout
 from emkd_jax.errors import RunError
 from emkd_jax.evaluation.batches import EvalBatch, compute_ahead, eval_batches
 from emkd_jax.evaluation.counts import WEIGHTS, CountMember
-from emkd_jax.evaluation.metrics import RULES, metrics_by_rule, target_ranks, user_metrics
+from emkd_jax.evaluation.metrics import (
+    RULES,
+    best_items,
+    metrics_by_rule,
+    target_ranks,
+    user_metrics,
+)
 from emkd_jax.model.counts import CountModel
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.training.placement import AXIS, take
@@ -71,7 +77,7 @@ class Evaluator:
         """
         self._devices = tuple(devices or jax.local_devices())
         self._ensemble, self._ks, self._num_rows = ensemble, options.ks, len(holdout.targets)
-        self._score, self._rank, self._rank_weights = _compiled(ensemble, self._devices)
+        self._score, self._rank, self._best, self._rank_weights = _compiled(ensemble, self._devices)
         self._histories, self._counts, self._rule = holdout.histories, counts, options.rule
         network, count = ensemble.network, len(self._devices)
         rows = _rows_at_a_time(options.batch_size, ensemble, self._devices[0].platform)
@@ -93,24 +99,31 @@ class Evaluator:
         networks = self._networks(params)
         count = len(networks)
 
-        def compute(index: np.ndarray, batch: EvalBatch) -> tuple[Array, Array]:
-            scores = self._scores(networks, batch.items)
-            if self._counts is not None:
-                scores.append(self._counts.scores(self._histories, index))
-            return self._rank(scores, *batch[1:])
+        def compute(index: np.ndarray, batch: EvalBatch) -> Array:
+            return self._rank(self._scores(networks, index, batch), *batch[1:])
 
-        scorers = count + 1 + (self._counts is not None)
-        ranks, finite = np.zeros((scorers, len(RULES), self._num_rows), np.int32), True
-        for index, (found, all_finite) in compute_ahead(self._batches, compute, _AHEAD):
-            ranks[..., index] = np.moveaxis(found, 0, -1)
-            finite &= bool(all_finite.all())
-        if jax.process_count() > 1:
-            shares, all_finite = multihost_utils.process_allgather((ranks, np.array(finite)))
-            ranks, finite = shares.sum(0), bool(all_finite.all())
-        if not finite:
+        ranks = self._over_rows(compute, (self._scorers(count), len(RULES)), _AHEAD)
+        if not ranks.all():
             raise RunError('The scores of the model are not finite; its parameters are damaged.')
         whole, *others = [metrics_by_rule(r, self._ks) for r in ranks]
         return Result(whole, others[:count], ranks[: count + 1], *others[count:])
+
+    def best_items(
+        self, params: PyTree[Float[Array, '_ ...']], k: int
+    ) -> Int32[np.ndarray, 'scorers rows k']:
+        """Finds the k best items after each history under the rule 'history'; 0 where none is left.
+
+        The scorers are the ensemble, each network, and, where counts are added, the networks
+        without them.
+        """
+        networks = self._networks(params)
+        k = min(k, self._ensemble.network.num_items)
+
+        def compute(index: np.ndarray, batch: EvalBatch) -> Array:
+            return self._best(self._scores(networks, index, batch), batch.others, k)
+
+        found = self._over_rows(compute, (self._scorers(len(networks)), k), ahead=1)
+        return np.ascontiguousarray(found.swapaxes(1, 2))
 
     def find_weight(
         self, params: PyTree[Float[Array, '_ ...']], model: CountModel
@@ -126,25 +139,41 @@ class Evaluator:
         counts = [CountMember(model, float(weight)) for weight in weights]
 
         def compute(index: np.ndarray, batch: EvalBatch) -> Array:
-            scores = sum(self._scores(networks, batch.items))
+            scores = sum(self._network_scores(networks, batch))
             unweighted = CountMember(model, 1.0).scores(self._histories, index)
             return self._rank_weights(scores, unweighted, weights, *batch[1:])
 
-        ranks = np.zeros((len(weights), len(RULES), self._num_rows), np.int32)
-        for index, found in compute_ahead(self._batches, compute, ahead=1):
-            ranks[..., index] = np.moveaxis(found, 0, -1)
-        if jax.process_count() > 1:
-            ranks = multihost_utils.process_allgather(ranks).sum(0)
+        ranks = self._over_rows(compute, (len(weights), len(RULES)), ahead=1)
         rule = RULES.index(self._rule)
         return {
             member.weight: float(user_metrics(found[rule], 10)['NDCG@10'].mean())
             for member, found in zip(counts, ranks, strict=True)
         }
 
-    def _scores(self, networks, items):
+    def _over_rows(self, compute, shape, ahead):
+        """Computes integers of this shape for every held-out row, which are the last axis."""
+        found = np.zeros((*shape, self._num_rows), np.int32)
+        for index, values in compute_ahead(self._batches, compute, ahead):
+            found[..., index] = np.moveaxis(values, 0, -1)
+        if jax.process_count() > 1:  # a row that another process has is 0 here
+            found = multihost_utils.process_allgather(found).sum(0)
+        return found
+
+    def _scorers(self, networks):
+        return 1 + networks + (self._counts is not None)
+
+    def _scores(self, networks, index, batch):
+        """The scores of each network, and then those of the counts, if there are some."""
+        scores = self._network_scores(networks, batch)
+        if self._counts is not None:
+            scores.append(self._counts.scores(self._histories, index))
+        return scores
+
+    def _network_scores(self, networks, batch):
         kinds = self._ensemble.networks
         return [
-            self._score[kind](network, items) for kind, network in zip(kinds, networks, strict=True)
+            self._score[kind](network, batch.items)
+            for kind, network in zip(kinds, networks, strict=True)
         ]
 
     def _networks(self, params):
@@ -162,20 +191,27 @@ def _compiled(ensemble, devices):
     The cache is small, so that a notebook that builds many ensembles does not keep them all.
     """
 
+    def scorers(scores: list[Float[Array, 'rows classes']]) -> list[Float[Array, 'rows classes']]:
+        networks = scores[: ensemble.num_networks]
+        without_counts = [sum(networks)] if len(scores) > len(networks) else []
+        return [sum(scores), *networks, *without_counts]
+
     def rank(
         scores: list[Float[Array, 'rows classes']],
         targets: Int[Array, ' rows'],
         others: Int[Array, 'rows width'],
         visible: Int[Array, ' rows'],
-    ) -> tuple[Int[Array, 'rows scorers rules'], Bool[Array, ' rows']]:
-        together = sum(scores)
-        networks = scores[: ensemble.num_networks]
-        ranked = [together, *networks]
-        if len(scores) > len(networks):
-            ranked.append(sum(networks))
-        ranks = [target_ranks(s, targets, others, visible) for s in ranked]
-        # The sum is finite only if the scores of all networks are.
-        return jnp.moveaxis(jnp.stack(ranks), -1, 0), jnp.isfinite(together).all(-1)
+    ) -> Int[Array, 'rows scorers rules']:
+        ranked = scorers(scores)
+        ranks = jnp.stack([target_ranks(s, targets, others, visible) for s in ranked])
+        # The sum is finite only if the scores of all networks are. No rank of a finite row is 0.
+        ranks = jnp.where(jnp.isfinite(ranked[0]).all(-1), ranks, 0)
+        return jnp.moveaxis(ranks, -1, 0)
+
+    def best(
+        scores: list[Float[Array, 'rows classes']], others: Int[Array, 'rows width'], k: int
+    ) -> Int[Array, 'rows scorers k']:
+        return jnp.stack([best_items(s, others, k) for s in scorers(scores)], axis=1)
 
     def rank_weights(
         scores: Float[Array, 'rows classes'],
@@ -194,6 +230,7 @@ def _compiled(ensemble, devices):
     return (
         {network: pmap(network.scores_of, in_axes=(None, 0)) for network, _ in ensemble.stacks},
         pmap(rank),
+        pmap(best, static_broadcasted_argnums=2),
         pmap(rank_weights, in_axes=(0, 0, None, 0, 0, 0)),
     )
 

@@ -7,6 +7,7 @@ always competes, and class 0 (padding) never does.
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32, Shaped
@@ -41,6 +42,23 @@ def target_ranks(
     in_window = jnp.arange(others.shape[1])[None, :] < visible[:, None]
     excluded = jnp.stack([(ahead & in_window).sum(1), ahead.sum(1)]).astype(jnp.int32)
     return jnp.concatenate([ranks[None] - excluded, ranks[None]])
+
+
+def best_items(
+    scores: Shaped[Array, 'rows classes'], others: Int[Array, 'rows width'], k: int
+) -> Int32[Array, 'rows k']:
+    """Finds the k items that score highest, the best first; ties are ordered by id.
+
+    Args:
+      scores: of classes 0..V.
+      others: items that are left out, and 0.
+      k: number of items, at most V. Where fewer are left, class 0 stands for the others.
+    """
+    lowest = -jnp.inf if jnp.issubdtype(scores.dtype, jnp.floating) else jnp.iinfo(jnp.int32).min
+    scores = scores.at[:, 0].set(lowest)
+    scores = scores.at[jnp.arange(len(scores))[:, None], others].set(lowest)
+    best, items = jax.lax.top_k(scores, k)
+    return jnp.where(best == lowest, 0, items).astype(jnp.int32)
 
 
 def host_ranks(

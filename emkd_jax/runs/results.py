@@ -13,7 +13,8 @@ from emkd_jax.config import to_json
 from emkd_jax.data.atomic import write_json
 from emkd_jax.errors import UserError
 from emkd_jax.evaluation import Evaluator
-from emkd_jax.evaluation.baselines import evaluate_baselines
+from emkd_jax.evaluation.baselines import LIST, evaluate_baselines
+from emkd_jax.evaluation.beyond_accuracy import ListMetrics
 from emkd_jax.evaluation.counts import CountMember
 from emkd_jax.runs.console import banner, print_table, say
 from emkd_jax.runs.experiment import Experiment
@@ -63,7 +64,24 @@ def evaluate_test(
       counts: transition counts that are added to the networks' scores.
     """
     config, split, data = experiment.config, experiment.split, experiment.data
-    result = Evaluator(config.eval, experiment.ensemble, split.test, counts=counts)(params)
+    evaluator = Evaluator(config.eval, experiment.ensemble, split.test, counts=counts)
+    result, lists = evaluator(params), evaluator.best_items(params, LIST)
+    floors, floor_lists = evaluate_baselines(
+        split.train,
+        split.test,
+        data.num_items,
+        config.model.max_len,
+        config.eval.ks,
+        experiment.count_model,
+    )
+    measure = ListMetrics(
+        split.train.values, data.num_items, data.item_attributes, data.num_attributes
+    )
+    names = ['ensemble', *(f'network_{n}' for n in range(len(result.networks))), 'without_counts']
+    beyond_accuracy = {name: measure(found) for name, found in zip(names, lists, strict=False)}
+    beyond_accuracy |= {
+        name: measure(found) for name, found in zip(floors, floor_lists, strict=True)
+    }
     found: dict[str, Any] = {}
     if counts is not None:
         found = {'without_counts': result.without_counts, 'counts': counts.to_json()}
@@ -73,14 +91,8 @@ def evaluate_test(
         | {'name': data.name, 'stand_in': data.stand_in, 'fingerprint': data.fingerprint},
         'test': result.ensemble,
         'networks': result.networks,
-        'floors': evaluate_baselines(
-            split.train,
-            split.test,
-            data.num_items,
-            config.model.max_len,
-            config.eval.ks,
-            experiment.count_model,
-        ),
+        'floors': floors,
+        'beyond_accuracy': beyond_accuracy,
         'device': device_name(),
         'versions': versions(),
     }
@@ -139,21 +151,35 @@ def print_results(results: dict[str, Any]) -> None:
     )
 
 
+def tested_scorers(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """All that was tested in a run: the ensemble, each network alone, and the baselines.
+
+    Returns:
+      {label: metrics under the run's rule, and those of `beyond_accuracy`}, for tables.
+    """
+    rule = results['config']['eval']['rule']
+    with_counts = 'counts' in results
+    found = {'ensemble and counts' if with_counts else 'ensemble': ('ensemble', results['test'])}
+    if with_counts:
+        found['ensemble'] = 'without_counts', results['without_counts']
+    for n, network in enumerate(results['networks']):
+        found[f'network {n}'] = f'network_{n}', network
+    for name, floor in results['floors'].items():
+        found[f'baseline: {name}'] = name, floor
+    lists = results.get('beyond_accuracy', {})  # runs of earlier versions have none
+    return {label: tests[rule] | lists.get(name, {}) for label, (name, tests) in found.items()}
+
+
 def print_tests(results: dict[str, Any]) -> None:
-    """Prints a table under the run's rule: the ensemble, each network alone, and the baselines."""
+    """Prints a table of `tested_scorers`."""
     data, rule = results['data'], results['config']['eval']['rule']
     stand_in = ' (STAND-IN DATA)' if data['stand_in'] else ''
-    rows = {'ensemble': results['test'][rule]}
-    if 'counts' in results:
-        rows = {
-            'ensemble and counts': results['test'][rule],
-            'ensemble': results['without_counts'][rule],
-        }
-    rows |= {f'network {n}': network[rule] for n, network in enumerate(results['networks'])}
-    rows |= {f'baseline: {name}': base[rule] for name, base in results['floors'].items()}
-    columns = ['HR@10', 'NDCG@10', 'MRR@10']
+    columns = ['HR@10', 'NDCG@10', 'MRR@10', f'coverage@{LIST}']
     print_table(
         f"Test on {data['name']}{stand_in}, rule '{rule}'",
         ['', *columns],
-        [[name, *(f'{row[column]:.4f}' for column in columns)] for name, row in rows.items()],
+        [
+            [name, *(f'{row[column]:.4f}' if column in row else '' for column in columns)]
+            for name, row in tested_scorers(results).items()
+        ],
     )

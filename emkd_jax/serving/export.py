@@ -3,6 +3,9 @@
 model.stablehlo   jax.export: int32[batch, slots] histories -> float32[batch, items] scores, for any
                   batch size, on CPU, CUDA GPUs and TPUs, with the weights inside
 items.json        original ids and titles of the items, in the order of the scores
+item_vectors.npy  the item heads of all networks side by side, and
+item_biases.npy   the sums of their biases; see `serving.vectors`
+items.faiss       an index of both, with `config.export.index`
 card.json         what the model is: data, configuration, metrics
 weights.*         the parameters by name, in the format `config.export.weights`
 """
@@ -14,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from jax import export as jax_export
 from jaxtyping import Array, Float, Int
@@ -23,6 +27,7 @@ from emkd_jax.model.ensemble import make_ensemble
 from emkd_jax.runs.console import say
 from emkd_jax.runs.trained import TrainedRun
 from emkd_jax.serving.model import Model, new_folder
+from emkd_jax.serving.vectors import check_faiss, write_index
 from emkd_jax.serving.weights import save_weights
 
 _PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -46,6 +51,8 @@ def export(run: TrainedRun, output: str = '') -> None:
             f'The weights have {size / 2**30:.1f} GiB, and one exported file holds 2; train fewer '
             'networks or a smaller model.hidden_dim, or raise data.k_core.'
         )
+    if run.config.export.index:
+        check_faiss()
     slots = model.ensemble.network.encoder.max_len - 1
     card = model.card() | {
         'slots': slots,
@@ -60,6 +67,11 @@ def export(run: TrainedRun, output: str = '') -> None:
         (partial / 'card.json').write_text(json.dumps(card, indent=2) + '\n')
         if ending := run.config.export.weights:
             save_weights(partial / f'weights.{ending}', model.params)
+        vectors, biases = model.item_embeddings(), model.item_biases()
+        np.save(partial / 'item_vectors.npy', vectors)
+        np.save(partial / 'item_biases.npy', biases)
+        if run.config.export.index:
+            write_index(partial / 'items.faiss', vectors, biases)
         names = sorted(path.name for path in partial.iterdir())
     say(f'Exported to {folder}: {", ".join(names)}.')
 

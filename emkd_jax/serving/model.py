@@ -28,6 +28,7 @@ from emkd_jax.runs.trained import TrainedRun, load_run
 from emkd_jax.runs.workdir import read_config
 from emkd_jax.serving.ids import IdIndex, Unknown
 from emkd_jax.serving.recommender import Recommender, compiled, in_batches
+from emkd_jax.serving.vectors import item_vectors, similarities
 from emkd_jax.serving.weights import check_weights, load_weights, save_weights
 from emkd_jax.training.placement import replicate
 
@@ -179,13 +180,54 @@ class Model:
     ) -> Float32[np.ndarray, 'rows networks_times_dim']:
         """Embeds each history: the hidden states of all networks that predict the next item.
 
-        Columns 0 to `model.hidden_dim` - 1 belong to network 0, and so on.
+        Columns 0 to `model.hidden_dim` - 1 belong to network 0, and so on. The sum of the networks'
+        logits is `embeddings(histories) @ item_embeddings().T + item_biases()`.
 
         Raises:
           UserError: an id is not known and `strict` is set.
         """
         width = self.ensemble.num_networks * self.ensemble.network.encoder.dim
         return self._for_each(_embed, width, histories, strict)
+
+    def item_embeddings(self) -> Float32[np.ndarray, 'items networks_times_dim']:
+        """The item heads of all networks side by side, in the order of `item_ids`."""
+        return self._items[0]
+
+    def item_biases(self) -> Float32[np.ndarray, ' items']:
+        """The sum of the networks' biases of each item, in the order of `item_ids`."""
+        return self._items[1]
+
+    def similar(self, items: Iterable[Any], k: int = 10, *, strict: bool = False) -> pd.DataFrame:
+        """Finds the items that are most like some items.
+
+        The score is the cosine of the items' embeddings, the mean over the networks.
+
+        Args:
+          items: ids of items.
+          k: number of items that are found for each.
+          strict: whether an id that is not known is an error; otherwise it is left out.
+
+        Returns:
+          A table with the columns to (the id that was asked for), rank, item, score and, if the
+          data has titles, title.
+
+        Raises:
+          UserError: k is less than 1, or an id is not known and `strict` is set.
+        """
+        if k < 1:
+            raise UserError(f'k is {k}; it must be at least 1.')
+        unknown = Unknown(strict)
+        asked = [
+            (item, self.ids.items([item], unknown, 'items')) for item in _listed(items, 'items')
+        ]
+        unknown.report()
+        known = [(item, numbers[0]) for item, numbers in asked if len(numbers)]
+        numbers = np.array([number for _, number in known], np.int32)
+        scores = similarities(self.item_embeddings(), self.ensemble.num_networks, numbers)
+        scores[np.arange(len(numbers)), numbers - 1] = -np.inf
+        best = np.argsort(-scores, axis=1, kind='stable')[:, : min(k, len(self.item_ids) - 1)]
+        found = np.take_along_axis(scores, best, axis=1)
+        return self.table('to', [item for item, _ in known], list(best + 1), list(found))
 
     def evaluate(self, dataset: Dataset | None = None) -> dict[str, dict[str, float]]:
         """Measures the model on the test items of a data set.
@@ -298,6 +340,10 @@ class Model:
             'score': np.concatenate([np.empty(0, np.float32), *scores]),
         }
         return pd.DataFrame(columns | ({'title': self.titles[numbers]} if len(self.titles) else {}))
+
+    @functools.cached_property
+    def _items(self) -> tuple[np.ndarray, np.ndarray]:
+        return item_vectors(self.ensemble, self.params)
 
     @functools.cached_property
     def _networks(self) -> list[PyTree]:

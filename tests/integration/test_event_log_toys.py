@@ -74,7 +74,7 @@ def test_same_evaluation(both):
                     config.model.max_len,
                     config.eval.ks,
                     CountModel(split.train, data.num_items, SETTINGS['toys']),
-                ),
+                )[0],
             )
         )
     assert results[0] == results[1]

@@ -24,7 +24,7 @@ def evaluate(train, history, target):
     )
     rows = Ragged.from_rows([np.array(row) for row in train])
     counts = CountModel(rows, 5, CountSettings())
-    return evaluate_baselines(rows, holdout, 5, max_len=3, ks=KS, counts=counts)
+    return evaluate_baselines(rows, holdout, 5, max_len=3, ks=KS, counts=counts)[0]
 
 
 def test_transitions_stay_within_a_history():
@@ -78,7 +78,7 @@ def test_baselines_on_the_real_toys(real_data):
         )
     )
     counts = CountModel(split.train, num_items, SETTINGS['toys'])
-    found = evaluate_baselines(split.train, split.test, num_items, 20, (10,), counts)
+    found = evaluate_baselines(split.train, split.test, num_items, 20, (10,), counts)[0]
     figures = {
         name: [round(found[name]['window'][metric], 4) for metric in ('HR@10', 'NDCG@10')]
         for name in ('popularity', 'markov')

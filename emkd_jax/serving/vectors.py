@@ -1,0 +1,92 @@
+"""Items as vectors, whose inner products with those of histories are the scores of the networks.
+
+With h_n the hidden state of network n that predicts the next item, W_n its item head and b_n its
+bias, the sum of the networks' logits is one inner product,
+
+    sum_n (W_n h_n + b_n) = [W_1 ... W_N] [h_1; ...; h_N] + sum_n b_n,
+
+so an index for the search of inner products finds what the networks recommend.
+"""
+
+import functools
+import importlib
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float32, Int, PyTree
+
+from emkd_jax.errors import UserError
+from emkd_jax.model.ensemble import Ensemble
+
+
+def item_vectors(
+    ensemble: Ensemble, params: PyTree
+) -> tuple[Float32[np.ndarray, 'items networks_times_dim'], Float32[np.ndarray, ' items']]:
+    """Returns the item heads of all networks side by side, and the sum of their biases.
+
+    Args:
+      ensemble: the networks.
+      params: their trained parameters.
+    """
+    kernels, biases = jax.jit(lambda p: ensemble.item_heads(ensemble.effective(p)))(params)
+    kernels = np.asarray(kernels, np.float32)[:, 1:]
+    vectors = np.ascontiguousarray(np.concatenate(list(kernels), axis=-1))
+    return vectors, np.asarray(biases, np.float32)[:, 1:].sum(0)
+
+
+def similarities(
+    vectors: Float32[np.ndarray, 'items networks_times_dim'],
+    num_networks: int,
+    items: Int[np.ndarray, ' queries'],
+) -> Float32[np.ndarray, 'queries items']:
+    """Compares items with all items: the cosine of their vectors, the mean over the networks.
+
+    Args:
+      vectors: as `item_vectors` returns them.
+      num_networks: N.
+      items: numbers of items, from 1.
+    """
+    parts = vectors.reshape(len(vectors), num_networks, -1)
+    lengths = np.linalg.norm(parts, axis=-1, keepdims=True)
+    parts = (parts / np.maximum(lengths, np.finfo(np.float32).tiny)).reshape(vectors.shape)
+    found: Float32[np.ndarray, 'queries items'] = parts[items - 1] @ parts.T / num_networks
+    return found
+
+
+def write_index(
+    file: pathlib.Path,
+    vectors: Float32[np.ndarray, 'items networks_times_dim'],
+    biases: Float32[np.ndarray, ' items'],
+) -> None:
+    """Writes a faiss index that ranks items by their exact inner products.
+
+    Its vectors have the bias in one more column, so that of a history ends with a 1.
+
+    Args:
+      file: the file to write.
+      vectors, biases: of the items in their order.
+
+    Raises:
+      UserError: faiss is not installed.
+    """
+    faiss = _faiss()
+    index = faiss.IndexFlatIP(vectors.shape[1] + 1)
+    index.add(np.concatenate([vectors, biases[:, None]], axis=1))
+    file.write_bytes(faiss.serialize_index(index).tobytes())
+
+
+def check_faiss() -> None:
+    """Raises UserError if faiss is not installed."""
+    _faiss()
+
+
+@functools.cache
+def _faiss() -> Any:
+    try:
+        return importlib.import_module('faiss')
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "export.index=faiss needs faiss; run: pip install 'emkd-jax[index]'"
+        ) from error
