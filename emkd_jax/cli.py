@@ -53,6 +53,9 @@ MODES = {
         ('requests', 'output', 'strict', 'events'),
     ),
     'export': Mode('serving.export:export', 'run', 'files that need no JAX code', ('output',)),
+    'serve': Mode(
+        'serving.http.serve:serve', 'run', 'answers over HTTP, and a page', ('host', 'port')
+    ),
     'report': Mode('analysis.report:report', 'run', 'how a run went, with plots'),
     'distill': Mode('runs.distill:distill', 'run', 'one network that keeps the gain', (), True),
     'study': Mode('analysis.study:study', 'config', 'several systems compared', ('study',), True),
@@ -74,6 +77,8 @@ _FLAGS: dict[str, tuple[Any, str]] = {
     'requests': ('', "recommend: file of users or histories, '-' for standard input; '' all users"),
     'events': ('', 'recommend: a log that has grown since the training, for all its users'),
     'output': ('', 'recommend: file of answers; export: folder; prepare: file of histories'),
+    'host': ('127.0.0.1', 'serve: address to listen on; 0.0.0.0 for all of this machine'),
+    'port': (8000, 'serve: port to listen on; 0 for one that is free'),
     'strict': (False, 'recommend: unknown users and items are an error'),
     'study': ('', 'study: ablation, parts, generality or ensemble_size'),
     'topology': ('', 'plan: a TPU slice such as v5e:2x4; default: the devices of this machine'),
@@ -81,6 +86,8 @@ _FLAGS: dict[str, tuple[Any, str]] = {
     'pytorch_repo': ('', 'benchmark: a clone of hw-du/EMKD'),
     'torch_tuned': (False, 'benchmark: let the clone use TF32'),
 }
+
+_DEFINE = {bool: flags.DEFINE_boolean, int: flags.DEFINE_integer, str: flags.DEFINE_string}
 
 _HELP = """\
 {program} [MODE] --config=NAME[:VARIANT] [--workdir=FOLDER] [--config.OPTION=VALUE ...]
@@ -102,7 +109,8 @@ Flags:
 Examples:
   {program} --config=quickstart
   {program} --config=custom:quick --config.data.source=events.csv --workdir=runs/shop
-  {program} recommend --workdir=runs/shop --output=answers.csv"""
+  {program} recommend --workdir=runs/shop --output=answers.csv
+  {program} serve --workdir=runs/shop"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -276,7 +284,7 @@ def _parse(arguments: list[str], config: ConfigDict, mode: Mode) -> flags.FlagVa
     flags.DEFINE_string('compilation_cache', '', 'Folder, or none.', flag_values=values)
     flags.DEFINE_boolean('verbose', False, 'Show messages of libraries.', flag_values=values)
     for name, (default, meaning) in _FLAGS.items():
-        define = flags.DEFINE_boolean if isinstance(default, bool) else flags.DEFINE_string
+        define: Any = _DEFINE[type(default)]
         define(name, default, meaning, flag_values=values)
     argv = ['emkd-jax', *arguments]
     try:

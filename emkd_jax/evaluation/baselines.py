@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,12 +55,7 @@ def evaluate_baselines(
       {baseline: {rule: {metric: value}}}, and the `LIST` best items of each baseline after each
       history under the rule 'history'.
     """
-    # Scores are integers in the order of (count, popularity, id), so nothing is rounded.
-    popularity = _order(np.bincount(train.values, minlength=num_items + 1))
-    followers, times = transitions(train, num_items)
-    levels = np.unique(times.values, return_inverse=True)[1] + 1
-    levels = np.minimum(levels, np.iinfo(np.int32).max // (num_items + 1) - 1)
-    weights = Ragged((levels * (num_items + 1)).astype(np.int32), times.offsets)
+    popularity, followers, weights = MarkovChain.of(train, num_items)
     ranks = np.zeros((len(BASELINES), len(RULES), len(holdout.targets)), np.int32)
     ranks[-1] = count_ranks(counts, holdout, max_len)
     k = min(LIST, num_items)
@@ -79,6 +75,42 @@ def evaluate_baselines(
         lists[:, index] = best.swapaxes(0, 1)
     metrics = {name: metrics_by_rule(r, ks) for name, r in zip(BASELINES, ranks, strict=True)}
     return metrics, lists
+
+
+class MarkovChain(NamedTuple):
+    """The first-order Markov chain of training histories, with popularity among equals.
+
+    Scores are integers in the order of (count, popularity, id), so nothing is rounded. The score of
+    item i after item h is `popularity[i]`, and more for the `followers[h]` by `weights[h]`.
+    """
+
+    popularity: Int32[np.ndarray, ' classes']
+    followers: Ragged
+    weights: Ragged
+
+    @classmethod
+    def of(cls, train: Ragged, num_items: int) -> 'MarkovChain':
+        """Counts the transitions of training histories of items 1..V."""
+        popularity = _order(np.bincount(train.values, minlength=num_items + 1))
+        followers, times = transitions(train, num_items)
+        levels = np.unique(times.values, return_inverse=True)[1] + 1
+        levels = np.minimum(levels, np.iinfo(np.int32).max // (num_items + 1) - 1)
+        weights = Ragged((levels * (num_items + 1)).astype(np.int32), times.offsets)
+        return cls(popularity, followers, weights)
+
+    def best(
+        self, history: Int[np.ndarray, ' length'], k: int, exclude_seen: bool = True
+    ) -> Int[np.ndarray, ' found']:
+        """The k best items after a history, without those of the history if `exclude_seen`."""
+        scores = self.popularity.astype(np.int64)
+        last = history[-1] if len(history) else 0
+        scores[self.followers[last]] += self.weights[last]
+        scores[0] = -1
+        if exclude_seen:
+            scores[history] = -1
+        best = np.argpartition(-scores, min(k, len(scores) - 1))[:k]
+        best = best[np.argsort(-scores[best])]
+        return best[scores[best] >= 0]
 
 
 def transitions(train: Ragged, num_items: int) -> tuple[Ragged, Ragged]:
@@ -108,7 +140,7 @@ def _rank(
     popular = jnp.broadcast_to(popularity, (rows, *popularity.shape))
     markov = popular.at[jnp.arange(rows)[:, None], followers].add(weights)
     ranks = [target_ranks(s, targets, others, visible) for s in (popular, markov)]
-    lists = [best_items(s, others, k) for s in (popular, markov, counts)]
+    lists = [best_items(s, others, k)[1] for s in (popular, markov, counts)]
     return jnp.moveaxis(jnp.stack(ranks), -1, 0), jnp.stack(lists, axis=1)
 
 

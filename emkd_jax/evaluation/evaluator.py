@@ -211,7 +211,7 @@ def _compiled(ensemble, devices):
     def best(
         scores: list[Float[Array, 'rows classes']], others: Int[Array, 'rows width'], k: int
     ) -> Int[Array, 'rows scorers k']:
-        return jnp.stack([best_items(s, others, k) for s in scorers(scores)], axis=1)
+        return jnp.stack([best_items(s, others, k)[1] for s in scorers(scores)], axis=1)
 
     def rank_weights(
         scores: Float[Array, 'rows classes'],

@@ -212,6 +212,16 @@ def read_best(
     return None
 
 
+def best_step(workdir: epath.PathLike) -> int | None:
+    """The step of the best checkpoint, without reading it; None where there is none yet."""
+    root = _root(workdir)
+    found = _numbered(root) if root.exists() else {}
+    for step in sorted(found, reverse=True):
+        with contextlib.suppress(OSError, ValueError):
+            return _best(_read_record(found[step]))
+    return None
+
+
 class _KeepLatestAndBest(checkpoint_managers.PreservationPolicy):
     """Keeps the newest two checkpoints, and the best one that each of them names.
 

@@ -24,6 +24,11 @@ def write_counts(folder: epath.Path, member: CountMember, tried: Mapping[float, 
             write_json(folder / _FILE, stored)
 
 
+def has_counts(folder: epath.Path) -> bool:
+    """Whether a run has kept its counts, which it does at its end."""
+    return (folder / _FILE).exists()
+
+
 def read_counts(folder: epath.Path, experiment: Experiment) -> CountMember | None:
     """The transition counts of a finished run; None where it has none.
 

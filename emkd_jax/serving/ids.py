@@ -58,10 +58,18 @@ class IdIndex:
 
     def user(self, name: Any, unknown: Unknown, place: str) -> int | None:
         """The row of a user in the data; None for an unknown user, who is counted in `unknown`."""
-        row = self._users.get(str(name))
+        row = self.row(name)
         if row is None:
             unknown.add('user', name, place)
         return row
+
+    def row(self, name: Any) -> int | None:
+        """The row of a user in the data; None for an unknown one."""
+        return self._users.get(str(name))
+
+    def item(self, name: Any) -> int | None:
+        """The number of an item, from 1; None for an unknown one."""
+        return self._items.get(str(name))
 
     def items(
         self, names: Iterable[Any], unknown: Unknown, place: str
@@ -69,7 +77,7 @@ class IdIndex:
         """The numbers of items, from 1; unknown ones are left out and counted in `unknown`."""
         numbers = []
         for name in names:
-            number = self._items.get(str(name))
+            number = self.item(name)
             if number is None:
                 unknown.add('item', name, place)
             else:

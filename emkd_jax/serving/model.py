@@ -28,7 +28,7 @@ from emkd_jax.runs.trained import TrainedRun, load_run
 from emkd_jax.runs.workdir import read_config
 from emkd_jax.serving.ids import IdIndex, Unknown
 from emkd_jax.serving.recommender import Recommender, compiled, in_batches
-from emkd_jax.serving.vectors import item_vectors, similarities
+from emkd_jax.serving.vectors import directions, item_vectors
 from emkd_jax.serving.weights import check_weights, load_weights, save_weights
 from emkd_jax.training.placement import replicate
 
@@ -223,11 +223,20 @@ class Model:
         unknown.report()
         known = [(item, numbers[0]) for item, numbers in asked if len(numbers)]
         numbers = np.array([number for _, number in known], np.int32)
-        scores = similarities(self.item_embeddings(), self.ensemble.num_networks, numbers)
+        scores = self.similarities(numbers)
         scores[np.arange(len(numbers)), numbers - 1] = -np.inf
         best = np.argsort(-scores, axis=1, kind='stable')[:, : min(k, len(self.item_ids) - 1)]
         found = np.take_along_axis(scores, best, axis=1)
         return self.table('to', [item for item, _ in known], list(best + 1), list(found))
+
+    def similarities(
+        self, items: Int[np.ndarray, ' queries']
+    ) -> Float32[np.ndarray, 'queries items']:
+        """Compares items, by their numbers from 1, with all items; see `similar`."""
+        found: Float32[np.ndarray, 'queries items'] = (
+            self._directions[items - 1] @ self._directions.T
+        )
+        return found
 
     def evaluate(self, dataset: Dataset | None = None) -> dict[str, dict[str, float]]:
         """Measures the model on the test items of a data set.
@@ -344,6 +353,10 @@ class Model:
     @functools.cached_property
     def _items(self) -> tuple[np.ndarray, np.ndarray]:
         return item_vectors(self.ensemble, self.params)
+
+    @functools.cached_property
+    def _directions(self) -> np.ndarray:
+        return directions(self.item_embeddings(), self.ensemble.num_networks)
 
     @functools.cached_property
     def _networks(self) -> list[PyTree]:

@@ -13,6 +13,7 @@ from emkd_jax.data.dataset import Ragged
 from emkd_jax.errors import RunError
 from emkd_jax.evaluation.batches import compute_ahead, history_batches, last_values, padded_width
 from emkd_jax.evaluation.counts import CountMember
+from emkd_jax.evaluation.metrics import best_items
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.training.placement import AXIS
 
@@ -148,6 +149,4 @@ def _best_items(
     added: Float[Array, 'rows _'],
 ) -> tuple[Float[Array, 'rows k'], Int[Array, 'rows k']]:
     scores = jnp.where(allowed[None], ensemble.score(networks, items) + added, -jnp.inf)
-    scores = scores.at[jnp.arange(len(items))[:, None], seen].set(-jnp.inf)
-    best_scores, best = jax.lax.top_k(scores, k)
-    return best_scores, best
+    return best_items(scores, seen, k)

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float32, Int, PyTree
+from jaxtyping import Float32, PyTree
 
 from emkd_jax.errors import UserError
 from emkd_jax.model.ensemble import Ensemble
@@ -36,23 +36,21 @@ def item_vectors(
     return vectors, np.asarray(biases, np.float32)[:, 1:].sum(0)
 
 
-def similarities(
-    vectors: Float32[np.ndarray, 'items networks_times_dim'],
-    num_networks: int,
-    items: Int[np.ndarray, ' queries'],
-) -> Float32[np.ndarray, 'queries items']:
-    """Compares items with all items: the cosine of their vectors, the mean over the networks.
+def directions(
+    vectors: Float32[np.ndarray, 'items networks_times_dim'], num_networks: int
+) -> Float32[np.ndarray, 'items networks_times_dim']:
+    """Scales vectors so that their inner product is the mean of the N networks' cosines.
 
     Args:
       vectors: as `item_vectors` returns them.
       num_networks: N.
-      items: numbers of items, from 1.
     """
     parts = vectors.reshape(len(vectors), num_networks, -1)
-    lengths = np.linalg.norm(parts, axis=-1, keepdims=True)
-    parts = (parts / np.maximum(lengths, np.finfo(np.float32).tiny)).reshape(vectors.shape)
-    found: Float32[np.ndarray, 'queries items'] = parts[items - 1] @ parts.T / num_networks
-    return found
+    lengths = np.linalg.norm(parts, axis=-1, keepdims=True) * np.sqrt(np.float32(num_networks))
+    scaled: Float32[np.ndarray, 'items networks_times_dim'] = (
+        parts / np.maximum(lengths, np.finfo(np.float32).tiny)
+    ).reshape(vectors.shape)
+    return scaled
 
 
 def write_index(
