@@ -125,6 +125,15 @@ class Ensemble:
             return params
         return self.over_stacks(lambda network, p: jax.vmap(network.effective)(p), params)
 
+    def with_effective(self, params: PyTree) -> tuple['Ensemble', PyTree]:
+        """Adds the attributes to the embeddings once, for a server that scores again and again.
+
+        Returns:
+          An ensemble without attributes, and parameters with which it scores as this one does.
+        """
+        stacks = tuple((network.clone(attribute_pairs=None), n) for network, n in self.stacks)
+        return dataclasses.replace(self, stacks=stacks), jax.jit(self.effective)(params)
+
     def hidden(
         self,
         params: PyTree,

@@ -17,11 +17,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from emkd_jax import __version__
+from emkd_jax.evaluation.baselines import LIST
 from emkd_jax.runs.results import tested_scorers
 from emkd_jax.serving.http import messages, scorer
 from emkd_jax.serving.http.batching import Batcher, TooBusyError
-from emkd_jax.serving.http.limits import LimitBody
-from emkd_jax.serving.http.measures import Measures
+from emkd_jax.serving.http.limits import JsonBodies
+from emkd_jax.serving.http.measures import Measured, Measures
 from emkd_jax.serving.http.served import Loaded, Served
 
 _PAGE = {
@@ -32,6 +33,7 @@ _PAGE = {
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {'model': messages.Problem} for status in (404, 413, 422, 503)
 }
+_CUT_OFF = f'@{LIST}'  # of the metrics that are shown
 Limit = Annotated[int, Query(ge=1, le=100)]
 Text = Annotated[str, Query(max_length=200)]
 
@@ -66,18 +68,9 @@ def make_app(served: Served) -> FastAPI:
         responses=_PROBLEMS,
         lifespan=lifespan,
     )
-    app.add_middleware(LimitBody)
+    app.add_middleware(JsonBodies)
+    app.add_middleware(Measured, measures=measures)
     _explain_errors(app)
-
-    @app.middleware('http')
-    async def measure(request: Request, call_next: Any) -> Response:
-        began = time.perf_counter()
-        response: Response = await call_next(request)
-        route = request.scope.get('route')
-        path = getattr(route, 'path', 'other')  # a label for every made-up path would fill memory
-        measures.requests.labels(path, response.status_code).inc()
-        measures.seconds.labels(path).observe(time.perf_counter() - began)
-        return response
 
     async def best(query: scorer.Query) -> list[scorer.Best]:
         try:
@@ -203,6 +196,8 @@ def _explain_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         found = error.errors()[0]
+        if found['type'] == 'json_invalid':
+            return _Json({'error': f'The body is not JSON (letter {found["loc"][-1]}).'}, 422)
         place = '.'.join(str(part) for part in found['loc'][1:] if isinstance(part, str | int))
         text = f'{place[:80]}: {found["msg"]}' if place else str(found['msg'])
         return _Json({'error': f'{text[:300].rstrip(".")}.'}, 422)
@@ -270,7 +265,10 @@ def _overview(loaded: Loaded) -> messages.RunOverview:
                 if name == 'ensemble' or name.startswith('network_'):
                     points = curves.setdefault(name.replace('_', ' '), [])
                     points.append((event['epoch'], values[rule]['NDCG@10']))
-    tests = tested_scorers(results) if results.get('floors') else {}
+    tests = {
+        name: {metric: value for metric, value in row.items() if metric.endswith(_CUT_OFF)}
+        for name, row in (tested_scorers(results) if results.get('floors') else {}).items()
+    }
     return messages.RunOverview(
         name=run.config.name,
         data=run.dataset.counts() | {'name': run.dataset.name, 'stand_in': run.dataset.stand_in},

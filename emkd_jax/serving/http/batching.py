@@ -72,6 +72,9 @@ class Batcher:
                 return
 
     def _answer(self, batch):
+        batch = [pair for pair in batch if pair[1].set_running_or_notify_cancel()]
+        if not batch:  # all who asked have left
+            return
         self._measure(len(batch))
         try:
             answers = self._compute([query for query, _ in batch])
@@ -80,5 +83,4 @@ class Batcher:
                 answer.set_exception(error)
             return
         for (_, answer), found in zip(batch, answers, strict=True):
-            if not answer.cancelled():
-                answer.set_result(found)
+            answer.set_result(found)

@@ -1,19 +1,17 @@
-"""Refuses requests that are too large before anything reads them."""
+"""Every body is read as JSON, and refused before anything reads it if it is too large."""
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+
+from emkd_jax.serving.http.asgi import App, Message, Receive, Send
 
 MOST_BYTES = 1 << 20  # of a body
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
 
+class JsonBodies:
+    """An ASGI application around another one, whose requests have at most `MOST_BYTES` of JSON.
 
-class LimitBody:
-    """An ASGI application around another one, whose requests have at most `MOST_BYTES`."""
+    Many clients, such as curl, say that what they post is a form; here it never is.
+    """
 
     def __init__(self, app: App):
         self._app = app
@@ -33,6 +31,8 @@ class LimitBody:
             if len(body) > MOST_BYTES:
                 await _refuse(send)
                 return
+        headers = [pair for pair in scope['headers'] if pair[0] != b'content-type']
+        scope['headers'] = [*headers, (b'content-type', b'application/json')]
         bodies = [{'type': 'http.request', 'body': body, 'more_body': False}]
 
         async def again() -> Message:

@@ -1,6 +1,10 @@
 """What the server measures of itself, in the format of Prometheus."""
 
+import time
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from emkd_jax.serving.http.asgi import App, Message, Receive, Send
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 _SIZES = (1, 2, 4, 8, 16, 32)
@@ -39,3 +43,28 @@ class Measures:
     def text(self) -> bytes:
         """All figures."""
         return generate_latest(self._registry)
+
+
+class Measured:
+    """An ASGI application around another one, whose requests are counted."""
+
+    def __init__(self, app: App, measures: Measures):
+        self._app, self._measures = app, measures
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Passes everything on."""
+        began, status = time.perf_counter(), 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            status = message.get('status', status)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            if scope['type'] == 'http':
+                # A label for every path that somebody makes up would fill the memory.
+                path = getattr(scope.get('route'), 'path', 'other')
+                self._measures.requests.labels(path, status).inc()
+                self._measures.seconds.labels(path).observe(time.perf_counter() - began)

@@ -52,7 +52,8 @@ class Scorer:
     def __init__(self, model: Model):
         """Copies the parameters to the device."""
         self._model = model
-        networks = model.ensemble.split(model.params)
+        self._ensemble, params = model.ensemble.with_effective(model.params)
+        networks = self._ensemble.split(params)
         self._networks = jax.device_put(networks, jax.local_devices()[0])
         classes = len(model.item_ids) + 1
         self.rows = [rows for rows in _ROWS if rows == 1 or rows * classes <= _MOST_SCORES]
@@ -81,7 +82,7 @@ class Scorer:
         histories = Ragged.from_rows([query.history for query in queries])
         index = np.full(count, -1)
         index[: len(queries)] = np.arange(len(queries))
-        network = self._model.ensemble.network
+        network = self._ensemble.network
         items = model_inputs(histories, index, network.encoder.max_len, network.mask_token)
         seen = last_values(histories, index, MOST_HISTORY)
         seen[: len(queries)][[not query.exclude_seen for query in queries]] = 0
@@ -89,7 +90,7 @@ class Scorer:
         added = (
             np.zeros((count, 1), np.float32) if counts is None else counts.scores(histories, index)
         )
-        compute = _compiled(self._model.ensemble, k, each)
+        compute = _compiled(self._ensemble, k, each)
         scores, found = jax.device_get(compute(self._networks, items, seen, added))
         if np.isnan(scores).any():
             raise RunError('The scores are not finite; the parameters are damaged.')

@@ -55,13 +55,15 @@ def serve(run: TrainedRun, host: str = '127.0.0.1', port: int = 8000) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port < 2**16:
+        raise UserError(f'--port={port} is not a port; use 1 to 65535, or 0 for one that is free.')
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen(1024)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         reason = getattr(error, 'strerror', None) or error
         raise UserError(
             f'{host}:{port} cannot be listened on ({reason}); name another --port, or --host.'

@@ -222,7 +222,9 @@ async function update() {
 function showTests(run) {
   const rows = Object.entries(run.tests);
   byId('test-note').textContent = rows.length
-    ? `Items that were held out of the training, rule '${run.rule}'.`
+    ? `Items that were held out of the training, rule '${run.rule}'. Coverage is the share of all ` +
+      'items that is recommended to anybody, popularity the mean number of training events of a ' +
+      'recommended item, and diversity the mean distance of two recommended items in their attributes.'
     : 'The run has not been tested yet.';
   if (!rows.length) return;
   const head = element('tr');
@@ -251,7 +253,7 @@ function drawing(name, attributes, text) {
   return made;
 }
 
-// Draws {name: [[epoch, value], ...]}; the ensemble is drawn last, above the others.
+// Draws {name: [[epoch, value], ...]} as wide as the page; the ensemble is last, above the others.
 function showCurves(curves) {
   const names = Object.keys(curves).sort((a, b) => (a === 'ensemble') - (b === 'ensemble'));
   if (!names.length) return;
@@ -260,11 +262,13 @@ function showCurves(curves) {
   const first = Math.min(...epochs);
   const last = Math.max(...epochs, first + 1);
   const highest = 1.1 * Math.max(...points.map((point) => point[1]), 1e-6);
-  const [width, height, left, right, bottom, top] = [640, 260, 48, 90, 36, 8];
+  const width = Math.min(byId('curves').clientWidth, 720);
+  const [height, left, right, bottom, top] = [240, 48, 80, 36, 8];
   const x = (epoch) => left + ((epoch - first) / (last - first)) * (width - left - right);
   const y = (value) => height - bottom - (value / highest) * (height - bottom - top);
   const canvas = drawing('svg', {
-    viewBox: `0 0 ${width} ${height}`,
+    width,
+    height,
     role: 'img',
     'aria-label': 'Validation NDCG@10 of the ensemble and of each network by epoch',
   });
@@ -280,7 +284,8 @@ function showCurves(curves) {
       drawing('text', { x: x(epoch), y: height - bottom + 16, 'text-anchor': 'middle' }, epoch),
     );
   }
-  canvas.append(drawing('text', { x: x((first + last) / 2), y: height - 4, 'text-anchor': 'middle' }, 'epoch'));
+  const middle = x((first + last) / 2);
+  canvas.append(drawing('text', { x: middle, y: height - 4, 'text-anchor': 'middle' }, 'epoch'));
   for (const name of names) {
     const whole = name === 'ensemble' ? ' whole' : '';
     const line = curves[name].map(([epoch, value]) => `${x(epoch)},${y(value)}`).join(' ');
@@ -297,6 +302,9 @@ function showCurves(curves) {
   byId('curves').replaceChildren(canvas);
 }
 
+let curves = {};
+window.addEventListener('resize', () => showCurves(curves));
+
 async function showRun() {
   try {
     const run = await ask('run');
@@ -307,7 +315,8 @@ async function showRun() {
       `${run.data.name}${standIn}: ${run.data.users.toLocaleString('en')} users, ` +
       `${run.data.items.toLocaleString('en')} items, epoch ${run.epoch}`;
     showTests(run);
-    showCurves(run.curves);
+    curves = run.curves;
+    showCurves(curves);
   } catch (error) {
     showProblem(error.message);
   }
