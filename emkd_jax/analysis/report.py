@@ -1,4 +1,4 @@
-"""`--mode=report`: how a run went, and for which users it works well, as Markdown with plots."""
+"""`--mode=report`: how a run went, and for which users it works well, as one page with plots."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -9,19 +9,34 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Int
 
+from emkd_jax.analysis.html import check_markdown, to_html
 from emkd_jax.analysis.plots import COLOURS, EPOCH, check_matplotlib, figure
 from emkd_jax.errors import UserError
-from emkd_jax.evaluation import RULES, Evaluator, Result
+from emkd_jax.evaluation import RULES, Evaluator
+from emkd_jax.evaluation.baselines import LIST
 from emkd_jax.evaluation.metrics import user_metrics
 from emkd_jax.objective import next_item
 from emkd_jax.objective.emkd import PARTS
 from emkd_jax.runs.console import markdown_table, say
-from emkd_jax.runs.results import read_results
+from emkd_jax.runs.results import evaluate_test, read_results, tested_scorers
 from emkd_jax.runs.trained import TrainedRun
 from emkd_jax.runs.workdir import writing
 from emkd_jax.training.placement import replicate
 
 METRICS = ('HR@10', 'NDCG@10')
+_TEST_METRICS = (
+    *METRICS,
+    'MRR@10',
+    *(f'{m}@{LIST}' for m in ('coverage', 'popularity', 'diversity')),
+)
+_LOSSES = {
+    'masked_items': 'cross-entropy of the masked items in nats, the sum over the networks',
+    'next_item': 'cross-entropy of the next items in nats, the sum over the networks',
+    'attributes': "cross-entropy of the items' attributes, before it is weighted",
+    'icl': 'contrast of the views of a sequence within a network',
+    'ccl': 'contrast of the same place between networks',
+    'kd': "divergence of the networks' predictions from one another, before it is weighted",
+}
 Events = Sequence[dict[str, Any]]  # of metrics.jsonl
 _GROUPS = 6
 
@@ -43,17 +58,18 @@ class UserGroup(NamedTuple):
 
 
 def report(run: TrainedRun) -> epath.Path:
-    """Writes report/report.md with its PNG files into the workdir of a run.
+    """Writes report/report.html, and beside it report.md with PNG files, into the workdir of a run.
 
     A run that has not finished is reported as far as it went.
 
     Returns:
-      The path of report.md.
+      The path of report.html.
 
     Raises:
-      UserError: no epoch of the run was validated yet, or Matplotlib is missing.
+      UserError: no epoch of the run was validated yet, or a library for reports is missing.
     """
     check_matplotlib()
+    check_markdown()
     history = run.history()
     trained = [event for event in history if event['kind'] == 'train']
     validated = [event for event in history if event['kind'] == 'validation']
@@ -63,8 +79,12 @@ def report(run: TrainedRun) -> epath.Path:
             'was trained here.'
         )
     test = run.experiment.split.test
-    evaluate = Evaluator(run.config.eval, run.experiment.ensemble, test)
-    result = evaluate(replicate(run.params, jax.devices()))
+    evaluate = Evaluator(run.config.eval, run.experiment.ensemble, test, counts=run.counts)
+    params = replicate(run.params, jax.devices())
+    result = evaluate(params)
+    tested = run.results
+    if 'beyond_accuracy' not in tested:  # it has not finished, or an earlier version trained it
+        tested = evaluate_test(run.experiment, params, run.counts)
     rule = run.config.eval.rule
     hits = user_metrics(result.ranks[:, RULES.index(rule)], 10)['HR@10']
     groups = {
@@ -77,14 +97,17 @@ def report(run: TrainedRun) -> epath.Path:
     folder = run.folder / 'report'
     with writing(folder):
         folder.mkdir(exist_ok=True)
-    _plot_training(folder, trained, validated, rule)
+    parts = _plot_training(folder, trained, validated, rule)
     if compared:
         _plot_diversity(folder / 'diversity.png', compared)
     for name, (label, users) in groups.items():
         _plot_groups(folder / f'{name}.png', label, users)
-    file = folder / 'report.md'
+    differences = compared[-1]['diversity'] if compared else {}
+    text = _markdown(run, tested_scorers(tested), parts, groups, differences, student)
+    file = folder / 'report.html'
     with writing(file):
-        file.write_text(_markdown(run, result, groups, bool(compared), student))
+        (folder / 'report.md').write_text(text)
+        file.write_text(to_html(text, folder))
     say(f'The report is in {file}.')
     return file
 
@@ -110,7 +133,8 @@ def _popularity(run: TrainedRun) -> Int[np.ndarray, ' users']:
     return np.asarray(events[split.test.targets])
 
 
-def _plot_training(folder: epath.Path, trained: Events, validated: Events, rule: str) -> None:
+def _plot_training(folder: epath.Path, trained: Events, validated: Events, rule: str) -> list[str]:
+    """Draws the losses and the validations, and returns the parts of the loss that there are."""
     known = dict.fromkeys((*PARTS, *next_item.PARTS))
     parts = [part for part in known if any(event.get(part) for event in trained)]
     panels = {part.replace('_', ' '): {'': [event[part] for event in trained]} for part in parts}
@@ -123,7 +147,8 @@ def _plot_training(folder: epath.Path, trained: Events, validated: Events, rule:
         }
         for metric in METRICS
     }
-    _plot_curves(folder / 'validation.png', validated, panels)
+    _plot_curves(folder / 'validation.png', validated, panels, 8.0)
+    return parts
 
 
 def _plot_diversity(file: epath.Path, validated: Events) -> None:
@@ -150,8 +175,8 @@ def _plot_curves(
                 axis.plot(epochs, values, color=colour, label=label)
             axis.set_title(title)
             axis.set_xlabel(EPOCH)
-            if len(curves) > 1:
-                axis.legend()
+        if len(curves) > 1:
+            axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc='outside right upper')
 
 
 def _plot_groups(file: epath.Path, label: str, groups: Sequence[UserGroup]) -> None:
@@ -162,33 +187,37 @@ def _plot_groups(file: epath.Path, label: str, groups: Sequence[UserGroup]) -> N
             axis.bar(places + side, rates, 0.38, color=COLOURS[colour], label=scorer)
         axis.set_xticks(places, [group.label for group in groups])
         axis.set_xlabel(label)
-        axis.set_title('test HR@10')
+        axis.set_ylabel('test HR@10')
         axis.grid(visible=False, axis='x')
-        axis.legend()
+        axis.figure.legend(loc='outside upper right', ncols=2)
 
 
 def _markdown(
     run: TrainedRun,
-    result: Result,
+    scorers: Mapping[str, Mapping[str, float]],
+    parts_of_loss: Sequence[str],
     groups: Mapping[str, tuple[str, Sequence[UserGroup]]],
-    with_diversity: bool,
+    differences: Mapping[str, float],
     student: dict[str, Any] | None,
 ) -> str:
     config, rule = run.config, run.config.eval.rule
-    scorers = {'ensemble': result.ensemble} | {
-        f'network {n}': network for n, network in enumerate(result.networks)
-    }
     stand_in = '**This is made-up stand-in data, so the figures mean nothing.**'
     parts = [
         f'# {config.name}',
         stand_in if run.dataset.stand_in else '',
         f'{run.dataset.name}, {config.ensemble.num_networks} x {config.model.encoder}. The best '
         f"epoch on validation is {run.record['best']['epoch']}. Test under the rule '{rule}':",
-        _metrics_table({name: metrics[rule] for name, metrics in scorers.items()}),
+        _metrics_table(
+            scorers, [m for m in _TEST_METRICS if any(m in row for row in scorers.values())]
+        ),
+        f'Coverage is the share of all items that is recommended to anybody among the best {LIST}, '
+        'popularity the mean number of training events of a recommended item, and diversity the '
+        'mean distance of two recommended items in their attributes.',
         '## Training',
         '![parts of the loss](losses.png)',
+        '\n'.join(f'- **{p.replace("_", " ")}**: {_LOSSES[p]}.' for p in parts_of_loss),
         '![validation](validation.png)',
-        '## How the networks differ\n\n![diversity](diversity.png)' if with_diversity else '',
+        *_on_differences(differences),
         '## Which users are served well',
     ]
     for name, (label, users) in groups.items():
@@ -206,15 +235,32 @@ def _markdown(
         parts += [
             '## Its student',
             'One network that was trained by this ensemble with `--mode=distill`:',
-            _metrics_table(student['test'] | {'share of the gain that is kept': kept}),
+            _metrics_table(student['test'] | {'share of the gain that is kept': kept}, METRICS),
         ]
     return '\n\n'.join(filter(None, parts)) + '\n'
 
 
-def _metrics_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    def cell(value: float | str) -> str:
-        return value if isinstance(value, str) else f'{value:.4f}'
+def _on_differences(differences: Mapping[str, float]) -> list[str]:
+    if not differences:
+        return []
+    overlap = f'overlap@{LIST}'
+    return [
+        '## How the networks differ',
+        f'At the last validation, two networks have {differences[overlap]:.0%} of their best '
+        f'{LIST} items in common, and the divergence of their predictions is '
+        f'{differences["kl"]:.2f} nats. '
+        'An ensemble gains from networks that are good and differ.',
+        '![diversity](diversity.png)',
+    ]
+
+
+def _metrics_table(rows: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]) -> str:
+    def cell(metric: str, value: Any) -> str:
+        if not isinstance(value, float):
+            return str(value)
+        return f'{value:.1f}' if metric.startswith('popularity') else f'{value:.4f}'
 
     return markdown_table(
-        ['', *METRICS], [[name, *(cell(row[m]) for m in METRICS)] for name, row in rows.items()]
+        ['', *metrics],
+        [[name, *(cell(m, row.get(m, '')) for m in metrics)] for name, row in rows.items()],
     )

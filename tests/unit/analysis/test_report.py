@@ -12,12 +12,29 @@ from emkd_jax.errors import UserError
 from emkd_jax.runs.trained import load_run
 
 
+def markdown(file):
+    return file.with_suffix('.md').read_text()
+
+
 def test_a_run_is_reported_with_its_plots(finished):
     results, folder = finished
     file = report(load_run(folder))
-    text = file.read_text()
+    text = markdown(file)
     assert 'stand-in' in text
-    assert f'| ensemble  |  {results["test"]["window"]["HR@10"]:.4f} |' in text
+    cells = [line.strip('| ').split('|') for line in text.splitlines() if line.startswith('|')]
+    rows = {cell[0].strip(): [value.strip() for value in cell[1:]] for cell in cells}
+    assert list(rows)[2:8] == [
+        'ensemble',
+        'network 0',
+        'network 1',
+        'baseline: popularity',
+        'baseline: markov',
+        'baseline: pctm',
+    ]
+    assert rows['ensemble'][0] == f'{results["test"]["window"]["HR@10"]:.4f}'
+    coverage = results['beyond_accuracy']['markov']['coverage@10']
+    assert rows['baseline: markov'][3] == f'{coverage:.4f}'
+    assert '- **kd**: ' in text
     shown = [line.split('](')[1][:-1] for line in text.splitlines() if line.startswith('![')]
     assert shown == [
         'losses.png',
@@ -28,6 +45,10 @@ def test_a_run_is_reported_with_its_plots(finished):
     ]
     for name in shown:
         assert (file.parent / name).read_bytes().startswith(b'\x89PNG')
+    page = file.read_text()
+    assert page.count('src="data:image/png;base64,') == len(shown)
+    assert '.png"' not in page  # it opens without the files beside it
+    assert f'{coverage:.4f}</td>' in page
 
 
 def test_a_run_is_reported_as_far_as_it_is(finished, tmp_path):
@@ -44,7 +65,7 @@ def test_a_run_is_reported_as_far_as_it_is(finished, tmp_path):
 def test_the_student_of_a_run_is_reported_with_it(finished, tmp_path):
     folder = tmp_path / 'run'
     shutil.copytree(finished[1], folder, ignore=shutil.ignore_patterns('report', 'student'))
-    assert 'student' not in report(load_run(folder)).read_text()
+    assert 'student' not in markdown(report(load_run(folder)))
     (folder / 'student').mkdir()
     (folder / 'student' / 'distillation.json').write_text(
         json.dumps(
@@ -54,7 +75,7 @@ def test_the_student_of_a_run_is_reported_with_it(finished, tmp_path):
             }
         )
     )
-    text = report(load_run(folder)).read_text()
+    text = markdown(report(load_run(folder)))
     cells = [line.strip('| ').split('|') for line in text.splitlines() if line.startswith('|')]
     rows = {cell[0].strip(): [value.strip() for value in cell[1:]] for cell in cells}
     assert rows['student'] == ['0.1000', '0.0500']
