@@ -166,6 +166,12 @@ OPTIONS: dict[str, Option] = {
     'checkpoint.every_minutes': Option(
         10.0, 'Save after this many minutes; 0 switches it off.', least=0, changes_results=False
     ),
+    'log.sinks': Option(
+        'tensorboard',
+        'Where the figures are shown while a run trains, beside metrics.jsonl: tensorboard, wandb, '
+        'mlflow and trackio, with commas between them; empty: nowhere.',
+        changes_results=False,
+    ),
     'eval.rule': Option(
         'window',
         'Items that are left out of the ranking: those in the input window (as released), those '

@@ -18,6 +18,7 @@ from emkd_jax.runs.experiment import Experiment, make_experiment
 from emkd_jax.runs.progress import ProgressBar
 from emkd_jax.runs.results import announce, finished_results, print_results, write_results
 from emkd_jax.runs.signals import StopSignals
+from emkd_jax.runs.sinks import check_sinks
 from emkd_jax.runs.summary import print_summary, summarise_sweep
 from emkd_jax.runs.teacher import Teacher, load_teacher
 from emkd_jax.runs.trained import TrainedRun, default_workdir
@@ -56,6 +57,7 @@ def train(
       PreemptedError: a signal stopped the run; its state is saved.
     """
     signals = signals or StopSignals()
+    check_sinks(config.log.sinks)
     experiment = make_experiment(config, data)
     runs = expand_sweep(experiment.config)
     workdir = workdir or default_workdir(config)

@@ -1,25 +1,27 @@
-"""What a run records while it trains: metrics.jsonl and TensorBoard."""
+"""What a run records while it trains: metrics.jsonl, and what people look at meanwhile."""
 
 import contextlib
 import errno
 import json
 import math
 import os
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import ml_collections
 from etils import epath
 
+from emkd_jax.config import flatten
 from emkd_jax.data.atomic import atomic_file, is_remote
+from emkd_jax.runs.sinks import open_sinks
 from emkd_jax.runs.workdir import writing
 
 
 class MetricsLog:
-    """Writes an event a line; only process 0 writes."""
+    """Writes an event a line, and shows it in the sinks; only process 0 writes."""
 
-    def __init__(self, folder: epath.Path, step: int):
+    def __init__(self, folder: epath.Path, step: int, config: ml_collections.ConfigDict):
         """Continues after `step`; events that an interrupted run logged beyond it are dropped.
 
         Raises:
@@ -29,9 +31,6 @@ class MetricsLog:
         self._writes = jax.process_index() == 0
         if not self._writes:
             return
-        from tensorboardX import event_file_writer
-        from tensorboardX.proto import event_pb2
-
         with writing(self._file):
             kept = [  # the test ends a run, so it comes again
                 event
@@ -40,23 +39,16 @@ class MetricsLog:
             ]
             with atomic_file(self._file) as partial:
                 partial.write_text(''.join(f'{json.dumps(event)}\n' for event in kept))
-            (folder / 'tensorboard').mkdir(exist_ok=True)
-            # Not its SummaryWriter, which writes in a thread, where a full disk is not noticed.
-            self._events = event_file_writer.EventsWriter(str(folder / 'tensorboard' / 'events'))
-            started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._event(step + 1, session_log=started)  # TensorBoard forgets what was beyond it
-            self._events.flush()
+            self._sinks = open_sinks(config.log.sinks, folder, flatten(config.to_dict()), step)
 
     def write(self, kind: str, step: int, epoch: int, values: Mapping[str, Any]) -> None:
-        """Logs `values`; nested mappings become 'a/b' in TensorBoard.
+        """Logs `values`; nested mappings become 'a/b' in the sinks.
 
         Raises:
           RunError: the disk is full or gone.
         """
         if not self._writes:
             return
-        from tensorboardX import summary
-
         line = json.dumps({'kind': kind, 'step': step, 'epoch': epoch, **values})
         with writing(self._file):
             if not self._file.exists():  # it would be created again, and nobody would notice
@@ -68,19 +60,15 @@ class MetricsLog:
                     file.write(f'{line}\n')
                     file.flush()
                     os.fsync(file.fileno())
-            for name, value in _scalars(values, f'{kind}/'):
-                self._event(step, summary=summary.scalar(name, value))
-            self._events.flush()
+            scalars = dict(_scalars(values, f'{kind}/'))
+            for sink in self._sinks:
+                sink.write(step, scalars)
 
     def close(self) -> None:
-        """Ends the file of TensorBoard."""
+        """Ends what is shown in the sinks."""
         if self._writes:
-            self._events.close()
-
-    def _event(self, step: int, **content: Any) -> None:
-        from tensorboardX.proto import event_pb2
-
-        self._events.write_event(event_pb2.Event(wall_time=time.time(), step=step, **content))
+            for sink in self._sinks:
+                sink.close()
 
 
 def read_log(folder: epath.Path) -> list[dict[str, Any]]:
@@ -101,4 +89,4 @@ def _scalars(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, floa
         if isinstance(value, Mapping):
             yield from _scalars(value, f'{prefix}{name}/')
         elif isinstance(value, int | float) and math.isfinite(value):
-            yield prefix + name.replace('@', '_at_'), value  # TensorBoard refuses @
+            yield prefix + name.replace('@', '_at_'), value  # no sink takes @

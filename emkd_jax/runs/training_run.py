@@ -61,11 +61,11 @@ class TrainingRun:
             state, self.record = self.checkpoints.restore(step, self.experiment.state_shapes())
             say(f'Resuming {self.folder} after step {step}.')
         self.checkpoints.discard_after(-1 if step is None else step)
-        self._log = MetricsLog(self.folder, step or 0)
+        self._log = MetricsLog(self.folder, step or 0, self.experiment.config)
         return state
 
     def log(self, kind: str, step: int, epoch: int, values: dict[str, Any]) -> None:
-        """Adds a line to metrics.jsonl and TensorBoard."""
+        """Adds a line to metrics.jsonl, and shows it in the sinks."""
         self._log.write(kind, step, epoch, values)
 
     def record_validation(

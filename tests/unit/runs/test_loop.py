@@ -45,6 +45,7 @@ def test_results_hold_what_scripts_rely_on(finished):
         'test',
         'networks',
         'floors',
+        'beyond_accuracy',
         'best_epoch',
         'best_validation',
         'steps',
