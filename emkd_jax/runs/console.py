@@ -1,11 +1,17 @@
 """What a program tells its user: lines, warnings and tables. Only process 0 prints."""
 
+import io
 import sys
 from collections.abc import Sequence
 
 import jax
 import tqdm
-from tabulate import tabulate
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_WIDEST = 1000  # columns of a line that goes into a file
 
 
 def say(text: str) -> None:
@@ -25,7 +31,11 @@ def banner(text: str) -> str:
 
 
 def print_table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    text_columns: int = 1,
+    mark_highest: bool = False,
 ) -> None:
     """Prints a table.
 
@@ -35,33 +45,46 @@ def print_table(
       rows: the cells of each row.
       text_columns: this many columns from the left hold text; the others hold numbers, which are
         aligned on the right.
+      mark_highest: whether a terminal shows the highest number of each column in bold.
     """
-    form = 'simple' if any(columns) else 'plain'
-    say(
-        '\n'.join(filter(None, [title and f'\n{title}', _table(form, columns, rows, text_columns)]))
+    table = Table(
+        box=box.SIMPLE_HEAD if any(columns) else None,
+        show_header=any(columns),
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
     )
+    for place, column in enumerate(columns):
+        table.add_column(column, justify='left' if place < text_columns else 'right')
+    highest = [
+        max(map(float, filter(None, (row[place] for row in rows))), default=None)
+        if mark_highest and place >= text_columns
+        else None
+        for place in range(len(columns))
+    ]
+    for row in rows:
+        marked = [
+            cell and best is not None and float(cell) == best
+            for cell, best in zip(row, highest, strict=True)
+        ]
+        cells = zip(row, marked, strict=True)
+        table.add_row(*(Text(cell, 'bold' if mark else '') for cell, mark in cells))
+    terminal = sys.stdout.isatty()
+    console = Console(
+        file=io.StringIO(), force_terminal=terminal, width=None if terminal else _WIDEST
+    )
+    with console.capture() as text:
+        console.print(table)
+    lines = [line.rstrip() for line in text.get().splitlines()]
+    say('\n'.join([*(['', title] if title else []), *lines]))
 
 
 def markdown_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1
 ) -> str:
     """Returns a table in Markdown; the arguments are those of `print_table`."""
-    return _table('pipe', columns, rows, text_columns)
-
-
-def _table(
-    form: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int
-) -> str:
-    alignment = ['left'] * text_columns + ['right'] * (len(columns) - text_columns)
-    # Cells are printed as they are given: '0.1000' must not become '0.1'.
-    text: str = tabulate(
-        rows,
-        columns if any(columns) else (),
-        form,
-        disable_numparse=True,
-        colalign=alignment[: len(columns)],
-    )
-    return text
+    marks = [':--' if place < text_columns else '--:' for place in range(len(columns))]
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in [columns, marks, *rows])
 
 
 def _print(text: str, to_stderr: bool = False) -> None:

@@ -1,5 +1,6 @@
 """`--mode=distill`: one network, taught by a trained ensemble, that costs 1/N to serve."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -55,8 +56,9 @@ def distill(
         ['', *columns],
         [[name, *(f'{row[c]:.4f}' for c in columns)] for name, row in found['test'].items()],
     )
-    say(in_words(found['kept']['NDCG@10']))
-    say(f'Serve it with: python launch.py recommend --workdir={student.folder}')
+    for metric in ('HR@10', 'NDCG@10'):
+        say(in_words(metric, found['test'], found['kept'][metric]))
+    say(f'Serve it with: emkd-jax serve --workdir={student.folder}')
     return found
 
 
@@ -83,10 +85,23 @@ def compare(teacher: dict[str, Any], student: dict[str, Any], rule: str) -> dict
     }
 
 
-def in_words(kept: float | None) -> str:
-    """Says what the kept share of the gain in NDCG@10 means."""
+def in_words(metric: str, test: Mapping[str, Mapping[str, float]], kept: float | None) -> str:
+    """Says how far the student is from its teacher and from one of the teacher's networks.
+
+    Args:
+      metric: such as 'NDCG@10'.
+      test: as `compare` returns it.
+      kept: the share of the gain that is kept.
+    """
+    value = test['student'][metric]
+    differences = [value - test[name][metric] for name in ('one of its networks', 'teacher')]
     if kept is None:
-        return 'The ensemble is no better than its networks, so there is no gain to keep.'
-    if kept < 0:
-        return 'The student is behind the networks of the ensemble in NDCG@10.'
-    return f"The student keeps {kept:.0%} of the ensemble's gain in NDCG@10 over its networks."
+        share = 'the ensemble is no better than its networks'
+    elif kept < 0:
+        share = 'nothing of the gain of the ensemble is kept'
+    else:
+        share = f'{kept:.0%} of the gain of the ensemble is kept'
+    return (
+        f'{metric} of the student: {differences[0]:+.4f} to one of the networks, '
+        f'{differences[1]:+.4f} to the ensemble; {share}.'
+    )

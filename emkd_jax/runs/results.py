@@ -182,4 +182,5 @@ def print_tests(results: dict[str, Any]) -> None:
             [name, *(f'{row[column]:.4f}' if column in row else '' for column in columns)]
             for name, row in tested_scorers(results).items()
         ],
+        mark_highest=True,
     )

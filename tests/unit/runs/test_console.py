@@ -1,5 +1,8 @@
 """Lines and tables for the user."""
 
+import re
+import sys
+
 import jax
 
 from emkd_jax.runs.console import markdown_table, print_table, say, warn
@@ -13,10 +16,27 @@ def test_cells_are_printed_as_they_are_given(capsys):
         '',
         'Test',
         'system         HR@10',
-        '-----------  -------',
+        '────────────────────',
         'EMKD          0.1000',
         'no ensemble   12,345',
     ]
+
+
+def test_a_terminal_shows_the_highest_of_each_column_in_bold(capsys, monkeypatch):
+    rows = [['one', '0.2', '3', ''], ['two', '0.1', '20', '']]
+    monkeypatch.setenv('TERM', 'xterm')
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
+    print_table('', ['', 'a', 'b', 'c'], rows, mark_highest=True)
+    shown = capsys.readouterr().out
+    assert re.findall(r'\x1b\[1m\s*([\d.]+)', shown) == ['0.2', '20']
+    monkeypatch.undo()
+    print_table('', ['', 'a', 'b', 'c'], rows, mark_highest=True)
+    assert '\x1b' not in capsys.readouterr().out
+
+
+def test_a_line_of_a_file_is_not_cut(capsys):
+    print_table('', ['name', 'value'], [['long ' * 30, '1']])
+    assert ('long ' * 30).strip() in capsys.readouterr().out
 
 
 def test_a_table_without_headings_has_no_line(capsys):
@@ -26,8 +46,7 @@ def test_a_table_without_headings_has_no_line(capsys):
 
 def test_numbers_are_aligned_on_the_right_in_markdown():
     lines = markdown_table(COLUMNS, ROWS).splitlines()
-    assert lines[1] == '|:------------|--------:|'
-    assert lines[2] == '| EMKD        |  0.1000 |'
+    assert lines[1:3] == ['| :-- | --: |', '| EMKD | 0.1000 |']
 
 
 def test_only_process_0_prints(capsys, monkeypatch):

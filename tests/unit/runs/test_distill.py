@@ -19,7 +19,7 @@ from tests.support.runs import small_config
 def test_a_student_is_a_run_of_its_own(finished, capsys):
     results, folder = finished
     found = distill(load_run(folder))
-    assert f'recommend --workdir={folder}/student' in capsys.readouterr().out
+    assert f'serve --workdir={folder}/student' in capsys.readouterr().out
     assert found['test']['teacher'] == results['test']['window']
     assert json.loads((folder / 'student' / 'distillation.json').read_text()) == found
     tested = evaluate(load_run(folder / 'student'))
@@ -37,10 +37,14 @@ def test_what_is_kept_is_the_share_of_the_gain():
 
 
 @pytest.mark.parametrize(
-    'kept, words', [(None, 'no gain to keep'), (-0.6, 'behind the networks'), (0.75, 'keeps 75%')]
+    'kept, words',
+    [(None, 'no better than'), (-0.6, 'nothing of the gain'), (0.75, '75% of the gain')],
 )
 def test_what_is_kept_is_said_in_words(kept, words):
-    assert words in in_words(kept)
+    test = {'teacher': 0.5, 'one of its networks': 0.3, 'student': 0.45}
+    said = in_words('HR@10', {name: {'HR@10': value} for name, value in test.items()}, kept)
+    assert said.startswith('HR@10 of the student: +0.1500 to one of the networks, -0.0500 to')
+    assert words in said
 
 
 def student_config(teacher, **changes):
