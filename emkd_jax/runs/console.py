@@ -1,7 +1,9 @@
 """What a program tells its user: lines, warnings and tables. Only process 0 prints."""
 
 import io
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 
 import jax
@@ -26,7 +28,7 @@ def warn(text: str) -> None:
 
 def banner(text: str) -> str:
     """Puts a line above and below `text`, so that nobody overlooks it."""
-    line = '=' * min(100, len(text))
+    line = '=' * min(79, len(text))
     return f'{line}\n{text}\n{line}'
 
 
@@ -87,10 +89,27 @@ def markdown_table(
     return '\n'.join(f'| {" | ".join(cells)} |' for cells in [columns, marks, *rows])
 
 
+def _wrapped(text: str) -> str:
+    """Breaks lines between words where the terminal ends, but no tables and no commands."""
+    width = shutil.get_terminal_size().columns
+    return '\n'.join(
+        line
+        if len(line) <= width or '  ' in line.strip()
+        else textwrap.fill(
+            line,
+            width,
+            subsequent_indent=' ' * (len(line) - len(line.lstrip()) + 2),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for line in text.splitlines()
+    )
+
+
 def _print(text: str, to_stderr: bool = False) -> None:
     # Without jax.distributed there is one process, and asking for its index would start a backend.
     if jax.distributed.is_initialized() and jax.process_index() != 0:
         return
     stream = sys.stderr if to_stderr else sys.stdout
-    tqdm.tqdm.write(text, file=stream)
+    tqdm.tqdm.write(_wrapped(text) if stream.isatty() else text, file=stream)
     stream.flush()

@@ -9,13 +9,14 @@ import tqdm
 
 from emkd_jax.runs.console import warn
 
-_SHOWN = ('total', 'masked_items', 'next_item', 'kd', 'attributes', 'icl', 'ccl')
+# At most 80 letters, so that a usual terminal shows all of it.
+_FORMAT = '{desc} {percentage:3.0f}%|{bar:10}| {elapsed}<{remaining}{postfix}'
 _MEASURED = 20.0  # seconds, after which the speed is known well enough
 _LONG = 2 * 3600  # seconds
 
 
 class ProgressBar:
-    """Epoch, parts of the loss, best validation, sequences per second and time left, on stderr."""
+    """Epoch, loss, best validation, sequences per second and time left, on stderr."""
 
     def __init__(self, num_steps: int, step: int, sequences_per_step: float, data_name: str):
         """Starts the bar, which says 'compiling' until the first steps are done.
@@ -34,6 +35,7 @@ class ProgressBar:
             disable=jax.process_index() != 0,
             file=sys.stderr,
             dynamic_ncols=True,
+            bar_format=_FORMAT,
             # A file gets a line where a terminal gets a change of the line.
             mininterval=1.0 if sys.stderr.isatty() else 10.0,
         )
@@ -50,12 +52,10 @@ class ProgressBar:
         Args:
           step: steps that are done.
           epoch: the current epoch.
-          means: the mean parts of the loss in this epoch; those that are zero are not shown.
+          means: the mean parts of the loss in this epoch, of which the total is shown.
           best: the best validation NDCG@10 so far.
         """
-        shown = {name: f'{value:.4g}' for name, value in means.items() if name in _SHOWN and value}
-        if len(shown) == 2:
-            shown.pop('total', None)  # the same as its only part
+        shown = {'loss': f'{means["total"]:.4g}'} if 'total' in means else {}
         if best is not None:
             shown['best'] = f'{best:.4f}'
         if rate := self._bar.format_dict['rate']:

@@ -41,6 +41,7 @@ def show(run: TrainedRun) -> None:
     print_table(f'Recommended to user {model.user_ids[user]}', columns, rows, len(columns))
     say(
         f'\nFor all users:  emkd-jax recommend --workdir={run.folder} --output=answers.csv\n'
+        f'In the browser: emkd-jax serve --workdir={run.folder}\n'
         f"In Python:      emkd_jax.load('{run.folder}').recommend(users=[...])"
     )
 

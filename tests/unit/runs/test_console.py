@@ -60,3 +60,13 @@ def test_only_process_0_prints(capsys, monkeypatch):
     say('a line')
     warn('something')
     assert capsys.readouterr() == ('a line\n', 'Warning: something\n')
+
+
+def test_lines_break_between_words_in_a_terminal_and_nowhere_else(capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '20')
+    text, command = '  one two three four five six', 'Serve:  emkd-jax --workdir=runs/shop'
+    say(text)
+    assert capsys.readouterr().out == f'{text}\n'
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
+    say(f'{text}\n{command}')
+    assert capsys.readouterr().out == f'  one two three four\n    five six\n{command}\n'

@@ -1,5 +1,6 @@
 """What the user sees while a model trains."""
 
+import re
 import time
 
 import pytest
@@ -29,15 +30,15 @@ def test_a_long_training_is_told_once_with_a_way_out(capsys, clock, steps, told)
     assert shown.count('--config=toys:quick') == told
 
 
-def test_zero_parts_are_not_shown_and_the_best_is(capsys):
-    bar = ProgressBar(10, 0, 4.0, 'toys')
-    bar.show(10, 2, {'total': 2.5, 'next_item': 2.5, 'kd': 0.0}, 0.0834)
+def test_loss_and_best_fit_into_80_columns(capsys):
+    bar = ProgressBar(100_000, 0, 4.0, 'toys')
+    bar.show(10, 2, {'total': 22.123456, 'next_item': 22.1, 'kd': 0.0}, 0.0834)
     bar.close()
     shown = capsys.readouterr().err
     assert 'compiling' in shown
     assert 'epoch 2' in shown
-    assert 'next_item=2.5, best=0.0834' in shown
-    assert 'kd' not in shown and 'total' not in shown
+    assert 'loss=22.12, best=0.0834' in shown
+    assert max(map(len, re.split(r'[\r\n]', shown))) <= 80
 
 
 @pytest.mark.parametrize(
