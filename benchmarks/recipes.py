@@ -6,7 +6,7 @@ The record `FOLDER/recipes.json` has, for each recipe, the test of the ensemble 
 transition counts, of its networks and of the baselines (mean and deviation over the seeds, under
 every rule), and the validation NDCG@10 after each validated epoch with the time it took. The plot
 `FOLDER/recipes.png` shows these curves. Recipes that are in the record and not named on the command
-line are kept.
+line are kept; with --add, further seeds of a recipe that is in the record are added to it.
 """
 
 import argparse
@@ -116,6 +116,33 @@ def summarise(folders):
     }
 
 
+def pooled(first, first_count, second, second_count):
+    """Returns mean and deviation of two groups of values together, each from its own."""
+    if 'mean' not in first:
+        return {k: pooled(first[k], first_count, second[k], second_count) for k in first}
+    count = first_count + second_count
+    groups = [(first, first_count), (second, second_count)]
+    mean = sum(group['mean'] * n for group, n in groups) / count
+    squares = sum(
+        (n - 1) * (group['deviation'] or 0.0) ** 2 + n * (group['mean'] - mean) ** 2
+        for group, n in groups
+    )
+    return {'mean': mean, 'deviation': (squares / (count - 1)) ** 0.5}
+
+
+def added(old, new):
+    """Returns the record of a recipe with the seeds of another record of the same recipe."""
+    if changes := [c for c in differences(old['config'], new['config']) if 'seed' not in c]:
+        raise SystemExit(f'The runs differ from those in the record: {"; ".join(changes)}')
+    if set(old['seeds']) & set(new['seeds']):
+        raise SystemExit(f'The record has the seeds {old["seeds"]} already.')
+    lists = ('seeds', 'counts', 'best_epoch', 'validation', 'minutes', 'curves')
+    return old | {
+        'test': pooled(old['test'], len(old['seeds']), new['test'], len(new['seeds'])),
+        **{name: old[name] + new[name] for name in lists},
+    }
+
+
 def draw(record, file):
     """Draws validation NDCG@10 against minutes: the ensemble, and its networks in thin lines."""
     with figure(file, panels=len(record), width=3.2 * len(record), height=3.0) as axes:
@@ -150,15 +177,17 @@ def main():
     parser.add_argument('folder', type=pathlib.Path)
     parser.add_argument('recipes', nargs='+', metavar='NAME=WORKDIR,...')
     parser.add_argument('--note', default='', help='what a reader must know of these runs')
+    parser.add_argument('--add', action='store_true', help='add seeds to what is recorded')
     arguments = parser.parse_args()
     file = arguments.folder / 'recipes.json'
     record = json.loads(file.read_text()) if file.exists() else {}
     for recipe in arguments.recipes:
         name, _, workdirs = recipe.partition('=')
-        record[name] = summarise([pathlib.Path(workdir) for workdir in workdirs.split(',')])
+        found = summarise([pathlib.Path(workdir) for workdir in workdirs.split(',')])
+        found['config']['data']['source'] = 'FOLDER'
+        record[name] = added(record[name], found) if arguments.add else found
         if arguments.note:
             record[name]['note'] = arguments.note
-        record[name]['config']['data']['source'] = 'FOLDER'
     file.write_text(json.dumps(record, indent=2) + '\n')
     draw(record, epath.Path(arguments.folder / 'recipes.png'))
     for name, recipe in record.items():
