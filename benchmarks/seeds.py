@@ -40,7 +40,7 @@ def xla_counts(experiment, states):
     """Returns the FLOPs and bytes of a step on one device."""
     if len(states.step) == 1:  # a single run trains without an axis of runs
         states = jax.tree.map(lambda leaf: leaf[0], states)
-    lengths = (experiment.rows > 0).sum(1)
+    lengths = experiment.rows.lengths
     step = compile_train_steps(experiment.config, experiment.ensemble, lengths, jax.devices()[:1])
     data = TrainingData(experiment.rows, experiment.data.item_attributes)
     cost = step.lower(states, data, np.int32(1), np.zeros(1, np.int32)).compile().cost_analysis()

@@ -6,47 +6,61 @@ that length takes the place is drawn anew for every epoch, on the devices (`trai
 The number of rows is therefore the same in every epoch.
 """
 
-from typing import NamedTuple
+import array
+from typing import Any
 
+import flax.struct
 import numpy as np
 from jaxtyping import Int32, Int64
 
 from emkd_jax.data.dataset import Ragged
 from emkd_jax.errors import UserError
 
+_AT_A_TIME = 1 << 16  # pieces that are Python numbers at a time
 _OPEN_ROWS = 32  # rows that are tried before a new one is begun
 _SEED = 0  # of the order in which lengths are packed; the order of training has its own
 
 
-class Packing(NamedTuple):
+@flax.struct.dataclass
+class Packing:
     """The pieces of all training histories, and the rows that hold pieces of their lengths.
 
+    The items are stored once, end to end, and a row is a list of places for pieces; its slots are
+    filled on the devices. Leaves may be NumPy arrays, device arrays or ShapeDtypeStructs.
+
     Attributes:
-      values: the items of all histories, end to end.
-      piece_starts: where the items of each piece start in `values`; the pieces are ordered by their
-        length.
-      piece_groups: the number of the piece's length among all lengths; it ascends.
-      slot_places: the place that each slot belongs to, and -1 for the empty end of a row. Places
-        are numbered in the order of pieces, so that place i takes any piece with the group of
-        piece i.
-      slot_positions: the position of each slot in its piece, from 0.
+      values: (events,) int32, the items of all histories, end to end.
+      piece_starts: (pieces,) int32, where the items of each piece start in `values`; the pieces are
+        ordered by their number of slots.
+      piece_slots: (pieces,) int32, the slots that each piece fills; it ascends.
+      row_places: (pieces,) int32, the places of one row after another. Places are numbered in the
+        order of pieces, so that place i takes any piece with as many slots as piece i.
+      row_starts: (rows + 1,) int32, where each row starts in `row_places`.
+      width: slots of a row; those behind its last piece are empty.
+      most: the largest number of pieces in a row.
     """
 
-    values: Int32[np.ndarray, ' values']
-    piece_starts: Int32[np.ndarray, ' pieces']
-    piece_groups: Int32[np.ndarray, ' pieces']
-    slot_places: Int32[np.ndarray, 'rows width']
-    slot_positions: Int32[np.ndarray, 'rows width']
+    values: Any
+    piece_starts: Any
+    piece_slots: Any
+    row_places: Any
+    row_starts: Any
+    width: int = flax.struct.field(pytree_node=False)
+    most: int = flax.struct.field(pytree_node=False)
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.row_starts) - 1
 
     @property
     def fill(self) -> float:
         """The share of slots that hold an item."""
-        return float((self.slot_places >= 0).mean())
+        return float(self.piece_slots.sum() / (len(self) * self.width))
 
     @property
     def counts(self) -> dict[str, int]:
         """The numbers of rows, and of targets, which are the slots that hold an item."""
-        return {'rows': len(self.slot_places), 'targets': int((self.slot_places >= 0).sum())}
+        return {'rows': len(self), 'targets': int(self.piece_slots.sum(dtype=np.int64))}
 
 
 def pack(train: Ragged, max_len: int, width: int) -> Packing:
@@ -78,17 +92,15 @@ def pack(train: Ragged, max_len: int, width: int) -> Packing:
     starts, lengths = _pieces(train, max_len - 1)
     order = np.argsort(lengths, kind='stable')
     starts, lengths = starts[order], lengths[order]
-    rows = _first_fit(lengths, width)
-    places = np.full((len(rows), width), -1, np.int32)
-    positions = np.zeros((len(rows), width), np.int32)
-    for places_of_row, positions_of_row, pieces in zip(places, positions, rows, strict=True):
-        sizes = lengths[pieces]
-        ends = np.cumsum(sizes)
-        places_of_row[: ends[-1]] = np.repeat(pieces, sizes)
-        positions_of_row[: ends[-1]] = np.arange(ends[-1]) - np.repeat(ends - sizes, sizes)
-    groups = np.unique(lengths, return_inverse=True)[1]
+    places, row_starts = _first_fit(lengths.astype(np.int32), width)
     return Packing(
-        train.values, starts.astype(np.int32), groups.astype(np.int32), places, positions
+        train.values,
+        starts.astype(np.int32),
+        lengths.astype(np.int32),
+        places,
+        row_starts,
+        width,
+        int(np.diff(row_starts).max()),
     )
 
 
@@ -105,25 +117,37 @@ def _pieces(
     return train.offsets[row] + start, end - start
 
 
-def _first_fit(lengths: Int64[np.ndarray, ' pieces'], width: int) -> list[list[int]]:
-    """Returns the pieces of each row: pieces in random order go to the first row with room."""
-    full: list[list[int]] = []
-    open_rows: list[tuple[list[int], int]] = []  # pieces, and the room that is left
-    for piece in np.random.default_rng(_SEED).permutation(len(lengths)).tolist():
-        size = int(lengths[piece])
-        for i, (pieces, room) in enumerate(open_rows):
-            if size <= room:
-                pieces.append(piece)
-                open_rows[i] = pieces, room - size
-                break
-        else:
-            open_rows.append(([piece], width - size))
-        open_rows, closed = (
-            [row for row in open_rows if row[1]],
-            [row for row in open_rows if not row[1]],
-        )
-        if len(open_rows) > _OPEN_ROWS:
-            fullest = min(range(len(open_rows)), key=lambda i: open_rows[i][1])
-            closed.append(open_rows.pop(fullest))
-        full += [pieces for pieces, _ in closed]
-    return full + [pieces for pieces, _ in open_rows]
+def _first_fit(
+    lengths: Int32[np.ndarray, ' pieces'], width: int
+) -> tuple[Int32[np.ndarray, ' pieces'], Int32[np.ndarray, ' rows_and_one']]:
+    """Puts pieces, in random order, into the first row with room.
+
+    Returns:
+      The pieces of one row after another, and where each row starts among them.
+    """
+    places, ends = array.array('i'), array.array('i', [0])
+    contents: list[list[int]] = []  # of the open rows
+    rooms: list[int] = []
+
+    def close(i: int) -> None:
+        places.extend(contents.pop(i))
+        rooms.pop(i)
+        ends.append(len(places))
+
+    order = np.random.default_rng(_SEED).permutation(len(lengths)).astype(np.int32)
+    for first in range(0, len(order), _AT_A_TIME):
+        pieces = order[first : first + _AT_A_TIME]
+        for piece, size in zip(pieces.tolist(), lengths[pieces].tolist(), strict=True):
+            i = next((i for i, room in enumerate(rooms) if size <= room), len(rooms))
+            if i == len(rooms):
+                contents.append([])
+                rooms.append(width)
+            contents[i].append(piece)
+            rooms[i] -= size
+            if not rooms[i]:
+                close(i)
+            elif len(rooms) > _OPEN_ROWS:
+                close(rooms.index(min(rooms)))
+    while contents:
+        close(0)
+    return np.array(places, np.int32), np.array(ends, np.int32)

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from emkd_jax.data.packing import Packing
+from emkd_jax.data.windows import Windows
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.objective.catalogue_loss import BLOCK, catalogue_loss
 from emkd_jax.objective.emkd import distils
@@ -46,7 +46,7 @@ class Cost(NamedTuple):
 def step_cost(
     configs: Sequence[ml_collections.ConfigDict],
     ensemble: Ensemble,
-    rows: np.ndarray | Packing,
+    rows: Windows | Packing,
     most_attributes: int,
     devices: Sequence[jax.Device],
 ) -> Cost | None:
@@ -71,11 +71,11 @@ def step_cost(
     states = jax.tree.map(lambda leaf: shape((*runs, *leaf.shape), leaf.dtype), state)
     varying = stack_hyper_parameters(configs)
     data = TrainingData(
-        jax.tree.map(lambda array: shape(array.shape, jnp.int32), rows),
+        jax.tree.map(lambda array: shape(array.shape, array.dtype), rows),
         shape((num_items + 1, most_attributes), jnp.int32),
         varying,
     )
-    lengths = None if isinstance(rows, Packing) else (rows > 0).sum(1)
+    lengths = None if isinstance(rows, Packing) else rows.lengths
     steps: Any = compile_train_steps(config, ensemble, lengths, devices)
     scalar, requests = shape((), jnp.int32), shape((len(devices),), jnp.int32)
     began = time.monotonic()

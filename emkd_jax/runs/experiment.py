@@ -5,15 +5,14 @@ import functools
 
 import jax
 import ml_collections
-import numpy as np
 import optax
-from jaxtyping import Int32
 
 from emkd_jax import data
 from emkd_jax.config import check_config
 from emkd_jax.data.dataset import Dataset, Split
 from emkd_jax.data.packing import Packing, pack
-from emkd_jax.data.splits import leave_one_out, windows
+from emkd_jax.data.splits import leave_one_out
+from emkd_jax.data.windows import Windows, windows
 from emkd_jax.errors import UserError
 from emkd_jax.evaluation.counts import choose_settings
 from emkd_jax.model.counts import CountModel
@@ -35,8 +34,8 @@ class Experiment:
     optimizer: optax.GradientTransformation
 
     @functools.cached_property
-    def rows(self) -> Int32[np.ndarray, 'windows slots'] | Packing:
-        """What is trained on: windows padded on the left with 0, or packed rows."""
+    def rows(self) -> Windows | Packing:
+        """What is trained on: windows, or packed rows."""
         train, max_len = self.split.train, self.config.model.max_len
         if self.ensemble.network.encoder.task == 'next_item':
             return pack(train, max_len, self.config.train.row_width)
@@ -116,7 +115,7 @@ def make_experiment(
     return experiment.with_config(config)
 
 
-def _batch_size_for(rows: Int32[np.ndarray, 'windows slots'] | Packing) -> int:
+def _batch_size_for(rows: Windows | Packing) -> int:
     """The rows of a step where the options leave them to the data.
 
     Small steps learn more from the same data on small data sets: 256 targets were best on Toys with
@@ -127,7 +126,7 @@ def _batch_size_for(rows: Int32[np.ndarray, 'windows slots'] | Packing) -> int:
             'train.batch_size=0 needs packed rows; set a number, or objective.task=next_item.'
         )
     targets = max(_FEWEST_TARGETS, rows.counts['targets'] / _STEPS)
-    return 4 * max(1, round(targets / rows.slot_places.shape[1] / 4))
+    return 4 * max(1, round(targets / rows.width / 4))
 
 
 def _ensemble(config: ml_collections.ConfigDict, data: Dataset) -> Ensemble:

@@ -1,7 +1,7 @@
 """The batch of each step, drawn on the devices from the seed and the number of the step.
 
-Training rows lie on the devices. The order of an epoch is a hash of the seed and the epoch, so a
-batch is a few rows of it, gathered by index.
+The training histories lie on the devices, end to end, and rows are cut from them by index. The
+order of an epoch is a hash of the seed and the epoch, so a batch is a few rows of it.
 """
 
 from typing import NamedTuple
@@ -9,19 +9,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 from jaxtyping import Array, Int, UInt32
 
 from emkd_jax.data.packing import Packing
+from emkd_jax.data.windows import Windows
 from emkd_jax.model import hash_rng
-from emkd_jax.model.encoders.layers import segment_starts
 from emkd_jax.objective.emkd import Batch
 from emkd_jax.objective.masking import draw_views
 from emkd_jax.objective.next_item import PackedBatch
 
 _ORDER, _MASKS, DROPOUT, _PIECES = range(4)  # independent streams of random numbers
-
-Windows = Int[Array | np.ndarray, 'windows slots']  # items, padded on the left with 0
 
 
 class Order(NamedTuple):
@@ -36,11 +33,6 @@ class Order(NamedTuple):
     pieces: Int[Array, ' places'] | None = None
 
 
-def num_rows(rows: Windows | Packing) -> int:
-    """Returns the number of rows that an epoch visits."""
-    return len(rows.slot_places) if isinstance(rows, Packing) else len(rows)
-
-
 def steps_per_epoch(num_rows: int, batch_size: int) -> int:
     """Returns the steps in which every row is seen once. The last batch may be short."""
     return -(-num_rows // batch_size)
@@ -52,13 +44,13 @@ def epoch_order(seed: UInt32[Array, ''], epoch: Int[Array, ''], rows: Windows | 
     def keys(stream: int, count: int) -> UInt32[Array, ' count']:
         return hash_rng.fold(jnp.broadcast_to(seed, count), stream, epoch, jnp.arange(count))
 
-    order = jnp.argsort(keys(_ORDER, num_rows(rows))).astype(jnp.int32)
+    order = jnp.argsort(keys(_ORDER, len(rows))).astype(jnp.int32)
     if not isinstance(rows, Packing):
         return Order(order)
     # The pieces of each length are permuted among the places of that length.
-    count = len(rows.piece_groups)
+    count = len(rows.piece_slots)
     pieces = jnp.arange(count, dtype=jnp.int32)
-    sorted_by = (jnp.asarray(rows.piece_groups), keys(_PIECES, count), pieces)
+    sorted_by = (jnp.asarray(rows.piece_slots), keys(_PIECES, count), pieces)
     return Order(order, jax.lax.sort(sorted_by, num_keys=2)[2])
 
 
@@ -85,8 +77,11 @@ def draw_windows(
       row_ids: the rows of the global batch that this device computes.
     """
     places, valid = _places(step, order, batch_size, row_ids)
-    chosen = jnp.asarray(windows)[order.rows[places]].astype(jnp.int32)
-    sequences = jnp.where(valid[:, None], chosen, 0)
+    row, slots = order.rows[places], windows.slots
+    place = jnp.arange(slots)[None] - (slots - jnp.asarray(windows.lengths)[row, None])
+    index = jnp.asarray(windows.starts)[row, None] + jnp.maximum(place, 0)
+    filled = valid[:, None] & (place >= 0)
+    sequences = jnp.where(filled, jnp.asarray(windows.values)[index], 0)
     key = hash_rng.fold(seed, _MASKS, step)
     views = draw_views(key, sequences, row_ids, options.num_views, num_items, options.mask_prob)
     return Batch(sequences, views, valid, row_ids)
@@ -102,21 +97,27 @@ def draw_packed(
     """Returns the packed rows `row_ids` of the global batch of a step; see `draw_windows`."""
     places, valid = _places(step, order, batch_size, row_ids)
     row = order.rows[places]
-    slot_places = jnp.asarray(packing.slot_places)[row]
-    filled = valid[:, None] & (slot_places >= 0)
+    starts, row_places = jnp.asarray(packing.row_starts), jnp.asarray(packing.row_places)
+    first, number = starts[row, None], jnp.arange(packing.most)[None]
+    of_row = row_places[jnp.minimum(first + number, len(row_places) - 1)]
+    sizes = jnp.asarray(packing.piece_slots)[of_row]
+    sizes = jnp.where(number < starts[row + 1, None] - first, sizes, 0)
+    ends = jnp.cumsum(sizes, axis=1)
+    slot = jnp.arange(packing.width)[None]
+    filled = valid[:, None] & (slot < ends[:, -1:])
+    before = (slot[..., None] >= ends[:, None]).sum(-1)  # pieces that end before the slot
+    in_row = jnp.minimum(before, packing.most - 1)
+    positions = slot - jnp.take_along_axis(ends - sizes, in_row, 1)
     assert order.pieces is not None
-    piece = order.pieces[jnp.maximum(slot_places, 0)]
-    positions = jnp.asarray(packing.slot_positions)[row]
+    piece = order.pieces[jnp.take_along_axis(of_row, in_row, 1)]
     index = jnp.asarray(packing.piece_starts)[piece] + positions
     values = jnp.asarray(packing.values)
     # A piece is followed by its last label, so the next value always exists where a slot is filled.
     after = values[jnp.minimum(index + 1, len(values) - 1)]
-    # Two neighbours of one piece have the same place, so a new place starts a segment.
-    segments = jnp.cumsum(segment_starts(slot_places), axis=1)
     return PackedBatch(
-        items=jnp.where(filled, values[index], 0),
+        items=jnp.where(filled, values[jnp.minimum(index, len(values) - 1)], 0),
         labels=jnp.where(filled, after, 0),
-        segments=jnp.where(filled, segments, 0),
+        segments=jnp.where(filled, before + 1, 0).astype(jnp.int32),
         row_ids=row_ids,
     )
 

@@ -35,7 +35,6 @@ from emkd_jax.training.batches import (
     draw_packed,
     draw_windows,
     epoch_order,
-    num_rows,
     steps_per_epoch,
 )
 from emkd_jax.training.placement import AXIS, rows_per_device
@@ -105,7 +104,7 @@ class TrainingData(NamedTuple):
     """The arrays that the devices hold beside the state.
 
     Attributes:
-      rows: (windows, slots) int32 items, padded on the left with 0; or a `Packing`.
+      rows: `Windows`, or a `Packing`.
       item_attributes: (items, most) int32, padded with -1.
       varying: (runs,) for each hyper-parameter in which the runs differ, and None for the others.
       teacher: the parameters of the ensemble that teaches, or None.
@@ -327,7 +326,7 @@ def compile_train_steps(
     shared_hyper = hyper_parameters(config)
 
     def many_steps(states, data, num_steps, request):
-        alone, per_epoch = states.step.ndim == 0, steps_per_epoch(num_rows(data.rows), batch_size)
+        alone, per_epoch = states.step.ndim == 0, steps_per_epoch(len(data.rows), batch_size)
         row_ids = jax.lax.axis_index(AXIS) * rows + jnp.arange(rows)
 
         def order_of(state):

@@ -10,11 +10,12 @@ import numpy as np
 from jaxtyping import Int32, PyTree
 
 from emkd_jax.data.packing import Packing
+from emkd_jax.data.windows import Windows
 from emkd_jax.errors import RunError
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.objective.hyper_parameters import HyperParameters
 from emkd_jax.training import placement
-from emkd_jax.training.batches import num_rows, steps_per_epoch
+from emkd_jax.training.batches import steps_per_epoch
 from emkd_jax.training.step import (
     Progress,
     TrainingData,
@@ -51,7 +52,7 @@ class Trainer:
         self,
         config: ml_collections.ConfigDict,
         ensemble: Ensemble,
-        rows: Int32[np.ndarray, 'windows slots'] | Packing,
+        rows: Windows | Packing,
         item_attributes: Int32[np.ndarray, 'items most'],
         states: TrainState,
         varying: HyperParameters,
@@ -64,7 +65,7 @@ class Trainer:
         Args:
           config: the options of the first run.
           ensemble: the networks.
-          rows: the training windows, padded on the left with 0, or packed rows.
+          rows: the training windows, or packed rows.
           item_attributes: the attribute ids of every item, padded with -1.
           states: the stacked states to start from, all after the same step.
           varying: the hyper-parameters in which the runs differ; see `TrainingData`.
@@ -72,7 +73,7 @@ class Trainer:
           timed: the value of `timed` with which earlier processes of the runs ended.
           teacher: the ensemble that teaches, and its parameters as host arrays.
         """
-        self.per_epoch = steps_per_epoch(num_rows(rows), config.train.batch_size)
+        self.per_epoch = steps_per_epoch(len(rows), config.train.batch_size)
         self.num_steps = config.train.num_steps or config.train.num_epochs * self.per_epoch
         self.step = int(np.max(states.step))
         self.means: list[dict[str, float]] = [{} for _ in names]
@@ -89,9 +90,9 @@ class Trainer:
         self._sequences_per_row = 1.0
         lengths = None
         if isinstance(rows, Packing):
-            self._sequences_per_row = len(rows.piece_starts) / num_rows(rows)
+            self._sequences_per_row = len(rows.piece_starts) / len(rows)
         else:
-            lengths = (rows > 0).sum(1)
+            lengths = rows.lengths
         self._advance = compile_train_steps(config, ensemble, lengths, self._devices, taught_by)
         data = TrainingData(rows, item_attributes, varying, teacher_params)
         self._data = placement.replicate(data, self._devices)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 
+import jax
 import ml_collections
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from emkd_jax import data
 from emkd_jax.data import prepared, released, stand_in
 from emkd_jax.data.builders import EmkdToys
 from emkd_jax.data.dataset import Dataset, Holdout, Ragged, Split
-from emkd_jax.data.splits import leave_one_out, windows
+from emkd_jax.data.splits import leave_one_out
+from emkd_jax.data.windows import windows
 from emkd_jax.errors import UserError
 from tests.support import ROOT
 from tests.support.released_files import make_attributes, make_parts, write_miniature
@@ -353,8 +355,10 @@ def test_windows(max_len, step):
             window = row[start : start + max_len]
             expected.append([0] * (max_len - len(window)) + window)
     cut = windows(Ragged.from_rows(rows), max_len, step)
-    assert cut.dtype == np.int32
-    assert cut.tolist() == expected
+    assert cut.table().dtype == np.int32
+    assert cut.table().tolist() == expected
+    # Items are stored once, and each window takes 8 bytes.
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(cut)) == 4 * 74 + 8 * len(expected)
 
 
 @pytest.mark.parametrize('is_prepared', [False, True])

@@ -1,6 +1,7 @@
 """Packed rows hold every next item of the training histories once, and little else."""
 
 import collections
+import itertools
 
 import numpy as np
 import pytest
@@ -21,12 +22,13 @@ def histories(count=200, longest=30):
 
 def segments_of(packing):
     """The (history, first place, slots) of each segment, by row, with piece i in place i."""
-    for places, positions in zip(packing.slot_places, packing.slot_positions, strict=True):
-        for place in dict.fromkeys(places[places >= 0].tolist()):
-            slots = places == place
-            np.testing.assert_array_equal(positions[slots], np.arange(slots.sum()))
+    for row in itertools.pairwise(packing.row_starts.tolist()):
+        places = packing.row_places[slice(*row)]
+        assert 0 < len(places) <= packing.most
+        assert packing.piece_slots[places].sum() <= packing.width
+        for place in places:
             first = packing.values[packing.piece_starts[place]] - 1
-            yield first // 100, first % 100, int(slots.sum())
+            yield first // 100, first % 100, int(packing.piece_slots[place])
 
 
 def test_every_item_but_the_first_of_a_history_is_a_target_once():
@@ -46,18 +48,17 @@ def test_long_histories_are_cut_from_their_end():
     assert pieces == [(0, 0, 5), (0, 5, 7), (0, 12, 7)]
 
 
-def test_places_of_a_group_have_the_slots_of_its_pieces():
+def test_every_place_is_in_one_row_and_pieces_are_ordered_by_their_slots():
     packing = pack(histories(), MAX_LEN, 16)
-    slots = np.bincount(packing.slot_places[packing.slot_places >= 0])
-    groups = packing.piece_groups
-    assert (np.diff(groups) >= 0).all()
-    assert all(len(set(slots[groups == group])) == 1 for group in np.unique(groups))
+    assert (np.diff(packing.piece_slots) >= 0).all()
+    assert sorted(packing.row_places.tolist()) == list(range(len(packing.piece_slots)))
+    assert packing.row_starts[-1] == len(packing.piece_slots)
 
 
 def test_rows_are_nearly_full():
     packing = pack(histories(2000, 12), MAX_LEN, 32)
     assert packing.fill > 0.98
-    assert packing.counts['targets'] == round(packing.fill * packing.slot_places.size)
+    assert packing.counts['targets'] == round(packing.fill * len(packing) * packing.width)
 
 
 def test_rows_that_are_too_narrow_and_histories_without_a_next_item_are_refused():

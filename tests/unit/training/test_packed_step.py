@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from emkd_jax.training import placement
-from emkd_jax.training.batches import draw_packed, epoch_order, num_rows, steps_per_epoch
+from emkd_jax.training.batches import draw_packed, epoch_order, steps_per_epoch
 from emkd_jax.training.step import TrainingData, compile_train_steps
 from tests.support.golden_cases import relative_error
 from tests.support.tiny import tiny_config, tiny_experiment
@@ -80,7 +80,7 @@ def without_key_bias(params):
 
 
 def test_it_learns(alone):
-    per_epoch = steps_per_epoch(num_rows(experiment().rows), BATCH)
+    per_epoch = steps_per_epoch(len(experiment().rows), BATCH)
     sums, _, _ = trained(1, 30 * per_epoch)
     first, last = sums[per_epoch - 1]['next_item'], sums[-1]['next_item']
     assert last < 0.9 * first
@@ -96,7 +96,7 @@ def test_an_epoch_visits_every_target_once_in_its_own_places():
     for epoch in range(2):
         order = epoch_order(jnp.uint32(5), jnp.int32(epoch), rows)
         pairs, first_row = [], None
-        for step in range(steps_per_epoch(num_rows(rows), BATCH)):
+        for step in range(steps_per_epoch(len(rows), BATCH)):
             batch = jax.device_get(
                 draw_packed(jnp.int32(step), order, rows, BATCH, jnp.arange(BATCH))
             )
@@ -116,7 +116,7 @@ def test_an_epoch_visits_every_target_once_in_its_own_places():
 def test_pieces_of_one_length_change_places_from_epoch_to_epoch():
     rows = jax.tree.map(jnp.asarray, experiment().rows)
     orders = [np.asarray(epoch_order(jnp.uint32(5), jnp.int32(e), rows).pieces) for e in range(2)]
-    groups = experiment().rows.piece_groups
+    groups = experiment().rows.piece_slots
     for order in orders:
         np.testing.assert_array_equal(np.sort(order), np.arange(len(groups)))
         np.testing.assert_array_equal(groups[order], groups)

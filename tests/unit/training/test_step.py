@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from emkd_jax.data.windows import Windows
 from emkd_jax.errors import UserError
 from emkd_jax.objective.hyper_parameters import hyper_parameters
 from emkd_jax.training import placement
@@ -30,7 +31,7 @@ def compiled(num_devices):
     experiment = tiny_experiment()
     on = jax.devices()[:num_devices]
     windows = experiment.rows
-    function = compile_train_steps(experiment.config, experiment.ensemble, (windows > 0).sum(1), on)
+    function = compile_train_steps(experiment.config, experiment.ensemble, windows.lengths, on)
     data = placement.replicate(TrainingData(windows, experiment.data.item_attributes), on)
     return function, data, on, jax.device_get(experiment.initial_state())
 
@@ -127,7 +128,7 @@ def test_nothing_is_compiled_again(trajectories):
 
 
 def test_an_epoch_visits_every_window_once_in_its_own_order():
-    windows = jnp.zeros((100, 2), jnp.int32)
+    windows = Windows(jnp.zeros(1, jnp.int32), *[jnp.zeros(100, jnp.int32)] * 2, slots=2)
     orders = [np.asarray(epoch_order(jnp.uint32(5), jnp.int32(e), windows).rows) for e in range(3)]
     for order in orders:
         np.testing.assert_array_equal(np.sort(order), np.arange(100))
@@ -168,7 +169,7 @@ def step_alone(**changes):
         row_ids=jnp.arange(rows),
         config=config,
         ensemble=experiment.ensemble,
-        capacity=make_capacity(config.objective, (windows > 0).sum(1), rows),
+        capacity=make_capacity(config.objective, windows.lengths, rows),
     )
     data = jax.tree.map(jnp.asarray, TrainingData(windows, experiment.data.item_attributes))
     order = epoch_order(state.seed, state.step, data.rows)

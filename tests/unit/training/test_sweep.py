@@ -41,7 +41,7 @@ OTHERS = {
 def take_steps(experiment, states, count, varying=None, num_devices=1):
     """The states after `count` steps, and what the last step reported. A run alone has no axis."""
     on = jax.devices()[:num_devices]
-    lengths = (experiment.rows > 0).sum(1)
+    lengths = experiment.rows.lengths
     function = compile_train_steps(experiment.config, experiment.ensemble, lengths, on)
     data = TrainingData(experiment.rows, experiment.data.item_attributes)
     if varying is not None:
