@@ -17,6 +17,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from emkd_jax.config import get_config
+from emkd_jax.data.dataset import Ragged
+from emkd_jax.data.windows import windows
 from emkd_jax.model.ensemble import make_ensemble
 from emkd_jax.planning.chips import device_memory
 from emkd_jax.planning.cost import compile_loss, step_cost
@@ -47,8 +49,10 @@ def plan_catalogue(topology: str, num_items: int) -> dict:
         config = get_config('toys', **{'train.batch_size': ROWS * len(devices)})
         ensemble = make_ensemble(config, num_items, ATTRIBUTES, 'tpu')
         lengths = np.minimum(np.random.default_rng(0).geometric(1 / 8, WINDOWS) + 2, 20)
-        filled = np.arange(config.model.max_len)[None] < lengths[:, None]
-        cost = step_cost([config], ensemble, filled.astype(np.int32), 8, devices)
+        ends = np.cumsum(lengths)
+        histories = Ragged(np.ones(ends[-1], np.int32), np.append(0, ends))
+        rows = windows(histories, config.model.max_len, 1)
+        cost = step_cost([config], ensemble, rows, 8, devices)
         positions = make_capacity(config.objective, lengths, ROWS).all_views
         loss = compile_loss(ensemble, positions, num_items + 1, devices[0]).memory_analysis()
         return {

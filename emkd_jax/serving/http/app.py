@@ -110,7 +110,10 @@ def make_app(served: Served) -> FastAPI:
             raise HTTPException(404, f'item {str(asked.item)[:80]!r} is not in the data.')
         table = loaded.model.similar([asked.item], asked.k)
         return messages.SimilarItems(
-            items=[messages.ScoredItem(**row) for row in _rows(table.drop(columns=['to', 'rank']))]
+            items=[
+                messages.ScoredItem(**row)
+                for row in table.drop(columns=['to', 'rank']).to_dict('records')
+            ]
         )
 
     @app.post('/compare', response_model_exclude_unset=True)
@@ -217,7 +220,7 @@ def _history(
         row = ids.row(asked.user)
         if row is None:
             raise HTTPException(404, f'user {str(asked.user)[:80]!r} is not in the data.')
-        return loaded.run.dataset.histories[row][-scorer.MOST_HISTORY :], []
+        return loaded.run.dataset.histories[row], []
     numbers = [(name, ids.item(name)) for name in asked.history]
     unknown = [name for name, number in numbers if number is None]
     return np.array([n for _, n in numbers if n is not None], np.int32), unknown
@@ -249,10 +252,6 @@ def _explained(
             messages.ExplainedItem(**loaded.catalogue.item(item), score=score, because=because)
         )
     return found
-
-
-def _rows(table: Any) -> list[dict[str, Any]]:
-    return json.loads(table.to_json(orient='records', double_precision=10))  # type: ignore[no-any-return]
 
 
 def _overview(loaded: Loaded) -> messages.RunOverview:

@@ -11,12 +11,12 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from emkd_jax.data.dataset import Ragged
 from emkd_jax.errors import RunError
-from emkd_jax.evaluation.batches import last_values, model_inputs
+from emkd_jax.evaluation.batches import last_values, model_inputs, padded_width
 from emkd_jax.evaluation.metrics import best_items
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.serving.model import Model
 
-MOST_HISTORY = 1000  # items of a history that are left out of its recommendations
+MOST_HISTORY = 1000  # items of a history in a request; users of the data may have longer ones
 MOST_K = 1000
 _ROWS = (1, 8, 32)  # histories that are computed at a time
 _MOST_SCORES = 2**25  # rows times classes
@@ -27,7 +27,7 @@ class Query(NamedTuple):
     """What is asked.
 
     Attributes:
-      history: items 1..V, the oldest first, at most `MOST_HISTORY` of them.
+      history: items 1..V, the oldest first.
       k: number of items to recommend.
       exclude_seen: whether to leave out the items of the history.
       each_network: whether the items that each network alone recommends are wanted too.
@@ -84,7 +84,9 @@ class Scorer:
         index[: len(queries)] = np.arange(len(queries))
         network = self._ensemble.network
         items = model_inputs(histories, index, network.encoder.max_len, network.mask_token)
-        seen = last_values(histories, index, MOST_HISTORY)
+        longest = int(histories.lengths.max())
+        width = MOST_HISTORY if longest <= MOST_HISTORY else padded_width(longest)
+        seen = last_values(histories, index, width)
         seen[: len(queries)][[not query.exclude_seen for query in queries]] = 0
         counts = self._model.counts
         added = (

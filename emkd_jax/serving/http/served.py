@@ -105,6 +105,6 @@ class Served:
         return Loaded(run, model, scorer, chain, Catalogue(model), state, time.time())
 
 
-def workdir_state(folder: epath.Path) -> tuple[int | None, bool]:
-    """What changes when another model is to be served: the best step, and whether it has counts."""
-    return best_step(folder), has_counts(folder)
+def workdir_state(folder: epath.Path) -> tuple[int | None, bool, bool]:
+    """What changes when there is something new: the best step, the counts, and the test."""
+    return best_step(folder), has_counts(folder), (folder / 'results.json').exists()

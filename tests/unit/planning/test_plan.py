@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from emkd_jax.config import get_config
+from emkd_jax.data.dataset import Ragged
+from emkd_jax.data.windows import windows
 from emkd_jax.errors import UserError
 from emkd_jax.model.ensemble import make_ensemble
 from emkd_jax.objective.catalogue_loss import BLOCK
@@ -30,11 +32,17 @@ TPU_BYTES, TPU_FLOPS, TPU_MEMORY = 365e6, 2.5e9, 29e6
 ITEMS, ATTRIBUTES, WINDOWS = 11_924, 1_027, 31_506
 
 
-def cost_of(config, devices, platform, items=ITEMS, attributes=ATTRIBUTES, windows=WINDOWS):
-    lengths = np.minimum(np.random.default_rng(0).geometric(1 / 8, windows) + 2, 20)
+def cost_of(config, devices, platform, items=ITEMS, attributes=ATTRIBUTES, count=WINDOWS):
+    lengths = np.minimum(np.random.default_rng(0).geometric(1 / 8, count) + 2, 20)
     ensemble = make_ensemble(config, items, attributes, platform)
-    filled = np.arange(config.model.max_len)[None] < lengths[:, None]
-    return step_cost([config], ensemble, filled.astype(np.int32), 8, devices)
+    return step_cost([config], ensemble, windows_of(lengths, config), 8, devices)
+
+
+def windows_of(lengths, config):
+    """A window for each history of these lengths."""
+    ends = np.cumsum(lengths)
+    histories = Ragged(np.ones(ends[-1], np.int32), np.append(0, ends))
+    return windows(histories, config.model.max_len, 1)
 
 
 def test_a_step_on_the_cpu_moves_no_more_than_it_did():
@@ -79,13 +87,12 @@ def small_config(**changes):
 def test_every_block_of_the_catalogue_counts():
     """XLA counts a loop's body once; the step's cost must grow with the catalogue all the same."""
     config, device = small_config(objective__contrast_weight=0.0), jax.devices()[0]
-    filled = np.arange(config.model.max_len)[None] < np.full(100, 8)[:, None]
-    windows = filled.astype(np.int32)
+    rows = windows_of(np.full(100, 8), config)
 
     def flops_of(blocks, kd_weight):
         config.objective.kd_weight = kd_weight
         ensemble = make_ensemble(config, BLOCK * blocks - 1, 1, 'cpu')
-        return step_cost([config], ensemble, windows, 1, [device]).flops
+        return step_cost([config], ensemble, rows, 1, [device]).flops
 
     of_eight = flops_of(12, 0.1) - flops_of(4, 0.1)
     products = 4 * 2 * 3 * BLOCK * config.model.hidden_dim  # forward once, backward thrice

@@ -9,6 +9,7 @@ import pytest
 from emkd_jax.errors import RunError
 from emkd_jax.evaluation.counts import CountMember
 from emkd_jax.model.counts import CountModel, CountSettings
+from emkd_jax.serving.http import scorer
 from emkd_jax.serving.http.scorer import Query, Scorer
 from emkd_jax.serving.model import Model
 from tests.support.tiny import NUM_ITEMS, tiny_config, tiny_experiment
@@ -41,8 +42,7 @@ def test_answers_are_those_of_the_python_api(model, exclude_seen):
 
 
 def test_each_network_recommends_as_it_does_alone(model):
-    scorer = Scorer(model)
-    for found, history in zip(scorer(queries(each_network=True)), HISTORIES, strict=True):
+    for found, history in zip(Scorer(model)(queries(each_network=True)), HISTORIES, strict=True):
         assert len(found) == 1 + 3
         for n, best in enumerate(found[1:]):
             table = model.recommend([history], k=4, network=n)
@@ -50,13 +50,13 @@ def test_each_network_recommends_as_it_does_alone(model):
 
 
 def test_what_is_computed_together_changes_nothing(model):
-    scorer = Scorer(model)
+    compute = Scorer(model)
     mixed = [
         query._replace(k=1 + place, each_network=place == 2, exclude_seen=place != 3)
         for place, query in enumerate(queries())
     ]
-    for together, query in zip(scorer(mixed), mixed, strict=True):
-        [alone] = scorer([query])
+    for together, query in zip(compute(mixed), mixed, strict=True):
+        [alone] = compute([query])
         assert len(together) == len(alone) == (4 if query.each_network else 1)
         for one, other in zip(together, alone, strict=True):
             assert len(one.items) == query.k
@@ -80,6 +80,13 @@ def test_attributes_that_are_added_once_give_the_same_scores():
         assert (
             model.item_ids[best.items - 1].tolist() == table['item'][table['row'] == row].tolist()
         )
+
+
+def test_all_items_of_a_very_long_history_are_left_out(model, monkeypatch):
+    monkeypatch.setattr(scorer, 'MOST_HISTORY', 4)
+    history = np.arange(1, 29, dtype=np.int32)
+    [[best]] = Scorer(model)([Query(history, k=10)])
+    assert set(best.items.tolist()) == {29, 30}
 
 
 def test_no_more_items_than_are_left(model):

@@ -61,6 +61,17 @@ def test_a_lost_workdir_keeps_the_model_and_is_said_once(folder, capsys):
         assert client.get('/healthz').json()['status'] == 'ok'
 
 
+def test_the_test_is_shown_when_the_run_has_finished(folder):
+    results = (folder / 'results.json').read_bytes()
+    (folder / 'results.json').unlink()
+    served = Served(load_run(folder))
+    with TestClient(make_app(served)) as client:
+        assert client.get('/run').json()['tests'] == {}
+        (folder / 'results.json').write_bytes(results)
+        assert served.refresh()
+        assert client.get('/run').json()['tests']
+
+
 def test_the_overview_of_a_finished_run(folder, finished):
     results, _ = finished
     with TestClient(make_app(Served(load_run(folder)))) as client:
