@@ -18,10 +18,12 @@ from emkd_jax.planning.topology import target_devices
 from emkd_jax.runs.console import print_table, say
 from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.runs.workdir import make_folder, writing
+from emkd_jax.training.batches import steps_per_epoch
 from emkd_jax.training.sweep import expand_sweep
 
 _COUNTED_ONCE = 'gru4rec'  # XLA counts the body of its loop over slots once
 _GUESSES = 2  # of the largest batch; each compiles the step
+SHARE = 0.4  # of the speed at the roofline, which a whole run is planned with as well
 _MARGIN = 0.97  # share of the free memory that a guess uses: one just too large would be wasted
 
 
@@ -58,6 +60,7 @@ def plan(
 
 def _plan(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> dict[str, Any]:
     experiment = make_experiment(config)
+    config = experiment.config  # whose batch size is known, also where it is left to the data
     data, batch_size = experiment.data, config.train.batch_size
     runs = expand_sweep(experiment.config)[: config.train.max_together]
     ensemble = make_ensemble(
@@ -88,6 +91,10 @@ def _plan(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> d
         'fits': bool(cost and cost.memory <= memory) if known else None,
         'hbm_bytes_there': memory if known else None,
     }
+    options, rows = experiment.config.train, experiment.rows
+    per_epoch = steps_per_epoch(len(rows), batch_size)
+    report['steps'] = options.num_steps or options.num_epochs * per_epoch
+    report['data_bytes'] = sum(leaf.nbytes for leaf in jax.tree.leaves(rows))
     if config.model.encoder == _COUNTED_ONCE:
         report['note'] = f'the recurrence of {_COUNTED_ONCE} is counted for one slot only'
     if cost:
@@ -100,6 +107,9 @@ def _plan(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> d
         }
         sequences = batch_size * len(runs)
         report |= roofline(device_chip(devices), cost.flops, cost.bytes_accessed, sequences)
+        if 'roofline_ms' in report:
+            hours = report['steps'] * report['roofline_ms'] / 3.6e6
+            report |= {'roofline_hours': hours, 'device_hours': hours * len(devices)}
     largest = None
     if known:
         largest = _largest_batch(cost_of_batch, batch_size, len(devices), cost, memory)
@@ -176,6 +186,7 @@ def _print(report: dict[str, Any]) -> None:
         rows += [
             ('memory per device', f'{gigabytes("hbm_bytes")} of {there}{verdict}'),
             ('... only during a step', gigabytes('temporary_bytes')),
+            ('... for the training data', gigabytes('data_bytes')),
             ('FLOPs per device and step', f'{report["flops"] / 1e12:.3f} T'),
             ('bytes moved per device and step', gigabytes('bytes_accessed', 1)),
             ('time to compile', f'{report["compile_seconds"]} s'),
@@ -190,6 +201,14 @@ def _print(report: dict[str, Any]) -> None:
                 f'{report["roofline_ms"]} ms, bound by {report["binds"]}',
             ),
             ('sequences/s at the roofline', speed),
+            *(
+                (
+                    f'the whole run at {share:.0%} of it',
+                    f'{report["steps"]:,} steps, {report["roofline_hours"] / share:.2g} hours, '
+                    f'{report["device_hours"] / share:.2g} device-hours',
+                )
+                for share in (1.0, SHARE)
+            ),
         ]
     largest = report['largest_batch']
     found = f'at least {largest:,}' if largest else 'none was found' if largest == 0 else 'unknown'

@@ -147,6 +147,13 @@ def test_the_report_of_the_devices_at_hand(tiny_plan, tmp_path, capsys, monkeypa
     assert report['largest_batch'] > config.train.batch_size
     assert report['largest_batch'] % len(jax.devices()) == 0
     assert report['roofline_ms'] > 0
+    made = tiny.tiny_experiment(config)
+    per_epoch = -(-len(made.rows) // config.train.batch_size)
+    assert report['steps'] == config.train.num_epochs * per_epoch
+    assert report['device_hours'] == pytest.approx(
+        report['steps'] * report['roofline_ms'] / 3.6e6 * jax.device_count()
+    )
+    assert report['data_bytes'] == 4 * len(made.rows.values) + 8 * len(made.rows)
 
 
 def test_runs_that_train_together_are_counted_together(tiny_plan, capsys, monkeypatch):
