@@ -55,24 +55,32 @@ def evaluate_baselines(
       {baseline: {rule: {metric: value}}}, and the `LIST` best items of each baseline after each
       history under the rule 'history'.
     """
-    popularity, followers, weights = MarkovChain.of(train, num_items)
+    chain = MarkovChain.of(train, num_items)
+    popularity, followers, weights = chain.popularity, chain.followers, chain.weights
     ranks = np.zeros((len(BASELINES), len(RULES), len(holdout.targets)), np.int32)
     ranks[-1] = count_ranks(counts, holdout, max_len)
-    k = min(LIST, num_items)
-    lists = np.zeros((len(BASELINES), len(holdout.targets), k), np.int32)
+    lists = np.zeros((len(BASELINES), len(holdout.targets), min(LIST, num_items)), np.int32)
+    for row, target in enumerate(holdout.targets.tolist()):
+        history = holdout.histories[row]
+        last, others = int(history[-1]) if len(history) else 0, history[history != target]
+        for baseline, found in enumerate(
+            [chain.most_popular(others, LIST), chain.best(last, others, LIST)]
+        ):
+            lists[baseline, row, : len(found)] = found
 
     def compute(index: np.ndarray, batch: EvalBatch) -> tuple[Array, Array]:
         last = last_values(holdout.histories, index, 1)[..., 0]
         width = padded_width(int(followers.lengths[last].max()))
         counted = [last_values(values, last, width) for values in (followers, weights)]
-        counted += [counts.scores(holdout.histories, index.reshape(-1))[None]]
-        return _rank(k, popularity, *counted, *batch[1:])
+        scores = counts.scores(holdout.histories, index.reshape(-1))[None]
+        best = _best_counted(lists.shape[-1], scores, batch.others)
+        return _ranks(popularity, *counted, *batch[1:]), best
 
     rows = min(len(holdout.targets), max(1, _CHUNK_SCORES // (num_items + 1)))
     batches = eval_batches(holdout, max_len, num_items + 1, 1, rows)
     for index, (found, best) in compute_ahead(batches, compute, ahead=0):
         ranks[:-1, :, index] = np.moveaxis(found, 0, -1)
-        lists[:, index] = best.swapaxes(0, 1)
+        lists[-1, index] = best
     metrics = {name: metrics_by_rule(r, ks) for name, r in zip(BASELINES, ranks, strict=True)}
     return metrics, lists
 
@@ -82,11 +90,13 @@ class MarkovChain(NamedTuple):
 
     Scores are integers in the order of (count, popularity, id), so nothing is rounded. The score of
     item i after item h is `popularity[i]`, and more for the `followers[h]` by `weights[h]`.
+    `ranked` has the items 1..V by their popularity, the highest first.
     """
 
     popularity: Int32[np.ndarray, ' classes']
     followers: Ragged
     weights: Ragged
+    ranked: Int32[np.ndarray, ' items']
 
     @classmethod
     def of(cls, train: Ragged, num_items: int) -> 'MarkovChain':
@@ -96,21 +106,27 @@ class MarkovChain(NamedTuple):
         levels = np.unique(times.values, return_inverse=True)[1] + 1
         levels = np.minimum(levels, np.iinfo(np.int32).max // (num_items + 1) - 1)
         weights = Ragged((levels * (num_items + 1)).astype(np.int32), times.offsets)
-        return cls(popularity, followers, weights)
+        ranked = np.argsort(popularity)[::-1].astype(np.int32)
+        return cls(popularity, followers, weights, ranked[ranked > 0])
+
+    def most_popular(
+        self, excluded: Int[np.ndarray, ' excluded'], k: int
+    ) -> Int[np.ndarray, ' found']:
+        """The k most popular items that are not excluded."""
+        first = self.ranked[: k + len(excluded)]
+        return first[~np.isin(first, excluded)][:k]
 
     def best(
-        self, history: Int[np.ndarray, ' length'], k: int, exclude_seen: bool = True
+        self, last: int, excluded: Int[np.ndarray, ' excluded'], k: int
     ) -> Int[np.ndarray, ' found']:
-        """The k best items after a history, without those of the history if `exclude_seen`."""
-        scores = self.popularity.astype(np.int64)
-        last = history[-1] if len(history) else 0
-        scores[self.followers[last]] += self.weights[last]
-        scores[0] = -1
-        if exclude_seen:
-            scores[history] = -1
-        best = np.argpartition(-scores, min(k, len(scores) - 1))[:k]
-        best = best[np.argsort(-scores[best])]
-        return best[scores[best] >= 0]
+        """The k best items after the item `last` (0: after nothing) that are not excluded."""
+        followers = self.followers[last]
+        scores = self.popularity[followers] + self.weights[last]
+        followers = followers[np.argsort(-scores)]
+        followers = followers[~np.isin(followers, excluded)][:k]
+        left = k - len(followers)  # no other item has come after this one
+        popular = self.most_popular(np.concatenate([excluded, followers]), left)
+        return np.concatenate([followers, popular])
 
 
 def transitions(train: Ragged, num_items: int) -> tuple[Ragged, Ragged]:
@@ -124,24 +140,29 @@ def transitions(train: Ragged, num_items: int) -> tuple[Ragged, Ragged]:
     return Ragged(follower.astype(np.int32), offsets), Ragged(counts.astype(np.int32), offsets)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-@functools.partial(jax.vmap, in_axes=(None, None, 0, 0, 0, 0, 0, 0))
-def _rank(
-    k: int,
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, 0))
+def _ranks(
     popularity: Int[Array, ' classes'],
     followers: Int[Array, 'rows followers'],
     weights: Int[Array, 'rows followers'],
-    counts: Float[Array, 'rows classes'],
     targets: Int[Array, ' rows'],
     others: Int[Array, 'rows width'],
     visible: Int[Array, ' rows'],
-) -> tuple[Int[Array, 'rows counters rules'], Int[Array, 'rows baselines k']]:
+) -> Int[Array, 'rows counters rules']:
     rows = len(targets)
     popular = jnp.broadcast_to(popularity, (rows, *popularity.shape))
     markov = popular.at[jnp.arange(rows)[:, None], followers].add(weights)
     ranks = [target_ranks(s, targets, others, visible) for s in (popular, markov)]
-    lists = [best_items(s, others, k)[1] for s in (popular, markov, counts)]
-    return jnp.moveaxis(jnp.stack(ranks), -1, 0), jnp.stack(lists, axis=1)
+    return jnp.moveaxis(jnp.stack(ranks), -1, 0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.vmap, in_axes=(None, 0, 0))
+def _best_counted(
+    k: int, scores: Float[Array, 'rows classes'], others: Int[Array, 'rows width']
+) -> Int[Array, 'rows k']:
+    return best_items(scores, others, k)[1]
 
 
 def _order(counts):

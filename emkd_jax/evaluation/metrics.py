@@ -45,21 +45,20 @@ def target_ranks(
 
 
 def best_items(
-    scores: Shaped[Array, 'rows classes'], others: Int[Array, 'rows width'], k: int
-) -> tuple[Shaped[Array, 'rows k'], Int32[Array, 'rows k']]:
+    scores: Float[Array, 'rows classes'], others: Int[Array, 'rows width'], k: int
+) -> tuple[Float[Array, 'rows k'], Int32[Array, 'rows k']]:
     """Finds the k items that score highest and their scores, the best first; ties go by id.
 
     Args:
       scores: of classes 0..V.
       others: items that are left out, and 0.
       k: number of items, at most V. Where fewer are left, class 0 stands for the others, with
-        the lowest number as its score.
+        the score -inf.
     """
-    lowest = -jnp.inf if jnp.issubdtype(scores.dtype, jnp.floating) else jnp.iinfo(jnp.int32).min
-    scores = scores.at[:, 0].set(lowest)
-    scores = scores.at[jnp.arange(len(scores))[:, None], others].set(lowest)
+    scores = scores.at[:, 0].set(-jnp.inf)
+    scores = scores.at[jnp.arange(len(scores))[:, None], others].set(-jnp.inf)
     best, items = jax.lax.top_k(scores, k)
-    return best, jnp.where(best == lowest, 0, items).astype(jnp.int32)
+    return best, jnp.where(best == -jnp.inf, 0, items).astype(jnp.int32)
 
 
 def host_ranks(

@@ -124,7 +124,8 @@ def make_app(served: Served) -> FastAPI:
         found = await best(scorer.Query(history, asked.k, asked.exclude_seen, True))
         together = 'ensemble' if loaded.model.counts is None else 'ensemble and counts'
         names = [together, *(f'network {n}' for n in range(len(found) - 1))]
-        markov = loaded.chain.best(history, asked.k, asked.exclude_seen)
+        last = int(history[-1]) if len(history) else 0
+        markov = loaded.chain.best(last, history if asked.exclude_seen else history[:0], asked.k)
         lists = [(b.items, b.scores.tolist()) for b in found] + [(markov, [None] * len(markov))]
         return messages.Comparison(
             history=[messages.Item(**loaded.catalogue.item(item)) for item in history.tolist()],

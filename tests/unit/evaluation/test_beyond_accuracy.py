@@ -1,5 +1,7 @@
 """Coverage, popularity and diversity of lists, against figures computed by hand."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,9 +84,14 @@ def test_lists_of_the_baselines():
     _, lists = evaluate_baselines(split.train, split.test, NUM_ITEMS, 8, (10,), model)
     popularity = np.bincount(split.train.values, minlength=NUM_ITEMS + 1)
     order = np.argsort(-popularity[1:], kind='stable') + 1
+    train = [split.train[row].tolist() for row in range(len(split.train))]
+    pairs = [pair for row in train for pair in itertools.pairwise(row)]
     counted = model.scores(split.test.histories, np.arange(len(split.test.targets)))
     for row, history in enumerate(split.test.histories[i] for i in range(len(split.test.targets))):
         seen = set(history.tolist()) - {int(split.test.targets[row])}
         assert lists[0, row].tolist() == [i for i in order if i not in seen][:10]
         best = np.argsort(-counted[row][1:], kind='stable') + 1
+        after = np.bincount([b for a, b in pairs if a == history[-1]], minlength=NUM_ITEMS + 1)
+        markov = sorted(range(1, NUM_ITEMS + 1), key=lambda i: (-after[i], -popularity[i], i))
+        assert lists[1, row].tolist() == [i for i in markov if i not in seen][:10]
         assert lists[2, row].tolist() == [i for i in best if i not in seen][:10]

@@ -78,7 +78,7 @@ def test_a_comparison_shows_every_scorer_and_the_nearest_item(client, model, ser
             alike = model.similarities(np.array([model.ids.item(item['item'])]))[0]
             nearest = 3 if alike[2] >= alike[8] else 9
             assert item['because']['item'] == nearest
-    markov = served.now.chain.best(np.array([3, 9]), 4)
+    markov = served.now.chain.best(9, np.array([3, 9]), 4)
     assert [item['item'] for item in answer['lists'][-1]['items']] == markov.tolist()
     assert all(item['score'] is None for item in answer['lists'][-1]['items'])
     nobody = client.post('/compare', json={'history': [], 'k': 4}).json()
