@@ -9,7 +9,7 @@ Needs: a connection to GitHub at the first start, or the files of the authors in
     --config.data.source=FOLDER. --config.data.stand_in=True trains on made-up data instead.
 Takes: best half an hour on one CPU core, quick 4 minutes on two. The others need an
     accelerator, and have not been measured yet.
-Expect (HR@10 / NDCG@10, test): best .124 / .077 (without the items of the whole history),
+Expect (HR@10 / NDCG@10, test): best .123 / .077 (without the items of the whole history),
     quick .022 / .012 (without those of the input window). The others: not measured yet.
 """
 
