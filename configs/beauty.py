@@ -9,7 +9,7 @@ Needs: a connection to GitHub at the first start, or the files of the authors in
     --config.data.source=FOLDER. --config.data.stand_in=True trains on made-up data instead.
 Takes: best 37 minutes on one CPU core, quick 7 minutes on two (beside other work). The others need
     an accelerator, and have not been measured yet.
-Expect (HR@10 / NDCG@10, test): best .111 / .068 (without the items of the whole history),
+Expect (HR@10 / NDCG@10, test): best .112 / .068 (without the items of the whole history),
     quick .033 / .018 (without those of the input window). The others: not measured yet.
 """
 
