@@ -53,7 +53,9 @@ def browser():
     if path is None:
         pytest.skip('no Chromium on this machine')
     with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=['--no-sandbox'])
+        # Containers run as root and have little shared memory.
+        options = ['--no-sandbox', '--disable-dev-shm-usage']
+        browser = playwright.chromium.launch(executable_path=path, args=options)
         yield browser
         browser.close()
 
