@@ -42,12 +42,16 @@ class Result(NamedTuple):
       networks: the same for each network alone.
       ranks: ranks from 1 of the held-out rows in their order, for the ensemble and then each
         network, under each of `RULES`.
+      lists: the best items after each history under the rule 'history', as many as were asked for
+        and 0 where none is left. After the scorers of `ranks` come, where counts are added, the
+        networks together without them.
       without_counts: as `ensemble`, for the networks alone; None where no counts are added.
     """
 
     ensemble: dict[str, dict[str, float]]
     networks: list[dict[str, dict[str, float]]]
     ranks: Int32[np.ndarray, 'scorers rules rows']
+    lists: Int32[np.ndarray, 'scorers_and_others rows k']
     without_counts: dict[str, dict[str, float]] | None = None
 
 
@@ -90,8 +94,12 @@ class Evaluator:
             for index, batch in batches[jax.process_index() :: jax.process_count()]
         ]
 
-    def __call__(self, params: PyTree[Float[Array, '_ ...']]) -> Result:
+    def __call__(self, params: PyTree[Float[Array, '_ ...']], list_length: int = 0) -> Result:
         """Computes ranks and metrics of the ensemble with `params`.
+
+        Args:
+          params: the parameters of the ensemble, on the devices.
+          list_length: number of items that are recommended after each history; 0 for no lists.
 
         Raises:
           RunError: a score is NaN or infinite.
@@ -100,30 +108,21 @@ class Evaluator:
         count = len(networks)
 
         def compute(index: np.ndarray, batch: EvalBatch) -> Array:
-            return self._rank(self._scores(networks, index, batch), *batch[1:])
+            scores = self._scores(networks, index, batch)
+            ranks = self._rank(scores, *batch[1:])
+            if not k:
+                return ranks
+            return jnp.concatenate([ranks, self._best(scores, batch.others, k)], axis=-1)
 
-        ranks = self._over_rows(compute, (self._scorers(count), len(RULES)), _AHEAD)
+        k = min(list_length, self._ensemble.network.num_items)
+        scorers = 1 + count + (self._counts is not None)
+        found = self._over_rows(compute, (scorers, len(RULES) + k), _AHEAD)
+        ranks = found[:, : len(RULES)]
         if not ranks.all():
             raise RunError('The scores of the model are not finite; its parameters are damaged.')
         whole, *others = [metrics_by_rule(r, self._ks) for r in ranks]
-        return Result(whole, others[:count], ranks[: count + 1], *others[count:])
-
-    def best_items(
-        self, params: PyTree[Float[Array, '_ ...']], k: int
-    ) -> Int32[np.ndarray, 'scorers rows k']:
-        """Finds the k best items after each history under the rule 'history'; 0 where none is left.
-
-        The scorers are the ensemble, each network, and, where counts are added, the networks
-        without them.
-        """
-        networks = self._networks(params)
-        k = min(k, self._ensemble.network.num_items)
-
-        def compute(index: np.ndarray, batch: EvalBatch) -> Array:
-            return self._best(self._scores(networks, index, batch), batch.others, k)
-
-        found = self._over_rows(compute, (self._scorers(len(networks)), k), ahead=1)
-        return np.ascontiguousarray(found.swapaxes(1, 2))
+        lists = found[:, len(RULES) :].swapaxes(1, 2)
+        return Result(whole, others[:count], ranks[: count + 1], lists, *others[count:])
 
     def find_weight(
         self, params: PyTree[Float[Array, '_ ...']], model: CountModel
@@ -158,9 +157,6 @@ class Evaluator:
         if jax.process_count() > 1:  # a row that another process has is 0 here
             found = multihost_utils.process_allgather(found).sum(0)
         return found
-
-    def _scorers(self, networks):
-        return 1 + networks + (self._counts is not None)
 
     def _scores(self, networks, index, batch):
         """The scores of each network, and then those of the counts, if there are some."""

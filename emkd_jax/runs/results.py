@@ -64,8 +64,8 @@ def evaluate_test(
       counts: transition counts that are added to the networks' scores.
     """
     config, split, data = experiment.config, experiment.split, experiment.data
-    evaluator = Evaluator(config.eval, experiment.ensemble, split.test, counts=counts)
-    result, lists = evaluator(params), evaluator.best_items(params, LIST)
+    evaluate = Evaluator(config.eval, experiment.ensemble, split.test, counts=counts)
+    result = evaluate(params, LIST)
     floors, floor_lists = evaluate_baselines(
         split.train,
         split.test,
@@ -78,7 +78,8 @@ def evaluate_test(
         split.train.values, data.num_items, data.item_attributes, data.num_attributes
     )
     names = ['ensemble', *(f'network_{n}' for n in range(len(result.networks))), 'without_counts']
-    beyond_accuracy = {name: measure(found) for name, found in zip(names, lists, strict=False)}
+    lists = zip(names, result.lists, strict=False)  # where no counts are added, the last is missing
+    beyond_accuracy = {name: measure(found) for name, found in lists}
     beyond_accuracy |= {
         name: measure(found) for name, found in zip(floors, floor_lists, strict=True)
     }

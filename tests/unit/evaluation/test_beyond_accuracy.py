@@ -61,7 +61,7 @@ def test_lists_are_those_of_the_scores(num_devices):
     params = jax.jit(ensemble.init)(jax.random.key(0))
     counts = CountMember(CountModel(split.train, NUM_ITEMS, CountSettings()), 2.0)
     on = jax.devices()[:num_devices]
-    lists = Evaluator(made.config.eval, ensemble, split.test, on, counts).best_items(params, 5)
+    lists = Evaluator(made.config.eval, ensemble, split.test, on, counts)(params, 5).lists
     assert lists.shape == (3 + 2, len(split.test.targets), 5)
     histories, slots = split.test.histories, made.config.model.max_len
     for row in range(0, len(histories), 7):
