@@ -230,12 +230,11 @@ class Model:
         return self.table('to', [item for item, _ in known], list(best + 1), list(found))
 
     def similarities(
-        self, items: Int[np.ndarray, ' queries']
-    ) -> Float32[np.ndarray, 'queries items']:
-        """Compares items, by their numbers from 1, with all items; see `similar`."""
-        found: Float32[np.ndarray, 'queries items'] = (
-            self._directions[items - 1] @ self._directions.T
-        )
+        self, items: Int[np.ndarray, ' queries'], others: Int[np.ndarray, ' others'] | None = None
+    ) -> Float32[np.ndarray, 'queries compared']:
+        """Compares items, by their numbers from 1, with others or with all; see `similar`."""
+        compared = self._directions if others is None else self._directions[others - 1]
+        found: Float32[np.ndarray, 'queries compared'] = self._directions[items - 1] @ compared.T
         return found
 
     def evaluate(self, dataset: Dataset | None = None) -> dict[str, dict[str, float]]:

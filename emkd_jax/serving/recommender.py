@@ -87,8 +87,8 @@ class Recommender:
 
 
 def count_scores(
-    counts: CountMember | None, histories: Ragged, index: Int[np.ndarray, 'devices rows']
-) -> Float32[np.ndarray, 'devices rows _']:
+    counts: CountMember | None, histories: Ragged, index: Int[np.ndarray, '*rows']
+) -> Float32[np.ndarray, '*rows _']:
     """What is added to the networks' scores; a column of zeros where there are no counts."""
     if counts is None:
         return np.zeros((*index.shape, 1), np.float32)

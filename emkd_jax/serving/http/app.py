@@ -241,7 +241,7 @@ def _explained(
 ) -> list[messages.ExplainedItem]:
     nearest, closeness = None, None
     if len(history) and len(items):
-        alike = loaded.model.similarities(items)[:, history - 1]
+        alike = loaded.model.similarities(items, history)
         nearest, closeness = history[alike.argmax(1)].tolist(), alike.max(1).tolist()
     found = []
     for place, (item, score) in enumerate(zip(items.tolist(), scores, strict=True)):

@@ -15,6 +15,7 @@ from emkd_jax.evaluation.batches import last_values, model_inputs, padded_width
 from emkd_jax.evaluation.metrics import best_items
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.serving.model import Model
+from emkd_jax.serving.recommender import count_scores
 
 MOST_HISTORY = 1000  # items of a history in a request; users of the data may have longer ones
 MOST_K = 1000
@@ -88,10 +89,7 @@ class Scorer:
         width = MOST_HISTORY if longest <= MOST_HISTORY else padded_width(longest)
         seen = last_values(histories, index, width)
         seen[: len(queries)][[not query.exclude_seen for query in queries]] = 0
-        counts = self._model.counts
-        added = (
-            np.zeros((count, 1), np.float32) if counts is None else counts.scores(histories, index)
-        )
+        added = count_scores(self._model.counts, histories, index)
         compute = _compiled(self._ensemble, k, each)
         scores, found = jax.device_get(compute(self._networks, items, seen, added))
         if np.isnan(scores).any():
