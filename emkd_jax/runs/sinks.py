@@ -65,7 +65,21 @@ class TensorBoard:
         self._events.write_event(event_pb2.Event(wall_time=time.time(), step=step, **content))
 
 
-class Wandb:
+class _LoggingRun:
+    """What W&B and trackio have in common: `_run`, which takes dictionaries."""
+
+    _run: Any
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Shows the values of a step by name."""
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        """Ends the run."""
+        self._run.finish()
+
+
+class Wandb(_LoggingRun):
     """A run in W&B."""
 
     def __init__(self, folder: epath.Path, config: Mapping[str, Any], name: str, identity: str):
@@ -78,14 +92,6 @@ class Wandb:
             dir=str(folder),
             reinit='create_new',
         )
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Shows the values of a step by name."""
-        self._run.log(dict(values), step=step)
-
-    def close(self) -> None:
-        """Ends the run."""
-        self._run.finish()
 
 
 class Mlflow:
@@ -114,21 +120,13 @@ class Mlflow:
         self._client.set_terminated(self._id)
 
 
-class Trackio:
+class Trackio(_LoggingRun):
     """A run in trackio."""
 
     def __init__(self, folder: epath.Path, config: Mapping[str, Any], name: str, identity: str):
         self._run = importlib.import_module('trackio').init(
             project=PROJECT, name=f'{name}-{identity}', config=dict(config), resume='allow'
         )
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Shows the values of a step by name."""
-        self._run.log(dict(values), step=step)
-
-    def close(self) -> None:
-        """Ends the run."""
-        self._run.finish()
 
 
 _TRACKERS: dict[str, Callable[[epath.Path, Mapping[str, Any], str, str], Sink]] = {
