@@ -8,7 +8,6 @@ from typing import Any
 
 import flax.struct
 import numpy as np
-from jaxtyping import Int32
 
 from emkd_jax.data.dataset import Ragged
 
@@ -33,12 +32,6 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.starts)
-
-    def table(self) -> Int32[np.ndarray, 'windows slots']:
-        """All windows side by side, which takes `slots` times the memory of their items."""
-        place = np.arange(self.slots)[None] - (self.slots - self.lengths[:, None])
-        index = np.where(place >= 0, self.starts[:, None] + place, -1)
-        return np.append(self.values, np.int32(0))[index]  # index -1 reads this padding
 
 
 def windows(train: Ragged, max_len: int, step: int) -> Windows:

@@ -355,8 +355,12 @@ def test_windows(max_len, step):
             window = row[start : start + max_len]
             expected.append([0] * (max_len - len(window)) + window)
     cut = windows(Ragged.from_rows(rows), max_len, step)
-    assert cut.table().dtype == np.int32
-    assert cut.table().tolist() == expected
+    assert {leaf.dtype for leaf in jax.tree.leaves(cut)} == {np.dtype(np.int32)}
+    rows = zip(cut.starts.tolist(), cut.lengths.tolist(), strict=True)
+    assert [
+        [0] * (cut.slots - length) + cut.values[start : start + length].tolist()
+        for start, length in rows
+    ] == expected
     # Items are stored once, and each window takes 8 bytes.
     assert sum(leaf.nbytes for leaf in jax.tree.leaves(cut)) == 4 * 74 + 8 * len(expected)
 

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from emkd_jax.data.windows import Windows
+from emkd_jax.data.dataset import Ragged
+from emkd_jax.data.windows import Windows, windows
 from emkd_jax.errors import UserError
 from emkd_jax.objective.hyper_parameters import hyper_parameters
 from emkd_jax.training import placement
-from emkd_jax.training.batches import epoch_order, steps_per_epoch
+from emkd_jax.training.batches import Order, draw_windows, epoch_order, steps_per_epoch
 from emkd_jax.training.step import (
     TrainingData,
     all_finite,
@@ -134,6 +135,19 @@ def test_an_epoch_visits_every_window_once_in_its_own_order():
         np.testing.assert_array_equal(np.sort(order), np.arange(100))
     assert not np.array_equal(orders[0], orders[1])
     assert abs(np.corrcoef(orders[1], orders[2])[0, 1]) < 0.3
+
+
+def test_windows_are_cut_in_their_order_and_padded_on_the_left():
+    cut = windows(Ragged.from_rows([[1, 2, 3, 4, 5], [6], [7, 8]]), 3, 1)
+    order, options = Order(jnp.array([3, 0, 2, 1, 4])), tiny_config().objective
+
+    def drawn(step):
+        draw = functools.partial(draw_windows, options=options, num_items=9, batch_size=4)
+        return jax.jit(draw)(jnp.uint32(0), jnp.int32(step), order, cut, row_ids=jnp.arange(4))
+
+    assert drawn(0).sequences.tolist() == [[0, 0, 6], [3, 4, 5], [1, 2, 3], [2, 3, 4]]
+    assert drawn(1).sequences.tolist() == [[0, 7, 8], *[[0, 0, 0]] * 3]  # a short last batch
+    assert drawn(1).valid.tolist() == [True, False, False, False]
 
 
 def test_sums_start_anew_each_epoch(trajectories):
