@@ -1,11 +1,14 @@
 """Embeddings of attributes as a part of the embeddings of items."""
 
+import functools
 import hashlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32
+
+_PAIRS_ON_CPU = 2048
 
 
 class AttributePairs:
@@ -16,14 +19,18 @@ class AttributePairs:
     Attributes:
       items: the item of each pair, ascending.
       attributes: its attribute.
+      at_a_time: pairs that are added at a time. A CPU adds few, which stay in its cache between
+        the lookup and the sum; other devices add all at once.
     """
 
-    def __init__(self, item_attributes: Int[np.ndarray, 'items most']):
+    def __init__(self, item_attributes: Int[np.ndarray, 'items most'], on_cpu: bool = True):
         """Lists the pairs of a table of attribute ids by item, padded with -1."""
         items, column = np.nonzero(item_attributes[1:] >= 0)  # row 0 is the padding item
         self.items: Int32[np.ndarray, ' pairs'] = (items + 1).astype(np.int32)
         self.attributes = item_attributes[1:][items, column].astype(np.int32)
-        self._digest = hashlib.sha256(self.items.tobytes() + self.attributes.tobytes()).digest()
+        self.at_a_time = _PAIRS_ON_CPU if on_cpu else max(1, len(self.items))
+        content = np.int64(self.at_a_time), self.items, self.attributes
+        self._digest = hashlib.sha256(b''.join(part.tobytes() for part in content)).digest()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, AttributePairs) and self._digest == other._digest
@@ -40,10 +47,40 @@ class AttributePairs:
           tokens: embeddings of the items 0..V, and of the mask token if there is one.
           embeddings: embeddings of the attributes 0..A.
         """
-        sums = jax.ops.segment_sum(
-            embeddings[self.attributes],
-            jnp.asarray(self.items),
-            num_segments=len(tokens),
-            indices_are_sorted=True,
-        )
-        return tokens + sums
+        return _add(self, tokens, embeddings) if len(self.items) else tokens
+
+    def _chunks(self, no_item: int, no_attribute: int) -> tuple[Array, Array]:
+        """The pairs in chunks of equal size, filled up with pairs that do not exist."""
+        missing = -len(self.items) % self.at_a_time
+        items = np.pad(self.items, (0, missing), constant_values=no_item)
+        attributes = np.pad(self.attributes, (0, missing), constant_values=no_attribute)
+        shape = (-1, self.at_a_time)
+        return jnp.asarray(items.reshape(shape)), jnp.asarray(attributes.reshape(shape))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _add(pairs, tokens, embeddings):
+    items, attributes = pairs._chunks(no_item=len(tokens), no_attribute=0)
+
+    def add(i, sums):
+        rows = embeddings[attributes[i]].astype(sums.dtype)
+        return sums.at[items[i]].add(rows, mode='drop', indices_are_sorted=True)
+
+    return jax.lax.fori_loop(0, len(items), add, tokens)
+
+
+def _forward(pairs, tokens, embeddings):
+    return _add(pairs, tokens, embeddings), jnp.zeros_like(embeddings)
+
+
+def _backward(pairs, zeros, sums_grad):
+    items, attributes = pairs._chunks(no_item=0, no_attribute=len(zeros))
+
+    def add(i, grad):
+        rows = sums_grad[items[i]].astype(grad.dtype)
+        return grad.at[attributes[i]].add(rows, mode='drop')
+
+    return sums_grad, jax.lax.fori_loop(0, len(items), add, zeros)
+
+
+_add.defvjp(_forward, _backward)

@@ -285,7 +285,7 @@ def make_ensemble(
     dtype = activation_dtype(config.model.dtype, platform)
     pairs = None
     if config.model.attribute_inputs and num_attributes and item_attributes is not None:
-        pairs = AttributePairs(item_attributes)
+        pairs = AttributePairs(item_attributes, on_cpu=platform == 'cpu')
     model = config.model.copy_and_resolve_references()
     kinds = member_encoders(config)
     stacks = []

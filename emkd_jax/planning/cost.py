@@ -14,6 +14,7 @@ from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.objective.catalogue_loss import BLOCK, catalogue_loss
 from emkd_jax.objective.emkd import distils
 from emkd_jax.objective.hyper_parameters import hyper_parameters
+from emkd_jax.objective.kept_cross_entropy import keeps_exponentials
 from emkd_jax.training.placement import rows_per_device
 from emkd_jax.training.step import (
     TrainingData,
@@ -89,13 +90,15 @@ def step_cost(
     flops, moved = _counts([step])
     # XLA counts the body of a loop once: the other blocks of the catalogue are added.
     repeats = len(configs) * ((num_items + 1) // BLOCK - 1)
+    distilled = distils(ensemble, varying.over(hyper_parameters(config)))
+    per_device = rows_per_device(config.train.batch_size, len(devices))
+    if lengths is None:
+        positions = per_device * config.train.row_width
+        if keeps_exponentials(ensemble, positions, distilled):
+            repeats = 0
+    else:
+        positions = make_capacity(config.objective, lengths, per_device).all_views
     if repeats > 0:
-        per_device = rows_per_device(config.train.batch_size, len(devices))
-        if lengths is None:
-            positions = per_device * config.train.row_width
-        else:
-            positions = make_capacity(config.objective, lengths, per_device).all_views
-        distilled = distils(ensemble, varying.over(hyper_parameters(config)))
         passes = _compile_block(ensemble, positions, devices[0], 1.0 if distilled else None)
         block_flops, block_moved = _counts(passes)
         flops, moved = flops + repeats * block_flops, moved + repeats * block_moved

@@ -343,7 +343,8 @@ def compile_train_steps(
                 ensemble,
                 capacity,
                 teacher,
-                AXIS,
+                # A sum over one device would still cost a CPU a copy of the gradients.
+                AXIS if len(devices) > 1 else None,
             )
 
         if not alone:

@@ -25,6 +25,10 @@ from emkd_jax.training.step import (
     unstack_states,
 )
 
+# The steps of a dispatch on a CPU are as many as take this time, within these bounds.
+_DISPATCH_SECONDS = 0.5
+_FEWEST_STEPS, _MOST_STEPS = 4, 64
+
 
 class Request(enum.IntEnum):
     """A request of one host to all hosts. The highest one counts."""
@@ -81,9 +85,14 @@ class Trainer:
         self.speed: float | None = None
         self._names, self._batch_size = names, config.train.batch_size
         # On a CPU a step may take seconds, and fake devices must not queue dispatches. Each
-        # dispatch allocates its temporary memory anew, though, so a few steps share a dispatch.
+        # dispatch allocates its temporary memory and sorts the epoch anew, though, so steps share
+        # one: a few at first, and then what takes half a second. Hosts that train together must
+        # agree, and their clocks do not, so they stay with a few.
         self._queues = jax.default_backend() != 'cpu'
-        self._dispatch = config.train.steps_per_dispatch or (16 if self._queues else 4)
+        self._dispatch = config.train.steps_per_dispatch or (16 if self._queues else _FEWEST_STEPS)
+        self._adapts = not (
+            config.train.steps_per_dispatch or self._queues or jax.process_count() > 1
+        )
         self._devices = jax.devices()
         taught_by, teacher_params = teacher or (None, None)
         self._checked = finite_checked(ensemble)
@@ -132,7 +141,7 @@ class Trainer:
         pending: list[Progress] = []
         granted = Request.NONE
         while self.step < stop and not granted:
-            count = min(self._dispatch, stop - self.step)
+            count, sent = min(self._dispatch, stop - self.step), time.monotonic()
             with jax.transfer_guard('disallow'):
                 self._states, progress = self._advance(
                     self._states, self._data, self._count(count), self._requests[request()]
@@ -143,6 +152,9 @@ class Trainer:
                 granted = max(granted, self._read(pending.pop(0)))
             if not self._compiled:
                 self._compiled, began, first = True, time.monotonic(), self.step
+            elif self._adapts:
+                fitting = _DISPATCH_SECONDS * count / (time.monotonic() - sent)
+                self._dispatch = int(min(max(fitting, _FEWEST_STEPS), _MOST_STEPS))
             on_dispatch()
         while pending:
             granted = max(granted, self._read(pending.pop(0)))

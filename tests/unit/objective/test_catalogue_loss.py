@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from emkd_jax.objective.catalogue_loss import catalogue_loss
+from emkd_jax.objective.kept_cross_entropy import kept_cross_entropy
 from tests.reference.direct_losses import cross_entropy, distillation
 from tests.support.golden_cases import relative_error
 
@@ -93,3 +94,36 @@ def test_places_without_weight_get_no_gradient():
     )
     np.testing.assert_array_equal(hidden_gradient[:, -2:], 0)
     assert hidden_gradient[:, :-2].all()
+
+
+def kept(labels, weights):
+    """The form that keeps its exponentials, with a distillation of 0 beside it."""
+    return lambda *arguments: (kept_cross_entropy(*arguments, labels, weights), jnp.zeros(()))
+
+
+@pytest.mark.parametrize('networks', [1, 3])
+def test_kept_exponentials_give_the_direct_form_in_float64(networks):
+    with jax.enable_x64(True):
+        arguments, labels, weights = inputs(networks, np.float64)
+        arguments = (*arguments[:2], arguments[2] + jnp.linspace(0, 300, CLASSES)[None])
+        found = value_and_gradients(kept(labels, weights), arguments)
+        expected = value_and_gradients(
+            lambda *arguments: direct(arguments, labels, weights, None), arguments
+        )
+        errors = jax.tree.map(relative_error, found, expected)
+        assert max(jax.tree.leaves(errors)) < 1e-12, errors
+        assert not np.asarray(found[1][0])[:, -2:].any()  # positions without weight
+
+
+def test_kept_exponentials_in_bfloat16_lose_no_more_than_their_rounding():
+    (hidden, kernel, bias), labels, weights = inputs(3, np.float32)
+    narrow = hidden.astype(jnp.bfloat16)
+    rounded = narrow.astype(np.float32), kernel.astype(jnp.bfloat16).astype(np.float32), bias
+    losses, gradients = value_and_gradients(kept(labels, weights), (narrow, kernel, bias))
+    expected, expected_gradients = value_and_gradients(
+        lambda *arguments: direct(arguments, labels, weights, None), rounded
+    )
+    assert relative_error(losses[0], expected[0]) < 1e-5
+    assert [g.dtype for g in gradients] == [jnp.bfloat16, np.float32, np.float32]
+    for found, direct_form in zip(gradients, expected_gradients, strict=True):
+        assert relative_error(found.astype(np.float32), direct_form) < 1e-2

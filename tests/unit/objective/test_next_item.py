@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, logsumexp
 
+from emkd_jax.objective import kept_cross_entropy, next_item
 from emkd_jax.objective.next_item import PackedBatch, label_weights, next_item_loss, segment_ends
 from tests.support import small
 from tests.support.tiny import NUM_ATTRIBUTES, NUM_ITEMS
@@ -158,3 +159,31 @@ def test_ends_and_weights():
     weights, count = label_weights(batch().labels.reshape(-1), jnp.dtype('float32'))
     assert int(count) == 15
     assert float(weights.sum()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize('tied', [False, True])
+def test_kept_exponentials_and_blocks_of_the_catalogue_give_the_same(monkeypatch, tied):
+    ensemble = small.ensemble(
+        model__encoder='sasrec_plus', objective__task='next_item', model__tied=tied
+    )
+    params = jax.jit(ensemble.init)(jax.random.key(1))
+    options = small.options(kd_weight=0.0)
+    hyper = small.hyper(options)
+
+    def found():
+        def loss(p):
+            return next_item_loss(p, ensemble, options, hyper, batch(), small.item_attributes())
+
+        compiled = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(params).compile()
+        return compiled(params), 'while' in compiled.as_text()
+
+    keeps, has_blocks = found()
+    assert not has_blocks
+    monkeypatch.setattr(kept_cross_entropy, 'MOST_KEPT', 0)
+    monkeypatch.setattr(next_item, 'BLOCK', 8)
+    streams, has_blocks = found()
+    assert has_blocks
+    jax.tree.map(
+        lambda kept, streamed: np.testing.assert_allclose(kept, streamed, rtol=1e-4, atol=1e-6),
+        *map(wide, (keeps, streams)),
+    )

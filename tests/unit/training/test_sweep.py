@@ -116,6 +116,27 @@ def test_steps_per_dispatch_are_as_asked(monkeypatch, asked, expected):
     assert counts == expected
 
 
+def test_a_cpu_is_sent_the_steps_of_half_a_second(monkeypatch):
+    seconds, counts, now = 0.04, [], [0.0]
+
+    def advance(states, data, count, request):
+        counts.append(count)
+        now[0] += seconds * count
+        return states, None
+
+    experiment = tiny_experiment()
+    trainer = make_trainer(experiment, [jax.device_get(experiment.initial_state())], [''])
+    monkeypatch.setattr('emkd_jax.training.trainer.time.monotonic', lambda: now[0])
+    monkeypatch.setattr(trainer, '_count', lambda count: count)
+    monkeypatch.setattr(trainer, '_advance', advance)
+    monkeypatch.setattr(trainer, '_read', lambda _: Request.NONE)
+    trainer.advance_to(32, lambda: Request.NONE, lambda: None)
+    assert counts == [4, 4, 12, 12]
+    seconds = 10.0  # then no fewer than four
+    trainer.advance_to(52, lambda: Request.NONE, lambda: None)
+    assert counts[4:] == [12, 4, 4]
+
+
 def test_a_configuration_of_one_run_is_that_run():
     config = tiny_config()
     assert expand_sweep(config) == [('', config)]
