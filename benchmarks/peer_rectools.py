@@ -43,8 +43,8 @@ def states(network, ids, offsets, values):
 class Curve(pl.Callback):
     """Writes the states after every epoch, and stops the training when its time is up."""
 
-    def __init__(self, model, data, folder, seconds):
-        self.model, self.data, self.folder, self.limit = model, data, folder, seconds
+    def __init__(self, data, folder, seconds):
+        self.data, self.folder, self.limit = data, folder, seconds
         self.seconds, self.began, self.epochs = 0.0, 0.0, []
 
     def histories(self, name):
@@ -59,7 +59,7 @@ class Curve(pl.Callback):
         """Stops the clock, which runs in training alone, and writes the states."""
         self.seconds += time.perf_counter() - self.began
         self.epochs.append(self.seconds)
-        ids = self.model.data_preparator.item_id_map
+        ids = module.data_preparator.item_id_map
         found = {
             name: states(module.torch_model, ids, *self.histories(name))
             for name in ('validation', 'test')
@@ -101,7 +101,7 @@ def main():
         n_negatives=256,
         batch_size=128,
     )
-    curve = Curve(model, data, given.folder, given.seconds)
+    curve = Curve(data, given.folder, given.seconds)
     model._trainer = pl.Trainer(
         max_epochs=100,
         accelerator='cpu',

@@ -12,7 +12,8 @@ alone. A peer ends with the epoch in which its minutes are up, and its best epoc
 tested.
 
 Each peer has a virtual environment of its own, which the first call makes in FOLDER. The result
-is FOLDER/peers.json, FOLDER/peers.png, and a table.
+is FOLDER/peers.json, FOLDER/peers.png, and a table. Systems of an earlier call that are not named
+are kept.
 """
 
 import argparse
@@ -224,7 +225,8 @@ def main():
     given.folder.mkdir(parents=True, exist_ok=True)
     experiment = make_experiment(get_config('toys:best', **{'data.source': given.source}))
     write_data(experiment, given.folder / 'data.npz')
-    systems = {}
+    file = given.folder / 'peers.json'
+    systems = json.loads(file.read_text())['systems'] if file.exists() else {}
     record = {
         'what': 'Toys, leave-one-out, the whole history excluded. One system after another.',
         'command': 'python benchmarks/peers.py FOLDER --source=FOLDER_OF_THE_DATA '
@@ -245,7 +247,7 @@ def main():
                 systems[name] = peer(given.folder, name, experiment, 60 * given.minutes)
             except RuntimeError as error:
                 print(error, flush=True)
-        (given.folder / 'peers.json').write_text(json.dumps(record, indent=2) + '\n')
+        file.write_text(json.dumps(record, indent=2) + '\n')
         draw(systems, epath.Path(given.folder / 'peers.png'))
     print_table(
         'Toys: time to accuracy',

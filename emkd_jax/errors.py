@@ -3,6 +3,9 @@
 A message is one sentence that names the file, line or option, and what to do.
 """
 
+import importlib
+from typing import Any
+
 
 class UserError(Exception):
     """A mistake the user can mend."""
@@ -26,3 +29,22 @@ class PreemptedError(Exception):
     """A signal asked the run to stop; nothing that was done is lost."""
 
     exit_code = 143  # 128 + SIGTERM, by convention
+
+
+def import_extra(module: str, purpose: str, install: str) -> Any:
+    """Imports a module that is installed only by those who use it.
+
+    Args:
+      module: its name.
+      purpose: what needs it, as the subject of a sentence.
+      install: what pip installs to have it.
+
+    Raises:
+      UserError: it, or what it imports itself, is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f'{purpose} needs {error.name or module}; run: pip install {install}'
+        ) from error

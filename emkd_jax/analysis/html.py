@@ -5,8 +5,6 @@ import re
 
 from etils import epath
 
-from emkd_jax.errors import UserError
-
 _PAGE = """\
 <!doctype html>
 <html lang="en">
@@ -30,16 +28,6 @@ img {{ display: block; max-width: 100%; margin: 1rem 0; }}
 </body>
 </html>
 """
-
-
-def check_markdown() -> None:
-    """Raises UserError if the Markdown library is missing; called before any long work."""
-    try:
-        import markdown  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            "Reports need Markdown, which is not installed; run pip install 'emkd-jax[report]'."
-        ) from error
 
 
 def to_html(text: str, folder: epath.Path) -> str:

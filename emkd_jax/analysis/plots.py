@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from emkd_jax.errors import UserError
+from emkd_jax.errors import import_extra
 from emkd_jax.runs.workdir import writing
 
 EPOCH = 'epoch'  # axes with this label have ticks at whole numbers
@@ -27,14 +27,10 @@ _STYLE: Any = {
 }
 
 
-def check_matplotlib() -> None:
-    """Raises UserError if Matplotlib is missing; called before any long work."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            "Reports need Matplotlib, which is not installed; run pip install 'emkd-jax[report]'."
-        ) from error
+def check_libraries() -> None:
+    """Raises UserError if what a report needs is missing; called before any long work."""
+    for name in ('matplotlib', 'markdown'):
+        import_extra(name, 'A report', "'emkd-jax[report]'")
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Int
 
-from emkd_jax.analysis.html import check_markdown, to_html
-from emkd_jax.analysis.plots import COLOURS, EPOCH, check_matplotlib, figure
+from emkd_jax.analysis.html import to_html
+from emkd_jax.analysis.plots import COLOURS, EPOCH, check_libraries, figure
 from emkd_jax.errors import UserError
 from emkd_jax.evaluation import RULES, Evaluator
 from emkd_jax.evaluation.baselines import LIST
@@ -68,8 +68,7 @@ def report(run: TrainedRun) -> epath.Path:
     Raises:
       UserError: no epoch of the run was validated yet, or a library for reports is missing.
     """
-    check_matplotlib()
-    check_markdown()
+    check_libraries()
     history = run.history()
     trained = [event for event in history if event['kind'] == 'train']
     validated = [event for event in history if event['kind'] == 'validation']

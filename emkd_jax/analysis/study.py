@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Int
 
-from emkd_jax.analysis.plots import check_matplotlib
+from emkd_jax.analysis.plots import check_libraries
 from emkd_jax.analysis.speed import measure_cost
 from emkd_jax.analysis.statistics import paired_bootstrap
 from emkd_jax.analysis.study_designs import DESIGNS, Comparison, System
@@ -91,7 +91,7 @@ def _check(config: ml_collections.ConfigDict, design: str) -> None:
             f'--study={design} compares ensembles, and ensemble.num_networks is '
             f'{config.ensemble.num_networks}; set it to 2 at least.'
         )
-    check_matplotlib()
+    check_libraries()
 
 
 def _carry_out(

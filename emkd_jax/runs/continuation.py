@@ -17,7 +17,7 @@ from emkd_jax.runs.loop import train
 from emkd_jax.runs.signals import StopSignals
 from emkd_jax.runs.trained import TrainedRun, default_workdir, load_run
 from emkd_jax.runs.workdir import holds_run
-from emkd_jax.training.sweep import expand_sweep
+from emkd_jax.training.sweep import check_single
 
 # Tables of parameters with a row for each item, and for each attribute, by their last name.
 _ITEM_TABLES = ('tokens', 'item_head_kernel', 'item_head_bias')
@@ -48,8 +48,7 @@ def continue_training(
       UserError: as `train`; or the runs have different models, or the same workdir.
     """
     workdir = workdir or default_workdir(config)
-    if len(expand_sweep(config)) > 1:
-        raise UserError('--from is for a single run; leave out train.num_seeds and sweep.*.')
+    check_single(config, '--from')
     if not holds_run(workdir):
         before = load_run(source)
         experiment = make_experiment(config, data)

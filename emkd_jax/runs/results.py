@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 
 from emkd_jax.config import to_json
 from emkd_jax.data.atomic import write_json
+from emkd_jax.data.packing import Packing
 from emkd_jax.errors import UserError
 from emkd_jax.evaluation import Evaluator
 from emkd_jax.evaluation.baselines import LIST, evaluate_baselines
@@ -39,7 +40,9 @@ def announce(experiment: Experiment, folder: epath.Path) -> None:
     if experiment.data.notes:
         say(experiment.data.notes)
     counts = ', '.join(f'{count:,} {name}' for name, count in experiment.counts.items())
-    say(f'{experiment.data.name}: {counts}')
+    rows = experiment.rows
+    fill = f'; {rows.fill:.1%} of the slots are filled' if isinstance(rows, Packing) else ''
+    say(f'{experiment.data.name}: {counts}{fill}')
     if experiment.data.stand_in:
         say(
             banner(

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from etils import epath
 
-from emkd_jax.errors import UserError
+from emkd_jax.errors import UserError, import_extra
 from emkd_jax.runs.console import warn
 
 PROJECT = 'emkd_jax'  # the project, or experiment, that runs are collected in
@@ -177,12 +177,7 @@ def check_sinks(sinks: str) -> list[str]:
                 f"log.sinks has '{name}'; use {', '.join(SINKS)}, with commas between them."
             )
         if name in _TRACKERS:
-            try:
-                importlib.import_module(name)
-            except ImportError as error:
-                raise UserError(
-                    f'log.sinks={name} needs a package of that name; run: pip install {name}'
-                ) from error
+            import_extra(name, f'log.sinks={name}', name)
     return list(dict.fromkeys(names))
 
 

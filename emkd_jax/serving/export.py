@@ -27,7 +27,7 @@ from emkd_jax.model.ensemble import make_ensemble
 from emkd_jax.runs.console import say
 from emkd_jax.runs.trained import TrainedRun
 from emkd_jax.serving.model import Model, new_folder
-from emkd_jax.serving.vectors import check_faiss, write_index
+from emkd_jax.serving.vectors import import_faiss, write_index
 from emkd_jax.serving.weights import save_weights
 
 _PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -52,7 +52,7 @@ def export(run: TrainedRun, output: str = '') -> None:
             'networks or a smaller model.hidden_dim, or raise data.k_core.'
         )
     if run.config.export.index:
-        check_faiss()
+        import_faiss()
     slots = model.ensemble.network.encoder.max_len - 1
     card = model.card() | {
         'slots': slots,

@@ -9,7 +9,7 @@ from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.runs.trained import default_workdir
 from emkd_jax.runs.training_run import BEST_METRIC
 from emkd_jax.serving.weights import check_weights, load_weights
-from emkd_jax.training.sweep import expand_sweep
+from emkd_jax.training.sweep import check_single
 
 
 def import_weights(config: ml_collections.ConfigDict, workdir: str = '', path: str = '') -> None:
@@ -27,8 +27,7 @@ def import_weights(config: ml_collections.ConfigDict, workdir: str = '', path: s
     """
     if not path:
         raise UserError('--weights is empty; name a file of weights.')
-    if len(expand_sweep(config)) > 1:
-        raise UserError('Weights are for a single run; leave out train.num_seeds and sweep.*.')
+    check_single(config, '--weights')
     params, experiment = load_weights(path), make_experiment(config)
     check_weights(params, experiment.state_shapes().params, path)
     folder, value = begin(experiment, params, workdir or default_workdir(config))

@@ -8,8 +8,6 @@ bias, the sum of the networks' logits is one inner product,
 so an index for the search of inner products finds what the networks recommend.
 """
 
-import functools
-import importlib
 import pathlib
 from typing import Any
 
@@ -17,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32, PyTree
 
-from emkd_jax.errors import UserError
+from emkd_jax.errors import import_extra
 from emkd_jax.model.ensemble import Ensemble
 
 
@@ -69,22 +67,16 @@ def write_index(
     Raises:
       UserError: faiss is not installed.
     """
-    faiss = _faiss()
+    faiss = import_faiss()
     index = faiss.IndexFlatIP(vectors.shape[1] + 1)
     index.add(np.concatenate([vectors, biases[:, None]], axis=1))
     file.write_bytes(faiss.serialize_index(index).tobytes())
 
 
-def check_faiss() -> None:
-    """Raises UserError if faiss is not installed."""
-    _faiss()
+def import_faiss() -> Any:
+    """The module faiss.
 
-
-@functools.cache
-def _faiss() -> Any:
-    try:
-        return importlib.import_module('faiss')
-    except ModuleNotFoundError as error:
-        raise UserError(
-            "export.index=faiss needs faiss; run: pip install 'emkd-jax[index]'"
-        ) from error
+    Raises:
+      UserError: it is not installed.
+    """
+    return import_extra('faiss', 'export.index=faiss', "'emkd-jax[index]'")

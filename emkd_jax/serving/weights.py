@@ -20,7 +20,7 @@ from etils import epath
 from jaxtyping import Float, PyTree
 
 from emkd_jax.data.atomic import atomic_file
-from emkd_jax.errors import UserError
+from emkd_jax.errors import UserError, import_extra
 from emkd_jax.serving.pytorch import flatten, nest, params_from_state_dict, state_dict_from_params
 
 FORMATS = ('safetensors', 'npz', 'pth')
@@ -122,10 +122,4 @@ def _from_pytorch(path: epath.Path, content: bytes) -> PyTree[Float[np.ndarray, 
 
 
 def _torch() -> ModuleType:
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        raise UserError(
-            "A .pth file needs PyTorch, which is not installed; run pip install 'emkd-jax[torch]'."
-        ) from error
-    return torch
+    return import_extra('torch', 'A .pth file', "'emkd-jax[torch]'")

@@ -50,6 +50,12 @@ def expand_sweep(config: ml_collections.ConfigDict) -> list[SweepRun]:
     return runs
 
 
+def check_single(config: ml_collections.ConfigDict, purpose: str) -> None:
+    """Raises UserError, with the purpose as its subject, if a configuration asks for many runs."""
+    if len(expand_sweep(config)) > 1:
+        raise UserError(f'{purpose} is for a single run; leave out train.num_seeds and sweep.*.')
+
+
 def stack_hyper_parameters(configs: Sequence[ml_collections.ConfigDict]) -> HyperParameters:
     """Stacks hyper-parameters that differ as (runs,) float32; those that agree become None."""
     columns = zip(*map(hyper_parameters, configs), strict=True)

@@ -30,7 +30,7 @@ _USUAL: dict[str, tuple[str, str]] = {
     'title': ('title movietitle name productname itemname', ''),
 }
 _ROLES = ('user', 'item', 'time')
-_TIME_ENDS = ('timestamp', 'datetime', 'time', 'date', 'at', 'ts')
+_TIME_WORDS = ('timestamp', 'stamp', 'datetime', 'time', 'date', 'at', 'ts')  # that end a name
 ATTRIBUTES = frozenset(
     ['attributes', 'categories', 'category', 'genres', 'genre', 'brand', 'store', 'class', 'tags']
 )
@@ -181,12 +181,7 @@ def _time(names, options, path, sample, taken):
     columns = [[row[place] for row in sample if len(row) > place] for place in range(len(names))]
     places = [place for place in free if known[place] in usual]
     if not places:
-        places = [
-            place
-            for place in free
-            if known[place].endswith(_TIME_ENDS[:4])
-            or re.search(r'(_|[a-z](?=[A-Z]))(at|ts|At|Ts)$', names[place])
-        ]
+        places = [place for place in free if _last_word(names[place]) in _TIME_WORDS]
     if not places:
         places = [place for place in free if are_times([value or '' for value in columns[place]])]
     if len(places) == 2:
@@ -204,6 +199,12 @@ def _time(names, options, path, sample, taken):
         f'{", ".join(names)}: name one with --config.data.time_column, or give '
         f'--config.data.time_column={NONE} if the events of each user are in order.'
     )
+
+
+def _last_word(name):
+    """'date' of 'order_date' and 'orderDate', but 'update' of 'last_update'."""
+    words = re.findall(r'[A-Z]?[a-z]+|[A-Z]+', name)
+    return words[-1].lower() if words else ''
 
 
 def _ambiguous(names, places, role, path):

@@ -3,7 +3,7 @@
 import ipaddress
 import socket
 
-from emkd_jax.errors import UserError
+from emkd_jax.errors import UserError, import_extra
 from emkd_jax.runs.console import say, warn
 from emkd_jax.runs.trained import TrainedRun
 
@@ -24,21 +24,17 @@ def serve(run: TrainedRun, host: str = '127.0.0.1', port: int = 8000) -> None:
       UserError: the packages for it are missing, the address cannot be had, or the run has no
         validated checkpoint yet.
     """
-    try:
-        import uvicorn
-
-        from emkd_jax.serving.http.app import make_app
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"--mode=serve needs {error.name}; run: pip install 'emkd-jax[serve]'"
-        ) from error
+    uvicorn, answering = (
+        import_extra(name, '--mode=serve', "'emkd-jax[serve]'")
+        for name in ('uvicorn', 'emkd_jax.serving.http.app')
+    )
     from emkd_jax.serving.http.served import Served
 
     listening = _listen(host, port)
     say(f'Loading {run.folder} and compiling.')
     served = Served(run)
     served.follow(_LOOK_EVERY)
-    app = make_app(served)
+    app = answering.make_app(served)
     name, port = listening.getsockname()[:2]
     if not ipaddress.ip_address(name).is_loopback:
         warn(

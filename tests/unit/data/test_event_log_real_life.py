@@ -70,6 +70,19 @@ def test_times_without_a_usual_name_are_told_by_their_values(read):
     assert 'time = bought (2031-01-01 .. 2031-01-02)' in data.notes
 
 
+@pytest.mark.parametrize('name', ['watched_at', 'watchedAt', 'WATCH_DATE', 'watchTime', 'event ts'])
+def test_a_name_whose_last_word_is_a_time_is_one(read, name):
+    data = read(rows(f'user,item,runtime,update,{name}', 'u,b,90,yes,2', 'u,a,95,no,1'))
+    assert histories(data) == {'u': ['a', 'b']}
+    assert f'time = {name} ' in data.notes
+
+
+@pytest.mark.parametrize('name', ['runtime', 'update', 'last_update', 'format', 'flat'])
+def test_a_name_that_ends_in_the_letters_of_a_time_is_none(read, name):
+    with pytest.raises(UserError, match='no column that is known to hold the times'):
+        read(rows(f'user,item,{name}', 'u,b,90', 'u,a,95'))
+
+
 def test_the_day_and_the_time_of_day_belong_together(read):
     log = rows(
         'user,item,date,time',

@@ -5,11 +5,14 @@ import json
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from jax import export as jax_export
 
 import emkd_jax as emkd
 from emkd_jax.errors import PreemptedError
+from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.runs.loop import train
+from emkd_jax.runs.results import announce
 from emkd_jax.runs.signals import StopSignals
 from emkd_jax.runs.trained import evaluate, load_run
 from emkd_jax.serving.export import export
@@ -115,3 +118,9 @@ def test_training_stops_when_patience_is_over(tmp_path):
     assert stopped.results['best_epoch'] == 1
     assert stopped.results['steps'] == 3 * (stopped.results['steps'] // 3)
     assert max(event['epoch'] for event in lines(tmp_path / 'run', 'validation')) == 3
+
+
+def test_a_run_says_how_full_its_rows_are(capsys, tmp_path):
+    experiment = make_experiment(config())
+    announce(experiment, epath.Path(tmp_path))
+    assert f'; {experiment.rows.fill:.1%} of the slots are filled' in capsys.readouterr().out

@@ -1,11 +1,12 @@
 """Items as vectors: their inner products rank as the model does, also from the exported files."""
 
+import sys
+
 import faiss
 import numpy as np
 import pytest
 
 from emkd_jax.errors import UserError
-from emkd_jax.serving import vectors
 from emkd_jax.serving.export import export
 from emkd_jax.serving.model import Model
 from tests.support.tiny import NUM_ITEMS
@@ -46,11 +47,7 @@ def test_the_exported_index_ranks_as_the_model(run, tmp_path):
 
 
 def test_an_index_without_faiss_is_refused_before_anything_is_written(run, tmp_path, monkeypatch):
-    def missing(name):
-        raise ModuleNotFoundError(name)
-
-    vectors._faiss.cache_clear()
-    monkeypatch.setattr(vectors.importlib, 'import_module', missing)
+    monkeypatch.setitem(sys.modules, 'faiss', None)
     with pytest.raises(UserError, match=r"pip install 'emkd-jax\[index\]'"):
         export(run, str(tmp_path / 'export'))
     assert not (tmp_path / 'export').exists()
