@@ -13,6 +13,7 @@ from emkd_jax.data.event_log import columns
 from emkd_jax.data.event_log.database import bad_rows, file_literal, literal, reason
 from emkd_jax.data.event_log.event_table import EventTable, fill
 from emkd_jax.data.event_log.report import Report
+from emkd_jax.data.event_log.times import are_times
 from emkd_jax.data.source import Source, decoded
 from emkd_jax.errors import UserError
 
@@ -70,14 +71,25 @@ def sniff(source: Source, options: ml_collections.ConfigDict) -> TextTable:
     if not decoded(header) or (
         not columns.has_usual_names(cells) and any(_VALUE.match(cell) for cell in cells)
     ):
-        blanks = ['_'] * (len(cells) - 2)
         raise UserError(
             f"{source.path} has no line of column names: it begins with '{_shown(header)}'. Add "
             f'one, or name its {len(cells)} columns with '
-            f'--config.data.columns={",".join(["user", "item", *blanks])} (time for the times, _ '
-            'for a column that is not needed).'
+            f'--config.data.columns={",".join(_guessed_names(cells))} (time for the times, _ for a '
+            'column that is not needed).'
         )
     return TextTable(cells, delimiter, quote)
+
+
+def _guessed_names(cells):
+    """An example of names: a time if one cell reads as it, and the ids in the first others."""
+    times = [place for place, cell in enumerate(cells) if are_times([cell])]
+    names = ['_'] * len(cells)
+    if len(times) == 1 and len(cells) > 2:
+        names[times[0]] = 'time'
+    free = [place for place, name in enumerate(names) if name == '_']
+    for place, name in zip(free, ('user', 'item'), strict=False):
+        names[place] = name
+    return names
 
 
 def _cells(line, delimiter, quote):

@@ -155,7 +155,9 @@ def test_an_id_is_taken_before_a_name(read):
 
 def test_a_file_without_column_names(read):
     log = '1,2031-04-07T10:54:09.277Z,9002,0\n1,2031-04-07T10:51:09.277Z,9001,0\n'
-    with pytest.raises(UserError, match=r'no line of column names.*data\.columns'):
+    with pytest.raises(
+        UserError, match=r'no line of column names.*data\.columns=user,time,item,_ '
+    ):
         read(log)
     assert histories(read(log, columns='user,time,item,_')) == {1: [9001, 9002]}
 
