@@ -57,6 +57,20 @@ NEXT_ITEM_RECIPE: dict[str, Any] = {
     'eval.every_epochs': 2,
 }
 
+# What options are called in other libraries, and in this one's Python interface.
+_ALSO_CALLED = {
+    'items': 'data.attributes',
+    'item_file': 'data.attributes',
+    'path': 'data.source',
+    'file': 'data.source',
+    'lr': 'optimizer.learning_rate',
+    'n_layers': 'model.num_blocks',
+    'num_layers': 'model.num_blocks',
+    'embedding_size': 'model.hidden_dim',
+    'hidden_size': 'model.hidden_dim',
+    'max_seq_length': 'model.max_len',
+}
+
 
 def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collections.ConfigDict:
     """Applies one of the variants that all data sets share: '', `released` or `quick`.
@@ -161,9 +175,12 @@ def check_names(names: Iterable[str], config: ml_collections.ConfigDict) -> None
             continue
         # Several options may end alike; the first one is meant: model.dropout, not sweep.dropout.
         leaves = {option.rpartition('.')[2]: option for option in reversed(known)}
-        near = difflib.get_close_matches(name, known, 1, 0.6 if '.' in name else 1.0) or [
-            leaves[leaf] for leaf in difflib.get_close_matches(name.rpartition('.')[2], leaves, 1)
-        ]
+        own = name.rpartition('.')[2]
+        near = (
+            [option for option in [_ALSO_CALLED.get(own)] if option in known]
+            or difflib.get_close_matches(name, known, 1, 0.6 if '.' in name else 1.0)
+            or [leaves[leaf] for leaf in difflib.get_close_matches(own, leaves, 1)]
+        )
         hint = f' (did you mean {near[0]}?).' if near else '; docs/configuration.md lists all.'
         raise UserError(f'There is no option {name[:100]}{hint}')
 

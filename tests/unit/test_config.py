@@ -100,6 +100,8 @@ def test_options_are_changed_by_name_and_mistakes_are_named():
     for name, value, message in (
         ('train.batchsize', 3, r'no option train\.batchsize \(did you mean train\.batch_size'),
         ('dropout', 0.1, r'did you mean model\.dropout'),
+        ('model.n_layers', 3, r'did you mean model\.num_blocks'),
+        ('data.items', 'items.csv', r'did you mean data\.attributes'),
         ('train.batch_size', 'many', r"train\.batch_size is 'many'; it must be of the type int"),
     ):
         with pytest.raises(UserError, match=message):
