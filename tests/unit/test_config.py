@@ -105,7 +105,7 @@ def test_options_are_changed_by_name_and_mistakes_are_named():
         ('train.batch_size', 'many', r"train\.batch_size is 'many'; it must be of the type int"),
     ):
         with pytest.raises(UserError, match=message):
-            config.get_config('toys', **{name: value})
+            config.get_config('custom', **{name: value})
     with pytest.raises(UserError, match=r"no configuration 'tyos'; use one of beauty, custom"):
         config.get_config('tyos')
 
