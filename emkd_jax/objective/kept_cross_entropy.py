@@ -1,15 +1,13 @@
 """The cross-entropy of next items that keeps its exponentials, for CPUs and small catalogues.
 
 `catalogue_loss` computes every logit twice, so as not to store an array of (positions x classes).
-A CPU has the room for such an array where the catalogue is small, and little else to do meanwhile,
-so here the forward pass keeps e = exp(z - max z). The backward pass then has no logits to compute
-and no pass over the array of its own: with s = sum e and c = w / s, all factors of a position can
-be applied to its hidden state instead of to its row of e,
+Where the catalogue is small, a CPU has room for such an array, so here the forward pass keeps
+e = exp(z - max z). The backward pass then computes no logits. With s = sum e and c = w / s, the
+factors of a position are applied to its hidden state instead of to its row of e,
 
-    d kernel = e^T (c hidden) - onehot^T (w hidden),    d hidden = c (e kernel) - w kernel[label].
+    d kernel = e^T (c hidden) - onehot^T (w hidden),    d hidden = c (e kernel) - w kernel[label],
 
-On two cores, 256 positions, 11,925 classes and 64 dimensions take 10 ms in this way and 22 ms with
-`catalogue_loss`.
+so nothing but the two products reads the array again. It takes about half the time.
 """
 
 from collections.abc import Sequence
