@@ -38,7 +38,7 @@ from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.runs.metrics_log import read_log
 from emkd_jax.runs.results import device_name, versions
 
-HERE = pathlib.Path(__file__).parent
+HERE = pathlib.Path(__file__).absolute().parent
 RULE, METRICS, ROWS, SLOTS = 'history', ('HR@10', 'NDCG@10'), 512, 51
 SIZES = (
     '--config.model.hidden_dim=64',
@@ -62,14 +62,21 @@ PEERS = {
 COUNTS = 'transition counts (PCTM)'
 
 
+def absolute(path):
+    """A path that holds in any working folder."""
+    return pathlib.Path(path).absolute()
+
+
 def run_alone(command, log):
-    """Runs a command to its end. Returns its peak memory in bytes.
+    """Runs a command to its end, in the folder of its log. Returns its peak memory in bytes.
 
     Raises:
       RuntimeError: it failed.
     """
     with log.open('w') as out:
-        process = subprocess.Popen([str(part) for part in command], stdout=out, stderr=out)
+        process = subprocess.Popen(
+            [str(part) for part in command], stdout=out, stderr=out, cwd=log.parent
+        )
         _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise RuntimeError(f'{command[0]} failed; see {log}')
@@ -217,13 +224,13 @@ def summary(record):
 def main():
     """Trains every system, and writes the record, the plot and the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('folder', type=pathlib.Path)
-    parser.add_argument('--source', required=True)
+    parser.add_argument('folder', type=absolute)
+    parser.add_argument('--source', type=absolute, required=True)
     parser.add_argument('--systems', nargs='*', default=[COUNTS, *OURS, *PEERS])
     parser.add_argument('--minutes', type=float, default=10.0, help='for each peer')
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    experiment = make_experiment(get_config('toys:best', **{'data.source': given.source}))
+    experiment = make_experiment(get_config('toys:best', **{'data.source': str(given.source)}))
     write_data(experiment, given.folder / 'data.npz')
     file = given.folder / 'peers.json'
     systems = json.loads(file.read_text())['systems'] if file.exists() else {}

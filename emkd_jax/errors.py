@@ -40,11 +40,12 @@ def import_extra(module: str, purpose: str, install: str) -> Any:
       install: what pip installs to have it.
 
     Raises:
-      UserError: it, or what it imports itself, is not installed.
+      UserError: it, or what it imports itself, is not installed or cannot be imported.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        broken = '' if isinstance(error, ModuleNotFoundError) else f' ({error})'
         raise UserError(
-            f'{purpose} needs {error.name or module}; run: pip install {install}'
+            f'{purpose} needs {error.name or module}{broken}; run: pip install {install}'
         ) from error

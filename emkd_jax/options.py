@@ -144,7 +144,8 @@ OPTIONS: dict[str, Option] = {
     ),
     'train.steps_per_dispatch': Option(
         0,
-        'Steps sent to the devices at a time; 0 means 16 on accelerators, 0.5 s on CPUs.',
+        'Steps sent to the devices at a time; 0 means 16 on accelerators, and on CPUs as many as '
+        'take half a second.',
         least=0,
         changes_results=False,
     ),

@@ -21,7 +21,7 @@ from emkd_jax.errors import UserError
 from emkd_jax.runs.console import say
 from emkd_jax.runs.trained import default_workdir
 from emkd_jax.runs.workdir import make_folder
-from emkd_jax.training.sweep import expand_sweep
+from emkd_jax.training.sweep import check_single
 
 PAIRS = 5  # blocks of training for each side
 BLOCK_SECONDS = 5.0  # least time of a block
@@ -54,8 +54,7 @@ def benchmark(
     """
     if torch_tuned and not pytorch_repo:
         raise UserError('--torch_tuned is for the original; give its clone with --pytorch_repo.')
-    if len(expand_sweep(config)) > 1:
-        raise UserError('A benchmark measures one run; leave train.num_seeds and sweep.* out.')
+    check_single(config, '--mode=benchmark')
     if config.distill.teacher:
         raise UserError('A benchmark measures an ensemble; leave distill.teacher out.')
     if is_remote(workdir):

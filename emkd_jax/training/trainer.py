@@ -153,7 +153,8 @@ class Trainer:
             if not self._compiled:
                 self._compiled, began, first = True, time.monotonic(), self.step
             elif self._adapts:
-                fitting = _DISPATCH_SECONDS * count / (time.monotonic() - sent)
+                taken = max(time.monotonic() - sent, 1e-6)  # a clock may stand still that long
+                fitting = _DISPATCH_SECONDS * count / taken
                 self._dispatch = int(min(max(fitting, _FEWEST_STEPS), _MOST_STEPS))
             on_dispatch()
         while pending:

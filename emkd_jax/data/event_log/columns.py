@@ -203,7 +203,7 @@ def _time(names, options, path, sample, taken):
 
 def _last_word(name):
     """'date' of 'order_date' and 'orderDate', but 'update' of 'last_update'."""
-    words = re.findall(r'[A-Z]?[a-z]+|[A-Z]+', name)
+    words = re.findall(r'[A-Z]?[a-z]+|[A-Z]+|\d+', name)
     return words[-1].lower() if words else ''
 
 

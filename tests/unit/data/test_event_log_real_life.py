@@ -77,7 +77,7 @@ def test_a_name_whose_last_word_is_a_time_is_one(read, name):
     assert f'time = {name} ' in data.notes
 
 
-@pytest.mark.parametrize('name', ['runtime', 'update', 'last_update', 'format', 'flat'])
+@pytest.mark.parametrize('name', ['runtime', 'update', 'last_update', 'format', 'flat', 'time2'])
 def test_a_name_that_ends_in_the_letters_of_a_time_is_none(read, name):
     with pytest.raises(UserError, match='no column that is known to hold the times'):
         read(rows(f'user,item,{name}', 'u,b,90', 'u,a,95'))
