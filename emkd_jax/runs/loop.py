@@ -63,7 +63,7 @@ def train(
     workdir = workdir or default_workdir(config)
     teacher = None
     if not holds_run(workdir):  # refuse what cannot work before anything is written
-        rows_per_device(config.train.batch_size, jax.device_count())
+        rows_per_device(experiment.config.train.batch_size, jax.device_count())
         teacher = load_teacher(experiment)
     folder = open_workdir(workdir, experiment.config)
     announce(experiment, folder)

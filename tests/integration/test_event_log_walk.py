@@ -66,6 +66,18 @@ def test_from_two_files_to_recommendations_and_an_export(shop):
     pd.testing.assert_frame_equal(table, model.recommend([['COF-01', 'COF-02']], k=3))
 
 
+def test_the_configuration_for_a_log_of_ones_own_trains_as_it_is(shop):
+    """The number of rows of a step, which it leaves to the data, is settled before the checks."""
+    config = custom_config.get_config()
+    config.data.source = str(shop / 'events.csv')
+    config.model.update({'hidden_dim': 8, 'num_blocks': 1})
+    config.train.num_epochs = 1
+    assert config.train.batch_size == 0
+    run = train(config, workdir=str(shop.parent / 'as_it_is'))
+    assert run.config.train.batch_size % 4 == 0
+    assert 'counts' in run.results  # whose settings it finds by itself
+
+
 def test_a_log_that_has_grown_gets_recommendations(shop, capsys):
     """Its new users, and its users with their new events; items that are new are counted."""
     folder = shop.parent / 'run_to_grow'

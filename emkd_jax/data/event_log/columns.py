@@ -62,6 +62,11 @@ def has_usual_names(names: Sequence[str]) -> bool:
     return any(_usual_role(name) for name in names)
 
 
+def has_ratings(names: Sequence[str]) -> bool:
+    """Whether a column has a usual name of ratings."""
+    return any(normalised(name) in _USUAL['rating'][0].split() for name in names)
+
+
 def event_columns(
     names: Sequence[str],
     options: ml_collections.ConfigDict,

@@ -74,14 +74,14 @@ def _event_values(table, found, options, path):
         name = table.names[found.time]
         time = table.sql[found.time]
         sample = [row[found.time] or '' for row in table.sample if len(row) > found.time]
+        if (clock := found.time_of_day) is not None:
+            time = f"trim({time}) || ' ' || trim({table.sql[clock]})"
+            sample = [
+                f'{row[found.time]} {row[clock]}' for row in table.sample if len(row) > clock
+            ]
         if found.time in table.dates:
             kind = TimeKind()
         else:
-            if (clock := found.time_of_day) is not None:
-                time = f"trim({time}) || ' ' || trim({table.sql[clock]})"
-                sample = [
-                    f'{row[found.time]} {row[clock]}' for row in table.sample if len(row) > clock
-                ]
             kind = time_kind(sample, options.time_format, path, name)
     return EventValues(
         user=table.sql[found.user],
@@ -126,11 +126,12 @@ def _store_sequences(database, table, found, options, path, report):
     )
     if found.item is not None and found.item != found.sequence:
         items = f'list_append({items}, {table.sql[found.item]})'
-    row = 'row_number() OVER ()'
-    user = f'({row})::VARCHAR' if found.user is None else f'trim({table.sql[found.user]})'
+    number = 'number_of_the_row'  # counted before rows are left out, so that it is the file's
+    user = f'{number}::VARCHAR' if found.user is None else f'trim({table.sql[found.user]})'
     database.execute(f"""
         CREATE TABLE rows AS
-        SELECT {row} - 1 AS number, {user} AS user, {items} AS items FROM {table.relation}
+        SELECT {number} - 1 AS number, {user} AS user, {items} AS items
+        FROM (SELECT *, row_number() OVER () AS {number} FROM {table.relation})
         WHERE {_kept(table, options, path) or 'true'}
     """)
     database.execute("""
@@ -175,5 +176,9 @@ def _shown_columns(database, names, found: EventColumns):
         """).fetchall()[0]
         clock = '' if found.time_of_day is None else f' and {names[found.time_of_day]}'
         parts.append(f'time = {names[found.time]}{clock} ({first} .. {last})')
-    parts.append(f'rating = {columns.NONE if found.rating is None else names[found.rating]}')
+    if found.rating is not None:
+        parts.append(f'rating = {names[found.rating]}')
+    else:
+        unused = columns.has_ratings(names)
+        parts.append(f'rating = {"not used (data.min_rating is 0)" if unused else columns.NONE}')
     return f'columns: {", ".join(parts)}'

@@ -1,5 +1,6 @@
 """Files as they are in real life, after public bug reports: read right, or a clear sentence."""
 
+import datetime
 import json
 
 import numpy as np
@@ -93,6 +94,26 @@ def test_the_day_and_the_time_of_day_belong_together(read):
     data = read(log)
     assert histories(data) == {'u': ['a', 'b', 'c']}
     assert 'time = date and time (2031-01-01' in data.notes
+
+
+def test_a_day_with_a_type_of_its_own_and_the_time_of_day_belong_together(read):
+    day, clock = datetime.date, datetime.time
+    log = {
+        'user': ['u', 'u', 'u'],
+        'item': ['b', 'c', 'a'],
+        'date': [day(2031, 1, 2), day(2031, 1, 2), day(2031, 1, 1)],
+        'time': [clock(10, 0, 5), clock(10, 0, 6, 500), clock(11, 0)],
+    }
+    backwards = {name: values[::-1] for name, values in log.items()}
+    for table in (log, backwards):
+        assert histories(read(table, 'log.parquet')) == {'u': ['a', 'b', 'c']}
+
+
+def test_ratings_that_are_not_used_are_said_to_be_there(read):
+    log = rows('user,item,timestamp,rating', 'u,a,1,5', 'u,b,2,1')
+    assert 'rating = not used (data.min_rating is 0)' in read(log).notes
+    assert 'rating = rating' in read(log, min_rating=1.0).notes
+    assert 'rating = none' in read(rows('user,item,timestamp', 'u,a,1')).notes
 
 
 def test_one_unit_a_column(read):
@@ -246,6 +267,16 @@ def test_kinds_of_events_are_mentioned_and_kept(read):
     notes = read(log).notes
     assert 'event_type holds buy, cart, view: all are taken' in notes
     assert histories(read(log, keep='event_type=buy, cart')) == {'u': ['b', 'c']}
+
+
+def test_rows_of_sequences_that_are_left_out_are_counted(read):
+    log = rows('items,kind', 'a b,cart', '"[a, b",view', 'c d,cart')
+    named = {'sequence_column': 'items', 'time_column': 'none'}
+    kept = read(log, **named, keep='kind=cart')
+    assert histories(kept) == {1: ['a', 'b'], 3: ['c', 'd']}
+    log = rows('items,kind', 'a b,view', '"[a, b",cart', 'c d,cart')
+    with pytest.raises(UserError, match='row 2: its sequence cannot be read'):
+        read(log, **named, keep='kind=cart')
 
 
 def test_an_item_table_of_other_items_is_warned_of(read, tmp_path):
