@@ -76,9 +76,7 @@ def _event_values(table, found, options, path):
         sample = [row[found.time] or '' for row in table.sample if len(row) > found.time]
         if (clock := found.time_of_day) is not None:
             time = f"trim({time}) || ' ' || trim({table.sql[clock]})"
-            sample = [
-                f'{row[found.time]} {row[clock]}' for row in table.sample if len(row) > clock
-            ]
+            sample = [f'{row[found.time]} {row[clock]}' for row in table.sample if len(row) > clock]
         if found.time in table.dates:
             kind = TimeKind()
         else:
