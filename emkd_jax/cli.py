@@ -81,7 +81,7 @@ _FLAGS: dict[str, tuple[Any, str]] = {
     'port': (8000, 'serve: port to listen on; 0 for one that is free'),
     'strict': (False, 'recommend: unknown users and items are an error'),
     'study': ('', 'study: ablation, parts, generality or ensemble_size'),
-    'topology': ('', 'plan: a TPU slice such as v5e:2x4; default: the devices of this machine'),
+    'topology': ('', 'plan: a TPU slice such as v5e:2x4, or v5e for the smallest that fits'),
     'weights': ('', 'import: file of weights, .pth, .safetensors or .npz'),
     'pytorch_repo': ('', 'benchmark: a clone of hw-du/EMKD'),
     'torch_tuned': (False, 'benchmark: let the clone use TF32'),

@@ -88,6 +88,12 @@ OPTIONS: dict[str, Option] = {
     'ensemble.shared_init': Option(
         False, 'Start all encoders from the same weights, as the released code does.'
     ),
+    'ensemble.shard_items': Option(
+        False,
+        'Split the rows of the item embeddings, the item heads and their moments in Adam over the '
+        'devices, for catalogues that do not fit on each of them. Not for several hosts yet.',
+        changes_results=False,
+    ),
     'objective.task': Option(
         'auto',
         'What is predicted: cloze (masked items), next_item (at every position of packed rows), or '

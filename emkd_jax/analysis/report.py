@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from etils import epath
 from jaxtyping import Float, Int
@@ -21,7 +20,6 @@ from emkd_jax.runs.console import markdown_table, say
 from emkd_jax.runs.results import evaluate_test, read_results, tested_scorers
 from emkd_jax.runs.trained import TrainedRun
 from emkd_jax.runs.workdir import writing
-from emkd_jax.training.placement import replicate
 
 METRICS = ('HR@10', 'NDCG@10')
 _TEST_METRICS = (
@@ -78,8 +76,8 @@ def report(run: TrainedRun) -> epath.Path:
             'was trained here.'
         )
     test = run.experiment.split.test
-    evaluate = Evaluator(run.config.eval, run.experiment.ensemble, test, counts=run.counts)
-    params = replicate(run.params, jax.devices())
+    evaluate = Evaluator(run.config.eval, run.experiment.placed_ensemble, test, counts=run.counts)
+    params = run.experiment.place(run.params)
     result = evaluate(params)
     tested = run.results
     if 'beyond_accuracy' not in tested:  # it has not finished, or an earlier version trained it

@@ -18,7 +18,7 @@ def make_trainer(experiment: Experiment) -> Trainer:
     """Returns a trainer that is about to start a single run."""
     return Trainer(
         experiment.config,
-        experiment.ensemble,
+        experiment.placed_ensemble,
         experiment.rows,
         experiment.data.item_attributes,
         stack_states([experiment.initial_state()]),
@@ -53,7 +53,7 @@ def measure_cost(experiment: Experiment) -> dict[str, int | float]:
     steps, seconds = train_for(trainer, _SECONDS)
     [params] = trainer.params()
     validation = experiment.split.validation
-    evaluate = Evaluator(experiment.config.eval, experiment.ensemble, validation)
+    evaluate = Evaluator(experiment.config.eval, experiment.placed_ensemble, validation)
     evaluate(params)  # compiles
     began = time.perf_counter()
     evaluate(params)

@@ -29,7 +29,6 @@ from emkd_jax.runs.signals import StopSignals
 from emkd_jax.runs.summary import mean_and_std, timing
 from emkd_jax.runs.trained import default_workdir, load_run
 from emkd_jax.runs.workdir import keep_data, open_workdir, sole_writer
-from emkd_jax.training.placement import replicate
 from emkd_jax.training.sweep import SweepRun, expand_sweep
 
 METRICS = ('HR@10', 'NDCG@10')
@@ -165,8 +164,8 @@ def _groups(runs: Iterable[SweepRun]) -> list[list[SweepRun]]:
 def _test_ranks(experiment: Experiment, folder: epath.Path) -> Int[np.ndarray, 'scorers users']:
     """Ranks of the test items by the ensemble and by each network, under the configured rule."""
     run = load_run(folder, dataset=experiment.data)
-    evaluate = Evaluator(run.config.eval, run.experiment.ensemble, run.experiment.split.test)
-    ranks = evaluate(replicate(run.params, jax.devices())).ranks
+    evaluate = Evaluator(run.config.eval, run.experiment.placed_ensemble, run.experiment.split.test)
+    ranks = evaluate(run.experiment.place(run.params)).ranks
     return ranks[:, RULES.index(run.config.eval.rule)]
 
 

@@ -5,10 +5,11 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from emkd_jax.data.dataset import Holdout
 from emkd_jax.evaluation.batches import model_inputs
+from emkd_jax.evaluation.scoring import Scorer
 from emkd_jax.model.ensemble import Ensemble
 
 _TOP = 10
@@ -32,22 +33,28 @@ class Diversity:
         most = min(_MOST_USERS, max(1, most), count)
         users = np.unique(np.linspace(0, count - 1, most).astype(int))
         slots = network.encoder.max_len
-        self._items = model_inputs(holdout.histories, users, slots, network.mask_token)
-        self._compare = jax.jit(lambda params, items: _compare(ensemble, params, items))
+        self._devices, self._num_users = jax.local_devices(), len(users)
+        spread = np.append(users, np.full(-len(users) % len(self._devices), -1))
+        self._items = model_inputs(
+            holdout.histories, spread.reshape(len(self._devices), -1), slots, network.mask_token
+        )
+        self._score = Scorer(ensemble, self._devices)
         self._single = ensemble.num_networks == 1
 
     def __call__(self, params: PyTree[Float[Array, '_ ...']]) -> dict[str, float]:
         """Overlap and divergence with these parameters."""
         if self._single:
             return {}
-        overlap, divergence = jax.device_get(self._compare(params, self._items))
+        scores = jax.device_get(self._score(self._score.networks(params), self._items))
+        logits = np.stack([s.reshape(-1, s.shape[-1])[: self._num_users, 1:] for s in scores])
+        overlap, divergence = jax.device_get(_compare(logits))
         return {f'overlap@{_TOP}': float(overlap), 'kl': float(divergence)}
 
 
+@jax.jit
 def _compare(
-    ensemble: Ensemble, params: PyTree, items: Int[Array, 'users slots']
+    logits: Float[Array, 'networks users items'],
 ) -> tuple[Float[Array, ''], Float[Array, '']]:
-    logits = jnp.stack(ensemble.scores(ensemble.split(params), items))[..., 1:]
     log_p = jax.nn.log_softmax(logits)
     p = jnp.exp(log_p)
     best = jax.lax.top_k(logits, min(_TOP, logits.shape[-1]))[1]

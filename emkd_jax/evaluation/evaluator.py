@@ -23,9 +23,10 @@ from emkd_jax.evaluation.metrics import (
     target_ranks,
     user_metrics,
 )
+from emkd_jax.evaluation.scoring import Scorer
 from emkd_jax.model.counts import CountModel
 from emkd_jax.model.ensemble import Ensemble
-from emkd_jax.training.placement import AXIS, take
+from emkd_jax.training.placement import AXIS
 
 # Bytes that a device works on at a time: on CPUs what fits their caches, elsewhere their memory.
 _CHUNK_BYTES = {'cpu': 24 << 20}
@@ -81,7 +82,8 @@ class Evaluator:
         """
         self._devices = tuple(devices or jax.local_devices())
         self._ensemble, self._ks, self._num_rows = ensemble, options.ks, len(holdout.targets)
-        self._score, self._rank, self._best, self._rank_weights = _compiled(ensemble, self._devices)
+        self._rank, self._best, self._rank_weights = _compiled(ensemble, self._devices)
+        self._score = Scorer(ensemble, self._devices)
         self._histories, self._counts, self._rule = holdout.histories, counts, options.rule
         network, count = ensemble.network, len(self._devices)
         rows = _rows_at_a_time(options.batch_size, ensemble, self._devices[0].platform)
@@ -104,7 +106,7 @@ class Evaluator:
         Raises:
           RunError: a score is NaN or infinite.
         """
-        networks = self._networks(params)
+        networks = self._score.networks(params)
         count = len(networks)
 
         def compute(index: np.ndarray, batch: EvalBatch) -> Array:
@@ -133,12 +135,12 @@ class Evaluator:
           {weight: NDCG@10 under the run's rule}. A weight multiplies the counts before they are
           added to the sum of the networks' scores, so it grows with the number of networks.
         """
-        networks = self._networks(params)
+        networks = self._score.networks(params)
         weights = np.array(WEIGHTS, np.float32) * len(networks)
         counts = [CountMember(model, float(weight)) for weight in weights]
 
         def compute(index: np.ndarray, batch: EvalBatch) -> Array:
-            scores = sum(self._network_scores(networks, batch))
+            scores = sum(self._score(networks, batch.items))
             unweighted = CountMember(model, 1.0).scores(self._histories, index)
             return self._rank_weights(scores, unweighted, weights, *batch[1:])
 
@@ -160,24 +162,10 @@ class Evaluator:
 
     def _scores(self, networks, index, batch):
         """The scores of each network, and then those of the counts, if there are some."""
-        scores = self._network_scores(networks, batch)
+        scores = self._score(networks, batch.items)
         if self._counts is not None:
             scores.append(self._counts.scores(self._histories, index))
         return scores
-
-    def _network_scores(self, networks, batch):
-        kinds = self._ensemble.networks
-        return [
-            self._score[kind](network, batch.items)
-            for kind, network in zip(kinds, networks, strict=True)
-        ]
-
-    def _networks(self, params):
-        """The parameters of each network, on the devices of this process."""
-        if jax.process_count() > 1:  # the copies of other processes are out of reach
-            params = jax.tree.map(lambda x: x.addressable_data(0), params)
-        places = (self._ensemble.place(params, n) for n in range(self._ensemble.num_networks))
-        return [take(stack, place, self._devices) for stack, place in places]
 
 
 @functools.lru_cache(4)
@@ -224,7 +212,6 @@ def _compiled(ensemble, devices):
 
     pmap = functools.partial(jax.pmap, devices=devices, axis_name=AXIS)
     return (
-        {network: pmap(network.scores_of, in_axes=(None, 0)) for network, _ in ensemble.stacks},
         pmap(rank),
         pmap(best, static_broadcasted_argnums=2),
         pmap(rank_weights, in_axes=(0, 0, None, 0, 0, 0)),

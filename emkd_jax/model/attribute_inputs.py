@@ -1,12 +1,16 @@
 """Embeddings of attributes as a part of the embeddings of items."""
 
+import copy
 import functools
 import hashlib
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32
+
+from emkd_jax.model.sharded_tables import AXIS
 
 _PAIRS_ON_CPU = 2048
 
@@ -21,6 +25,7 @@ class AttributePairs:
       attributes: its attribute.
       at_a_time: pairs that are added at a time. A CPU adds few, which stay in its cache between
         the lookup and the sum; other devices add all at once.
+      rows_per_device: how many rows of the table of items a device holds; 0: it holds all.
     """
 
     def __init__(self, item_attributes: Int[np.ndarray, 'items most'], on_cpu: bool = True):
@@ -29,14 +34,21 @@ class AttributePairs:
         self.items: Int32[np.ndarray, ' pairs'] = (items + 1).astype(np.int32)
         self.attributes = item_attributes[1:][items, column].astype(np.int32)
         self.at_a_time = _PAIRS_ON_CPU if on_cpu else max(1, len(self.items))
+        self.rows_per_device = 0
         content = np.int64(self.at_a_time), self.items, self.attributes
         self._digest = hashlib.sha256(b''.join(part.tobytes() for part in content)).digest()
 
+    def split(self, rows_per_device: int) -> 'AttributePairs':
+        """Returns the same pairs for a table of items whose rows are split over the devices."""
+        pairs = copy.copy(self)
+        pairs.rows_per_device = rows_per_device
+        return pairs
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, AttributePairs) and self._digest == other._digest
+        return isinstance(other, AttributePairs) and self._identity() == other._identity()
 
     def __hash__(self) -> int:
-        return hash(self._digest)
+        return hash(self._identity())
 
     def add_to(
         self, tokens: Float[Array, 'tokens dim'], embeddings: Float[Array, 'attributes dim']
@@ -49,13 +61,45 @@ class AttributePairs:
         """
         return _add(self, tokens, embeddings) if len(self.items) else tokens
 
+    def _identity(self) -> tuple[bytes, int]:
+        return self._digest, self.rows_per_device
+
     def _chunks(self, no_item: int, no_attribute: int) -> tuple[Array, Array]:
-        """The pairs in chunks of equal size, filled up with pairs that do not exist."""
-        missing = -len(self.items) % self.at_a_time
-        items = np.pad(self.items, (0, missing), constant_values=no_item)
-        attributes = np.pad(self.attributes, (0, missing), constant_values=no_attribute)
-        shape = (-1, self.at_a_time)
-        return jnp.asarray(items.reshape(shape)), jnp.asarray(attributes.reshape(shape))
+        """The pairs in chunks of equal size, filled up with pairs that do not exist.
+
+        Where the rows of the table are split, the pairs are those of this device's rows.
+        """
+        if not self.rows_per_device:
+            pairs = [(self.items, self.attributes)]
+        else:
+            last = int(self.items[-1]) // self.rows_per_device
+            firsts = np.searchsorted(self.items, np.arange(last + 2) * self.rows_per_device)
+            pairs = [
+                (self.items[a:b] - device * self.rows_per_device, self.attributes[a:b])
+                for device, (a, b) in enumerate(itertools.pairwise(firsts))
+            ]
+        most = max(len(items) for items, _ in pairs)
+        size = min(self.at_a_time, most)
+        longest = -(-most // size) * size
+
+        def chunks(arrays, nothing):
+            filled = [
+                np.pad(array, (0, longest - len(array)), constant_values=nothing)
+                for array in arrays
+            ]
+            return jnp.asarray(np.reshape(filled, (len(filled), -1, size)))
+
+        items, attributes = zip(*pairs, strict=True)
+        found = chunks(items, no_item), chunks(attributes, no_attribute)
+        if not self.rows_per_device:
+            return found[0][0], found[1][0]
+        # A device behind the last item has no pairs: those that it finds are dropped.
+        device = jax.lax.axis_index(AXIS)
+        place = jnp.minimum(device, last)
+        own = device <= last
+        return jnp.where(own, found[0][place], no_item), jnp.where(
+            own, found[1][place], no_attribute
+        )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

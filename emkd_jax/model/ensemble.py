@@ -18,6 +18,7 @@ from emkd_jax.model.encoders import make_encoder
 from emkd_jax.model.encoders.base import Items, Segments
 from emkd_jax.model.network import Network
 from emkd_jax.model.precision import activation_dtype
+from emkd_jax.model.sharded_tables import rows_per_device, with_rows_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +34,19 @@ class Ensemble:
     differ. The networks of a stack are vectorised, or computed `one_after_another`, which is faster
     on CPUs: their products that are batched over networks run at down to half the rate.
 
+    With `shards`, the rows of the item tables are split over so many devices. The functions that
+    take effective parameters then take those with this device's rows, within a pmap.
+
     Attributes:
       stacks: the network of each stack, and the number of copies of it. All networks agree in the
         number of items, the width of the hidden states, the largest input and the task.
-      shared_init, one_after_another: see above.
+      shared_init, one_after_another, shards: see above.
     """
 
     stacks: tuple[tuple[Network, int], ...]
     shared_init: bool = False
     one_after_another: bool = False
+    shards: int = 1
 
     @property
     def network(self) -> Network:
@@ -69,6 +74,17 @@ class Ensemble:
             for network, count in self.stacks
         )
         return dataclasses.replace(self, stacks=stacks)
+
+    def sharded(self, shards: int) -> 'Ensemble':
+        """Returns the same ensemble with item tables that are split over devices."""
+        stacks = []
+        for network, count in self.stacks:
+            if network.attribute_pairs is not None and shards > 1:
+                rows = network.num_items + (1 if network.encoder.task == 'next_item' else 2)
+                pairs = network.attribute_pairs.split(rows_per_device(rows, shards))
+                network = network.clone(attribute_pairs=pairs)
+            stacks.append((network, count))
+        return dataclasses.replace(self, stacks=tuple(stacks), shards=shards)
 
     def over_stacks(self, function: Callable[..., PyTree], *trees: PyTree) -> PyTree:
         """Calls function(network, trees of the stack ...) for each stack.
@@ -158,7 +174,24 @@ class Ensemble:
                 jnp.arange(items.shape[1])[None, None, :],
             )
         params = jax.tree.map(jnp.asarray, params)
+        if self.shards > 1:
+            small, params, items = self._on_rows_of(params, items)
+            return small._hidden(params, items, slot_keys, segments)
+        return self._hidden(params, items, slot_keys, segments)
 
+    def _on_rows_of(self, params, items):
+        """The ensemble that knows the rows of these items alone; see `sharded_tables`."""
+        found = [
+            with_rows_of(network, stack, items)
+            for stack, (network, _) in zip(self._stacks_of(params), self.stacks, strict=True)
+        ]
+        networks, stacks, numbers = zip(*found, strict=True)
+        kinds = zip(networks, (count for _, count in self.stacks), strict=True)
+        small = dataclasses.replace(self, stacks=tuple(kinds), shards=1)
+        params = stacks[0] if len(stacks) == 1 else dict(zip(self._names, stacks, strict=True))
+        return small, params, numbers[0]
+
+    def _hidden(self, params, items, slot_keys, segments):
         def apply(network, params, items, slot_keys):
             return network.apply({'params': params}, items, slot_keys, segments=segments)
 
@@ -203,11 +236,7 @@ class Ensemble:
         self, params: PyTree, hidden: Float[Array, 'networks *lead dim']
     ) -> Float[Array, 'networks *lead classes']:
         """Computes the attribute logits of each network from its own hidden states."""
-
-        def logits(network, params, hidden):
-            return network.apply({'params': params}, hidden, method=Network.attribute_logits)
-
-        return self._from_hidden(logits, params, hidden)
+        return self._from_hidden(Network.attribute_logits_of, params, hidden)
 
     def states(self, networks: Sequence[PyTree], items: Items) -> list[Float[Array, 'rows dim']]:
         """Computes the `Network.predicting_state` of each network; see `scores`."""

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from emkd_jax.model import sharded_tables
 from emkd_jax.model.attribute_inputs import AttributePairs
 from emkd_jax.model.encoders.base import HiddenOut, Items, Segments, SequenceEncoder, SlotKeys
 from emkd_jax.model.encoders.layers import linear_params
@@ -73,10 +74,6 @@ class Network(nn.Module):
             items = items[:, :-1] if items.shape[1] > 1 else jnp.zeros_like(items)
         return self.encoder(items, last_only=True)[:, -1]
 
-    def attribute_logits(self, hidden: Float[Array, '*lead dim']) -> Float[Array, '*lead classes']:
-        """Computes logits of the attributes 0..A, in float32 or wider."""
-        return _wide_linear(hidden, *self.attribute_head)
-
     def effective(self, params: PyTree) -> PyTree:
         """Returns the parameters with the attributes added to the item embeddings.
 
@@ -114,6 +111,21 @@ class Network(nn.Module):
         params = self.effective(_as_jax_arrays(params))
         return self.item_logits_of(params, self._from_effective(params, items))
 
+    def sharded_scores_of(self, params: PyTree, items: Items) -> Float[Array, 'rows classes']:
+        """As `scores_of`, with this device's rows of the item tables and its rows of the batch.
+
+        A device computes the logits of its own classes for the rows of all devices, and exchanges
+        them for those of all classes for its own rows. Every device must have as many rows.
+        """
+        params = self.effective(params)
+        stacked = jax.tree.map(lambda x: x[None], params)
+        small, own, numbers = sharded_tables.with_rows_of(self, stacked, items)
+        own = jax.tree.map(lambda x: x[0], own)
+        hidden = jax.lax.all_gather(
+            small._from_effective(own, numbers), sharded_tables.AXIS, tiled=True
+        )
+        return sharded_tables.all_classes(self.item_logits_of(params, hidden), self.num_items)
+
     def _from_effective(self, params, items):
         return self.apply({'params': params}, items, method=Network.predicting_state)
 
@@ -122,6 +134,12 @@ class Network(nn.Module):
     ) -> Float[Array, '*lead classes']:
         """Computes logits of the items 0..V by one network, in float32 or wider."""
         return _wide_linear(hidden, *self.item_head_of(params))
+
+    def attribute_logits_of(
+        self, params: PyTree, hidden: Float[Array, '*lead dim']
+    ) -> Float[Array, '*lead classes']:
+        """Computes logits of the attributes 0..A by one network, in float32 or wider."""
+        return _wide_linear(hidden, params['attribute_head_kernel'], params['attribute_head_bias'])
 
 
 def _wide_linear(hidden, kernel, bias):

@@ -55,6 +55,17 @@ def catalogue_loss(
 
 
 def _forward(hidden, kernel, bias, labels, weights, temperature, block):
+    sums = catalogue_sums(hidden, kernel, bias, labels, temperature, block)
+    lses = normalisers(sums, temperature)
+    return losses_of(sums, lses, weights, temperature), lses
+
+
+def catalogue_sums(hidden, kernel, bias, labels, temperature, block):
+    """The sums over classes, each (networks, positions), from which the losses follow.
+
+    They are the maximum of the logits, the sum of exp(z - maximum), the logit of the label, and
+    with distillation the sum and the moment of exp((z - maximum) / temperature).
+    """
     networks, positions, _ = hidden.shape
 
     def visit(first, size, carry):
@@ -70,15 +81,25 @@ def _forward(hidden, kernel, bias, labels, weights, temperature, block):
     kd_sums = () if temperature is None else (zeros, zeros)
     start = [(jnp.full_like(zeros, -jnp.inf), zeros, zeros, *kd_sums)] * networks
     sums = over_blocks(visit, start, kernel.shape[1], block)
-    top, sum_one, picked, *kd_sums = map(jnp.stack, zip(*sums, strict=True))
-    lse_one = top + jnp.log(sum_one)
-    cross_entropy = ((lse_one - picked).sum(0) * weights).sum()
+    return tuple(map(jnp.stack, zip(*sums, strict=True)))
+
+
+def normalisers(sums, temperature):
+    """The log-sum-exp of the logits, and that of the logits / temperature, None without it."""
+    top, sum_one, _, *kd_sums = sums
+    lse_soft = top / temperature + jnp.log(kd_sums[0]) if kd_sums else None
+    return top + jnp.log(sum_one), lse_soft
+
+
+def losses_of(sums, lses, weights, temperature):
+    """Cross-entropy and distillation."""
+    _, _, picked, *kd_sums = sums
+    cross_entropy = ((lses[0] - picked).sum(0) * weights).sum()
     if not kd_sums:
-        return (cross_entropy, jnp.zeros_like(cross_entropy)), (lse_one, None)
+        return cross_entropy, jnp.zeros_like(cross_entropy)
     sum_soft, moment = kd_sums
-    lse_soft = top / temperature + jnp.log(sum_soft)
     distillation = ((moment / sum_soft).sum(0) * weights).sum() / (2 * temperature)
-    return (cross_entropy, distillation), (lse_one, lse_soft)
+    return cross_entropy, distillation
 
 
 def _accumulate(sums, logits, lead, hits, temperature):
@@ -140,6 +161,17 @@ def _forward_rule(hidden, kernel, bias, labels, weights, temperature, block):
 
 
 def _backward_rule(block, residuals, cotangents):
+    hidden, *_, labels, _, _, _, _ = residuals
+    d_hidden, d_kernel, d_bias = catalogue_gradients(block, residuals, cotangents)
+    no_label_gradient = np.zeros(labels.shape, jax.dtypes.float0)
+    return d_hidden.astype(hidden.dtype), d_kernel, d_bias, no_label_gradient, None, None
+
+
+def catalogue_gradients(block, residuals, cotangents):
+    """The gradients of hidden states, kernels and biases.
+
+    Those of the hidden states have the type in which sums are accumulated.
+    """
     hidden, kernel, bias, labels, weights, temperature, lse_one, lse_soft = residuals
     ce_grad, kd_grad = cotangents
     networks = len(hidden)
@@ -184,9 +216,7 @@ def _backward_rule(block, residuals, cotangents):
         jnp.zeros_like(bias),
     )
     d_hidden, d_kernel, d_bias = over_blocks(visit, start, kernel.shape[1], block)
-    no_label_gradient = np.zeros(labels.shape, jax.dtypes.float0)
-    d_hidden = jnp.stack(d_hidden).astype(hidden.dtype)
-    return d_hidden, d_kernel, d_bias, no_label_gradient, None, None
+    return jnp.stack(d_hidden), d_kernel, d_bias
 
 
 catalogue_loss.defvjp(_forward_rule, _backward_rule)

@@ -11,9 +11,9 @@ from emkd_jax.model import hash_rng
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.model.precision import accumulation_dtype
 from emkd_jax.objective.attributes import attribute_loss
-from emkd_jax.objective.catalogue_loss import BLOCK, catalogue_loss
 from emkd_jax.objective.contrastive import contrastive_loss
 from emkd_jax.objective.hyper_parameters import HyperParameters
+from emkd_jax.objective.item_loss import item_loss
 from emkd_jax.objective.masking import Views, at_positions, masked_positions
 
 PARTS = ('masked_items', 'kd', 'attributes', 'icl', 'ccl')
@@ -40,11 +40,6 @@ class Capacity(NamedTuple):
 
     all_views: int
     last_view: int
-
-
-def distils(ensemble: Ensemble, hyper: HyperParameters) -> bool:
-    """Returns whether `emkd_loss` computes the part 'kd'."""
-    return ensemble.num_networks > 1 and not hash_rng.is_static_zero(hyper.kd_weight)
 
 
 def weighted_total(
@@ -116,13 +111,13 @@ def emkd_loss(
         overflow = overflow + last.overflow
     hidden, chosen = at_positions(hidden, row, slot)
 
-    parts['masked_items'], parts['kd'] = catalogue_loss(
+    parts['masked_items'], parts['kd'] = item_loss(
+        ensemble,
+        params,
+        hyper,
         chosen[:, : capacity.all_views],
-        *ensemble.item_heads(params),
         masked.label,
         masked.weight.astype(parts['kd'].dtype),
-        hyper.temperature if distils(ensemble, hyper) else None,
-        BLOCK,
     )
     if has_attributes:
         logits = ensemble.attribute_logits(params, chosen[:, capacity.all_views :])

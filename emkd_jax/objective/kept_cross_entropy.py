@@ -26,7 +26,8 @@ MOST_KEPT = 1 << 24  # numbers of a network and step: 64 MiB in float32
 def keeps_exponentials(ensemble: Ensemble, positions: int, distilled: bool) -> bool:
     """Whether the loss of `positions` slots is computed here, or by `catalogue_loss`."""
     classes = ensemble.network.num_items + 1
-    return ensemble.one_after_another and not distilled and positions * classes <= MOST_KEPT
+    one_device = ensemble.shards == 1 and ensemble.one_after_another
+    return one_device and not distilled and positions * classes <= MOST_KEPT
 
 
 @jax.custom_vjp

@@ -17,11 +17,10 @@ from emkd_jax.model import hash_rng
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.model.precision import accumulation_dtype
 from emkd_jax.objective.attributes import attribute_loss
-from emkd_jax.objective.catalogue_loss import BLOCK, catalogue_loss
 from emkd_jax.objective.contrastive import contrastive_loss
-from emkd_jax.objective.emkd import distils, weighted_total
+from emkd_jax.objective.emkd import weighted_total
 from emkd_jax.objective.hyper_parameters import HyperParameters
-from emkd_jax.objective.kept_cross_entropy import keeps_exponentials, kept_cross_entropy
+from emkd_jax.objective.item_loss import item_loss
 
 PARTS = ('next_item', 'kd', 'attributes', 'icl', 'ccl')
 
@@ -108,14 +107,7 @@ def next_item_loss(
     parts = dict.fromkeys(PARTS, jnp.zeros((), dtype))
     labels = batch.labels.reshape(-1)
     weights, count = label_weights(labels, dtype, axis_name)
-    classified = (hidden, *ensemble.item_heads(params), labels, weights)
-    distilled = distils(ensemble, hyper)
-    if keeps_exponentials(ensemble, len(labels), distilled):
-        parts['next_item'] = kept_cross_entropy(*classified)
-    else:
-        parts['next_item'], parts['kd'] = catalogue_loss(
-            *classified, hyper.temperature if distilled else None, BLOCK
-        )
+    parts['next_item'], parts['kd'] = item_loss(ensemble, params, hyper, hidden, labels, weights)
     if not hash_rng.is_static_zero(hyper.attribute_weight):
         logits = ensemble.attribute_logits(params, hidden)
         parts['attributes'] = attribute_loss(logits, item_attributes[labels], weights)

@@ -10,14 +10,16 @@ import ml_collections
 
 from emkd_jax.data.packing import Packing
 from emkd_jax.data.windows import Windows
+from emkd_jax.model import sharded_tables
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.objective.catalogue_loss import BLOCK, catalogue_loss
-from emkd_jax.objective.emkd import distils
 from emkd_jax.objective.hyper_parameters import hyper_parameters
+from emkd_jax.objective.item_loss import distils
 from emkd_jax.objective.kept_cross_entropy import keeps_exponentials
 from emkd_jax.training.placement import rows_per_device
 from emkd_jax.training.step import (
     TrainingData,
+    TrainState,
     compile_train_steps,
     init_state,
     make_capacity,
@@ -69,7 +71,9 @@ def step_cost(
     averaged = bool(config.optimizer.average_decay)
     state = jax.eval_shape(lambda: init_state(ensemble, optimizer, 0, averaged))
     runs = (len(configs),) if len(configs) > 1 else ()  # as the trainer holds them
-    states = jax.tree.map(lambda leaf: shape((*runs, *leaf.shape), leaf.dtype), state)
+    states = _split(
+        jax.tree.map(lambda leaf: shape((*runs, *leaf.shape), leaf.dtype), state), ensemble.shards
+    )
     varying = stack_hyper_parameters(configs)
     data = TrainingData(
         jax.tree.map(lambda array: shape(array.shape, array.dtype), rows),
@@ -89,7 +93,8 @@ def step_cost(
     seconds = time.monotonic() - began
     flops, moved = _counts([step])
     # XLA counts the body of a loop once: the other blocks of the catalogue are added.
-    repeats = len(configs) * ((num_items + 1) // BLOCK - 1)
+    classes = sharded_tables.rows_per_device(num_items + 1, ensemble.shards)
+    repeats = len(configs) * (classes // BLOCK - 1)
     distilled = distils(ensemble, varying.over(hyper_parameters(config)))
     per_device = rows_per_device(config.train.batch_size, len(devices))
     if lengths is None:
@@ -99,6 +104,8 @@ def step_cost(
     else:
         positions = make_capacity(config.objective, lengths, per_device).all_views
     if repeats > 0:
+        # A device with a share of the classes visits them for the positions of all devices.
+        positions *= ensemble.shards
         passes = _compile_block(ensemble, positions, devices[0], 1.0 if distilled else None)
         block_flops, block_moved = _counts(passes)
         flops, moved = flops + repeats * block_flops, moved + repeats * block_moved
@@ -106,6 +113,22 @@ def step_cost(
     kept = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     temporary = sizes.temp_size_in_bytes
     return Cost(flops, moved, kept + temporary, temporary, seconds)
+
+
+def _split(states: TrainState, shards: int) -> TrainState:
+    """The shapes of states whose item tables are split over devices."""
+    if shards == 1:
+        return states
+
+    def of_leaf(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        if not sharded_tables.is_table(path):
+            return leaf
+        sizes, axis = list(leaf.shape), sharded_tables.row_axis(path)
+        sizes[axis] = sharded_tables.rows_per_device(sizes[axis], shards)
+        return jax.ShapeDtypeStruct((shards, *sizes), leaf.dtype)
+
+    found: TrainState = jax.tree_util.tree_map_with_path(of_leaf, states)
+    return found
 
 
 def compile_loss(

@@ -1,5 +1,6 @@
 """`--mode=plan`: compiles the train step without running it, and reports what it needs."""
 
+import functools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -11,10 +12,10 @@ from etils import epath
 
 from emkd_jax.data.atomic import write_json
 from emkd_jax.errors import UserError
-from emkd_jax.model.ensemble import make_ensemble
+from emkd_jax.model.ensemble import Ensemble, make_ensemble
 from emkd_jax.planning.chips import device_chip, device_memory, roofline
 from emkd_jax.planning.cost import Cost, step_cost
-from emkd_jax.planning.topology import target_devices
+from emkd_jax.planning.topology import slices_of, target_devices
 from emkd_jax.runs.console import print_table, say
 from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.runs.workdir import make_folder, writing
@@ -38,7 +39,8 @@ def plan(
     Args:
       config: the options of the run.
       workdir: folder in which plan.json is written; empty for none.
-      topology: a TPU slice such as `v5e:2x4`; empty for the devices of this process.
+      topology: a TPU slice such as `v5e:2x4`, or a kind of TPU such as `v5e`, of which the smallest
+        slice is found that holds the run; empty for the devices of this process.
 
     Raises:
       UserError: there is no such slice, its compiler is missing, or an option or the data is wrong.
@@ -47,8 +49,13 @@ def plan(
         raise UserError('--mode=plan plans the training of ensembles; leave distill.teacher out.')
     if workdir:
         make_folder(workdir)
-    with target_devices(topology) as devices:
-        report = {'topology': topology} | _plan(config, devices)
+    for name in slices_of(topology):
+        with target_devices(name) as devices:
+            report = {'topology': name} | _plan(config, devices)
+        if report['fits'] is not False:
+            break
+        if name != topology:
+            say(f'{name} cannot hold it.')
     _print(report)
     if workdir:
         path = epath.Path(workdir) / 'plan.json'
@@ -63,7 +70,7 @@ def _plan(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> d
     config = experiment.config  # whose batch size is known, also where it is left to the data
     data, batch_size = experiment.data, config.train.batch_size
     runs = expand_sweep(experiment.config)[: config.train.max_together]
-    ensemble = make_ensemble(
+    whole = make_ensemble(
         runs[0].config,
         data.num_items,
         data.num_attributes,
@@ -72,13 +79,19 @@ def _plan(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> d
     )
     memory = device_memory(devices)
 
-    def cost_of_batch(size: int) -> Cost | None:
+    def cost_of_batch(ensemble: Ensemble, size: int) -> Cost | None:
         configs = [run.config.copy_and_resolve_references() for run in runs]
         for changed in configs:
             changed.train.batch_size = size
         return step_cost(configs, ensemble, experiment.rows, data.item_attributes.shape[1], devices)
 
-    cost = cost_of_batch(batch_size)
+    # Item tables are split where that is asked for, or where a device cannot hold them whole.
+    for shards in [len(devices)] if config.ensemble.shard_items else [1, len(devices)]:
+        ensemble = whole.sharded(shards)
+        cost = cost_of_batch(ensemble, batch_size)
+        fits = bool(cost and cost.memory <= memory)
+        if fits or len(devices) == 1:
+            break
     known = math.isfinite(memory)
     report = {
         'config': config.name,
@@ -88,7 +101,8 @@ def _plan(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> d
         'runs': len(runs),
         'batch_size': batch_size,
         'dtype': str(ensemble.network.encoder.dtype),
-        'fits': bool(cost and cost.memory <= memory) if known else None,
+        'fits': fits if known else None,
+        'shard_items': ensemble.shards > 1,
         'hbm_bytes_there': memory if known else None,
     }
     options, rows = experiment.config.train, experiment.rows
@@ -112,7 +126,9 @@ def _plan(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> d
             report |= {'roofline_hours': hours, 'device_hours': hours * len(devices)}
     largest = None
     if known:
-        largest = _largest_batch(cost_of_batch, batch_size, len(devices), cost, memory)
+        largest = _largest_batch(
+            functools.partial(cost_of_batch, ensemble), batch_size, len(devices), cost, memory
+        )
     return report | {'largest_batch': largest, 'versions': {'jax': jax.__version__}}
 
 
@@ -178,7 +194,10 @@ def _print(report: dict[str, Any]) -> None:
     rows = [
         ('devices', f'{report["devices"]} x {report["device"]}, {report["dtype"]} activations'),
         ('global batch', f'{report["batch_size"]:,}'),
+        ('item tables', 'split over the devices' if report['shard_items'] else 'whole'),
     ]
+    if report['topology']:
+        rows.insert(0, ('slice', report['topology']))
     if several:
         rows.append(('runs that train together', f'{report["runs"]}, each with this batch'))
     if 'flops' in report:

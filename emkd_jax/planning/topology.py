@@ -11,7 +11,9 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from emkd_jax.errors import UserError
 
-_KINDS = ('v4', 'v5e', 'v5p', 'v6e')
+_FLAT = ('2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
+_CUBES = ('2x2x1', '2x2x2', '2x2x4', '2x4x4', '4x4x4', '4x4x8', '4x8x8', '8x8x8')
+_KINDS = {'v4': _CUBES, 'v5e': _FLAT, 'v5p': _CUBES, 'v6e': _FLAT}  # slices, the smallest first
 # A program for a device that is not here cannot be read back from the compilation cache.
 _SETTINGS = {'jax_platforms': 'cpu', 'jax_enable_compilation_cache': False}
 _ENVIRONMENT = {  # keeps libtpu from asking the machine about a TPU and from logging
@@ -22,6 +24,11 @@ _ENVIRONMENT = {  # keeps libtpu from asking the machine about a TPU and from lo
     'TPU_STDERR_LOG_LEVEL': '3',
     'TPU_MIN_LOG_LEVEL': '3',
 }
+
+
+def slices_of(topology: str) -> Sequence[str]:
+    """The slices of a kind of TPU, the smallest first; any other `topology` stands for itself."""
+    return [f'{topology}:{shape}' for shape in _KINDS.get(topology, ())] or [topology]
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import jax
 from etils import epath
 from jaxtyping import PyTree
 
@@ -14,7 +13,6 @@ from emkd_jax.runs.experiment import Experiment
 from emkd_jax.runs.results import announce
 from emkd_jax.runs.training_run import BEST_METRIC, new_record
 from emkd_jax.runs.workdir import holds_run, keep_data, open_workdir, sole_writer
-from emkd_jax.training.placement import replicate
 
 
 def begin(
@@ -37,8 +35,8 @@ def begin(
     if holds_run(workdir):
         raise UserError(f'{workdir} already holds a run; choose another --workdir.')
     config = experiment.config
-    validate = Evaluator(config.eval, experiment.ensemble, experiment.split.validation)
-    value = validate(replicate(params, jax.devices())).ensemble[config.eval.rule][BEST_METRIC]
+    validate = Evaluator(config.eval, experiment.placed_ensemble, experiment.split.validation)
+    value = validate(experiment.place(params)).ensemble[config.eval.rule][BEST_METRIC]
     best = {'step': 0, 'epoch': 0, 'value': value}
     folder = open_workdir(workdir, config)
     announce(experiment, folder)

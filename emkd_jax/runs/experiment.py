@@ -6,6 +6,7 @@ import functools
 import jax
 import ml_collections
 import optax
+from jaxtyping import PyTree
 
 from emkd_jax import data
 from emkd_jax.config import check_config
@@ -17,6 +18,7 @@ from emkd_jax.errors import UserError
 from emkd_jax.evaluation.counts import choose_settings
 from emkd_jax.model.counts import CountModel
 from emkd_jax.model.ensemble import Ensemble, make_ensemble, member_encoders
+from emkd_jax.training.placement import place
 from emkd_jax.training.step import TrainState, init_state, make_optimizer
 
 _FEWEST_TARGETS = 256  # of a step whose size is left to the data
@@ -57,6 +59,16 @@ class Experiment:
         )
         return CountModel(self.split.train, num_items, settings)
 
+    @functools.cached_property
+    def placed_ensemble(self) -> Ensemble:
+        """The ensemble as it lies on all devices: `ensemble.shard_items` splits item tables."""
+        shards = jax.device_count() if self.config.ensemble.shard_items else 1
+        return self.ensemble.sharded(shards)
+
+    def place(self, params: PyTree) -> PyTree:
+        """Puts parameters, which are host arrays, on all devices, for `placed_ensemble`."""
+        return place(params, jax.devices(), self.placed_ensemble.shards)
+
     def with_config(self, config: ml_collections.ConfigDict) -> 'Experiment':
         """The same data with another model or objective."""
         other = dataclasses.replace(
@@ -72,7 +84,10 @@ class Experiment:
     def initial_state(self) -> TrainState:
         """The state before the first step."""
         averaged = bool(self.config.optimizer.average_decay)
-        return init_state(self.ensemble, self.optimizer, self.config.seed, averaged)
+        if self.placed_ensemble.shards == 1:
+            return init_state(self.ensemble, self.optimizer, self.config.seed, averaged)
+        with jax.default_device(_host_device()):  # no other device has room for whole tables
+            return init_state(self.ensemble, self.optimizer, self.config.seed, averaged)
 
     def state_shapes(self) -> TrainState:
         """Shapes and dtypes of a state."""
@@ -133,6 +148,14 @@ def _ensemble(config: ml_collections.ConfigDict, data: Dataset) -> Ensemble:
     return make_ensemble(
         config, data.num_items, data.num_attributes, item_attributes=data.item_attributes
     )
+
+
+def _host_device() -> jax.Device | None:
+    """The CPU as a device; None, the default device, where JAX was told to leave it out."""
+    try:
+        return jax.devices('cpu')[0]
+    except RuntimeError:
+        return None
 
 
 def _shape_of_rows(experiment: Experiment) -> tuple[str, int, int, int]:

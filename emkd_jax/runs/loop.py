@@ -20,6 +20,7 @@ from emkd_jax.runs.results import announce, finished_results, print_results, wri
 from emkd_jax.runs.signals import StopSignals
 from emkd_jax.runs.sinks import check_sinks
 from emkd_jax.runs.summary import print_summary, summarise_sweep
+from emkd_jax.runs.tables import fit_tables
 from emkd_jax.runs.teacher import Teacher, load_teacher
 from emkd_jax.runs.trained import TrainedRun, default_workdir
 from emkd_jax.runs.training_run import TrainingRun
@@ -58,7 +59,7 @@ def train(
     """
     signals = signals or StopSignals()
     check_sinks(config.log.sinks)
-    experiment = make_experiment(config, data)
+    experiment = fit_tables(make_experiment(config, data))
     runs = expand_sweep(experiment.config)
     workdir = workdir or default_workdir(config)
     teacher = None
@@ -132,7 +133,7 @@ def _train_together(
     before = runs[0].record
     trainer = Trainer(
         config,
-        experiment.ensemble,
+        experiment.placed_ensemble,
         experiment.rows,
         experiment.data.item_attributes,
         stack_states(states),
@@ -141,8 +142,8 @@ def _train_together(
         before['timed'],
         teacher,
     )
-    validate = Evaluator(config.eval, experiment.ensemble, experiment.split.validation)
-    diversity = Diversity(experiment.ensemble, experiment.split.validation)
+    validate = Evaluator(config.eval, experiment.placed_ensemble, experiment.split.validation)
+    diversity = Diversity(experiment.placed_ensemble, experiment.split.validation)
     epoch = trainer.epoch
     began = saved = time.monotonic()
     every_steps, every_minutes = config.checkpoint.every_steps, config.checkpoint.every_minutes

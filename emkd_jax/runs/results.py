@@ -63,11 +63,11 @@ def evaluate_test(
 
     Args:
       experiment: the configuration, data and model.
-      params: the parameters, on all devices.
+      params: the parameters, as `Experiment.place` puts them on the devices.
       counts: transition counts that are added to the networks' scores.
     """
     config, split, data = experiment.config, experiment.split, experiment.data
-    evaluate = Evaluator(config.eval, experiment.ensemble, split.test, counts=counts)
+    evaluate = Evaluator(config.eval, experiment.placed_ensemble, split.test, counts=counts)
     result = evaluate(params, LIST)
     floors, floor_lists = evaluate_baselines(
         split.train,

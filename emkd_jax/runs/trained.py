@@ -4,7 +4,6 @@ import dataclasses
 import functools
 from typing import Any
 
-import jax
 import ml_collections
 from etils import epath
 from jaxtyping import PyTree
@@ -22,7 +21,6 @@ from emkd_jax.runs.experiment import Experiment, make_experiment
 from emkd_jax.runs.metrics_log import read_log
 from emkd_jax.runs.results import announce, evaluate_test, print_tests, read_results
 from emkd_jax.runs.workdir import check_data, check_same_config, holds_run, read_config
-from emkd_jax.training.placement import replicate
 from emkd_jax.training.sweep import expand_sweep
 
 
@@ -149,7 +147,7 @@ def stored_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
 def evaluate(run: TrainedRun) -> dict[str, Any]:
     """`--mode=evaluate`: tests the best checkpoint, prints the tables and returns the results."""
     announce(run.experiment, run.folder)
-    params = replicate(run.params, jax.devices())
+    params = run.experiment.place(run.params)
     results = evaluate_test(run.experiment, params, run.counts)
     print_tests(results)
     return results

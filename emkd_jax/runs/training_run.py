@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 from etils import epath
 from jaxtyping import PyTree
 
@@ -15,7 +14,6 @@ from emkd_jax.runs.experiment import Experiment
 from emkd_jax.runs.metrics_log import MetricsLog
 from emkd_jax.runs.results import evaluate_test, write_results
 from emkd_jax.runs.workdir import check_data
-from emkd_jax.training.placement import replicate
 from emkd_jax.training.step import TrainState
 
 BEST_METRIC = 'NDCG@10'  # of the ensemble on validation; selects the checkpoint
@@ -109,7 +107,7 @@ class TrainingRun:
         best, timed = self.record['best'], spent['timed']
         shapes = self.experiment.state_shapes()
         state, _ = self.checkpoints.restore(best['step'], shapes)
-        params = replicate(state.kept, jax.devices())
+        params = self.experiment.place(state.kept)
         counts = self._find_counts(validate, params)
         tested = evaluate_test(self.experiment, params, counts)
         self.log('test', step, best['epoch'], tested['test'])

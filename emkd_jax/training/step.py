@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from emkd_jax.model import hash_rng
 from emkd_jax.model.ensemble import Ensemble
+from emkd_jax.model.sharded_tables import is_table
 from emkd_jax.objective import next_item
 from emkd_jax.objective.distillation import student_loss
 from emkd_jax.objective.emkd import PARTS, Batch, Capacity, emkd_loss
@@ -37,7 +38,7 @@ from emkd_jax.training.batches import (
     epoch_order,
     steps_per_epoch,
 )
-from emkd_jax.training.placement import AXIS, rows_per_device
+from emkd_jax.training.placement import AXIS, axes, rows_per_device
 
 
 def parts_of(ensemble: Ensemble) -> tuple[str, ...]:
@@ -57,7 +58,7 @@ def finite_checked(ensemble: Ensemble) -> tuple[str, ...]:
 
 @flax.struct.dataclass
 class TrainState:
-    """Complete training state, replicated on every device.
+    """Complete training state, replicated on every device but for item tables that are split.
 
     Leaves may be device arrays, NumPy arrays or ShapeDtypeStructs. Shapes are those of one run.
 
@@ -156,6 +157,7 @@ def gradients(
     batch: Batch | PackedBatch,
     loss: Callable[..., tuple[Float[Array, ''], dict[str, Array]]],
     axis_name: str | None = None,
+    shards_tables: bool = False,
 ) -> tuple[dict[str, Float[Array, '']], PyTree]:
     """Returns each of `sums_of` for this step, and the gradients, both of the global batch.
 
@@ -164,6 +166,7 @@ def gradients(
       batch: this device's rows.
       loss: a function of (params, batch, key) that returns this device's share, like `emkd_loss`.
       axis_name: the pmapped axis over which the global batch is spread.
+      shards_tables: whether the rows of item tables are split over this axis.
     """
     key = hash_rng.fold(state.seed, DROPOUT, state.step)
     (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(
@@ -171,12 +174,27 @@ def gradients(
     )
     values = {'total': total} | parts
     values = {name: values[name].astype(jnp.float32) for name in state.sums}
-    return (values, grads) if axis_name is None else jax.lax.psum((values, grads), axis_name)
+    if axis_name is None:
+        return values, grads
+    if not shards_tables:
+        return jax.lax.psum((values, grads), axis_name)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(grads)
+    # The gradient of a split table is complete, and differs between the devices.
+    values, copied = jax.lax.psum(
+        (values, [leaf for path, leaf in leaves if not is_table(path)]), axis_name
+    )
+    summed = iter(copied)
+    return values, structure.unflatten(
+        [leaf if is_table(path) else next(summed) for path, leaf in leaves]
+    )
 
 
-def all_finite(tree: PyTree) -> Bool[Array, '']:
-    """Returns whether every number of a tree is finite."""
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+def all_finite(tree: PyTree, axis_name: str | None = None) -> Bool[Array, '']:
+    """Returns whether every number of a tree is finite, on all devices of a pmapped axis."""
+    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+    if axis_name is None:
+        return finite
+    return jax.lax.pmin(finite.astype(jnp.int32), axis_name) > 0
 
 
 def make_capacity(options: ml_collections.ConfigDict, lengths: np.ndarray, rows: int) -> Capacity:
@@ -253,9 +271,10 @@ def one_step(
             teacher_params=data.teacher,
             **shared,
         )
-    values, grads = gradients(state, batch, loss, axis_name)
+    split = ensemble.shards > 1
+    values, grads = gradients(state, batch, loss, axis_name, split)
     finite = [jnp.isfinite(values[part]) for part in parts_of(ensemble)]
-    finite.append(all_finite(grads))
+    finite.append(all_finite(grads, axis_name if split else None))
     broken = ~jnp.stack(finite)
     optimizer = make_optimizer(hyper.learning_rate)
     with jax.numpy_dtype_promotion('standard'):  # optax raises floats to integer powers
@@ -307,7 +326,8 @@ def compile_train_steps(
     The function takes `num_steps` optimizer steps of one epoch for every run of the stack, and
     stops before a step whose loss or gradients are not finite. A host asks all hosts for something
     through `requests`, one number per device; `progress.request` is their maximum. The states are
-    donated. `placement.replicate` and `placement.fill` put the arguments on the devices. The state
+    donated. `placement.place` (for the states; their item tables are split where the ensemble has
+    shards), `placement.replicate` and `placement.fill` put the arguments on the devices. The state
     of a single run may come without the axis of runs, and is then returned without it.
 
     Args:
@@ -367,11 +387,15 @@ def compile_train_steps(
         _, states, broken = jax.lax.while_loop(unfinished, body, start)
         return states, Progress(states.step, states.sums, broken, request)
 
+    averaged = bool(config.optimizer.average_decay)
+    optimizer = make_optimizer(config.optimizer.learning_rate)
+    state = jax.eval_shape(lambda: init_state(ensemble, optimizer, 0, averaged))
+    state_axes = axes(state, ensemble.shards)
     return jax.pmap(
         many_steps,
         axis_name=AXIS,
-        in_axes=(None, None, None, 0),
-        out_axes=(None, None),
+        in_axes=(state_axes, None, None, 0),
+        out_axes=(state_axes, None),
         donate_argnums=0,
         devices=devices,
     )

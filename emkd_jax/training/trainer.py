@@ -108,7 +108,10 @@ class Trainer:
         self._requests = [placement.fill(request, self._devices) for request in Request]
         self._counts: dict[int, jax.Array] = {}
         self._compiled = False
-        self._states = placement.replicate(_without_axis_of_one(states), self._devices)
+        states = _without_axis_of_one(states)
+        self._shards = ensemble.shards
+        self._shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), states)
+        self._states = placement.place(states, self._devices, self._shards)
 
     @property
     def sequences_per_step(self) -> float:
@@ -169,9 +172,8 @@ class Trainer:
 
     def unstacked(self) -> list[TrainState]:
         """Returns the state of each run, as host arrays."""
-        if len(self._names) == 1:
-            return [jax.device_get(self._states)]
-        return unstack_states(self._states)
+        states = placement.joined(self._states, self._shapes, self._shards)
+        return [states] if len(self._names) == 1 else unstack_states(states)
 
     def params(self) -> Iterator[PyTree]:
         """Yields the parameters of each run that are validated, on all devices."""
@@ -179,7 +181,7 @@ class Trainer:
             yield self._states.kept
             return
         for r in range(len(self._names)):
-            yield placement.take(self._states.kept, r, self._devices)
+            yield placement.take(self._states.kept, r, self._devices, self._shards)
 
     def _count(self, count: int) -> jax.Array:
         with jax.transfer_guard('allow'):

@@ -1,0 +1,58 @@
+"""Scores of all items by each network, on all devices of this process."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from emkd_jax.model.ensemble import Ensemble
+from emkd_jax.model.network import Network
+from emkd_jax.training.placement import AXIS, axes, take
+
+
+class Scorer:
+    """Scores histories by the networks of an ensemble. Call it with the networks' parameters.
+
+    Where the ensemble has shards, each device has its own rows of the item tables; see
+    `Network.sharded_scores_of`.
+    """
+
+    def __init__(self, ensemble: Ensemble, devices: Sequence[jax.Device]):
+        """Prepares `ensemble` for `devices`, which are those of this process."""
+        self._ensemble, self._devices = ensemble, tuple(devices)
+
+    def networks(self, params: PyTree[Float[Array, '_ ...']]) -> list[PyTree]:
+        """Returns the parameters of each network, from those of the ensemble on the devices."""
+        if jax.process_count() > 1:  # the copies of other processes are out of reach
+            params = jax.tree.map(lambda x: x.addressable_data(0), params)
+        ensemble = self._ensemble
+        places = (ensemble.place(params, n) for n in range(ensemble.num_networks))
+        return [take(stack, place, self._devices, ensemble.shards) for stack, place in places]
+
+    def __call__(
+        self, networks: Sequence[PyTree], items: Int[Array | np.ndarray, 'devices rows slots']
+    ) -> list[Float[Array, 'devices rows classes']]:
+        """Scores every item as the continuation of each history, by each network.
+
+        Args:
+          networks: as `networks` returns them.
+          items: the rows of each device; see `Ensemble.scores`.
+        """
+        kinds, shards = self._ensemble.networks, self._ensemble.shards
+        return [
+            _compiled(kind, shards, self._devices)(network, items)
+            for kind, network in zip(kinds, networks, strict=True)
+        ]
+
+
+@functools.lru_cache(8)  # small, so that a notebook that builds many ensembles does not keep them
+def _compiled(network: Network, shards: int, devices: tuple[jax.Device, ...]):
+    pmap = functools.partial(jax.pmap, devices=devices, axis_name=AXIS)
+    if shards == 1:
+        return pmap(network.scores_of, in_axes=(None, 0))
+    one = jnp.ones((1, 1), jnp.int32)
+    params = jax.eval_shape(network.init, jax.random.key(0), one)['params']
+    return pmap(network.sharded_scores_of, in_axes=(axes(params, shards), 0))

@@ -1,0 +1,46 @@
+"""The prediction of items and the distillation, by whichever way fits device and catalogue."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from emkd_jax.model import hash_rng
+from emkd_jax.model.ensemble import Ensemble
+from emkd_jax.objective.catalogue_loss import BLOCK, catalogue_loss
+from emkd_jax.objective.hyper_parameters import HyperParameters
+from emkd_jax.objective.kept_cross_entropy import keeps_exponentials, kept_cross_entropy
+from emkd_jax.objective.sharded_loss import sharded_catalogue_loss
+
+
+def distils(ensemble: Ensemble, hyper: HyperParameters) -> bool:
+    """Returns whether the networks teach each other."""
+    return ensemble.num_networks > 1 and not hash_rng.is_static_zero(hyper.kd_weight)
+
+
+def item_loss(
+    ensemble: Ensemble,
+    params: PyTree,
+    hyper: HyperParameters,
+    hidden: Float[Array, 'networks positions dim'],
+    labels: Int[Array, ' positions'],
+    weights: Float[Array, ' positions'],
+) -> tuple[Float[Array, ''], Float[Array, '']]:
+    """Computes cross-entropy and distillation; see `catalogue_loss`. Without weight, it is 0.
+
+    Args:
+      ensemble: the networks.
+      params: their effective parameters.
+      hyper: the weight of distillation, and the temperature.
+      hidden: hidden states at the positions that have labels.
+      labels: the true items.
+      weights: the weight of each position, 0 where there is no label.
+    """
+    arrays = (hidden, *ensemble.item_heads(params), labels, weights)
+    distilled = distils(ensemble, hyper)
+    temperature = hyper.temperature if distilled else None
+    if ensemble.shards > 1:
+        classes = ensemble.network.num_items + 1
+        return sharded_catalogue_loss(*arrays, temperature, classes, BLOCK)
+    if keeps_exponentials(ensemble, len(labels), distilled):
+        cross_entropy = kept_cross_entropy(*arrays)
+        return cross_entropy, jnp.zeros_like(cross_entropy)
+    return catalogue_loss(*arrays, temperature, BLOCK)

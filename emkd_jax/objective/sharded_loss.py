@@ -1,0 +1,89 @@
+"""The loss over the catalogue where the rows of the item heads are split over the devices.
+
+Each device visits its own classes, for the labelled positions of all devices. Maxima and sums over
+its classes meet those of the other devices in two collectives in the forward pass; the gradients of
+the hidden states meet in one in the backward pass. No device holds a whole item head, its gradient,
+or an array of (positions x catalogue). The formulas are those of `catalogue_loss`.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from emkd_jax.model.sharded_tables import AXIS
+from emkd_jax.objective.catalogue_loss import (
+    catalogue_gradients,
+    catalogue_sums,
+    losses_of,
+    normalisers,
+)
+
+_NO_CLASS = -1e30  # the logit of rows behind the last class: finite, so that N z_n - S is
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
+def sharded_catalogue_loss(
+    hidden: Float[Array, 'networks positions dim'],
+    kernel: Float[Array, 'networks rows dim'],
+    bias: Float[Array, 'networks rows'],
+    labels: Int[Array, ' positions'],
+    weights: Float[Array, ' positions'],
+    temperature: float | Float[Array, ''] | None,
+    num_classes: int,
+    block: int,
+) -> tuple[Float[Array, ''], Float[Array, '']]:
+    """Computes this device's share of `catalogue_loss`; sums over the devices are the loss.
+
+    The gradients of the item heads are those of the global batch, so that they must not be summed
+    over the devices again; those of the hidden states are complete, too. The factors by which the
+    two losses enter the total must be the same on all devices.
+
+    Args:
+      hidden, labels, weights: of this device's positions, as many as on every other device.
+      kernel, bias: this device's rows of the item heads.
+      temperature, block: as in `catalogue_loss`.
+      num_classes: the number of classes of the whole catalogue.
+    """
+    return _forward(hidden, kernel, bias, labels, weights, temperature, num_classes, block)[0]
+
+
+def _forward(hidden, kernel, bias, labels, weights, temperature, num_classes, block):
+    rows, device, own = kernel.shape[1], jax.lax.axis_index(AXIS), len(labels)
+    all_hidden = jax.lax.all_gather(hidden, AXIS, axis=1, tiled=True)
+    all_weights = jax.lax.all_gather(weights, AXIS, tiled=True)
+    # A label that another device has is below 0 or behind the last row, and no class hits it.
+    all_labels = jax.lax.all_gather(labels, AXIS, tiled=True) - device * rows
+    there = device * rows + jnp.arange(rows) < num_classes
+    bias = jnp.where(there, bias, _NO_CLASS)
+    top, *sums = catalogue_sums(all_hidden, kernel, bias, all_labels, temperature, block)
+    highest = jax.lax.pmax(top, AXIS)
+    shrink = jnp.exp(top - highest)
+    sums[0] *= shrink
+    if temperature is not None:
+        shrink_soft = jnp.exp((top - highest) / temperature)
+        sums[2] *= shrink_soft
+        sums[3] *= shrink_soft
+    sums = (highest, *jax.lax.psum(sums, AXIS))
+    lses = normalisers(sums, temperature)
+    kept = (all_hidden, kernel, bias, all_labels, all_weights, temperature, *lses)
+
+    def of_own(array):
+        return jax.lax.dynamic_slice_in_dim(array, device * own, own, axis=1)
+
+    own_lses = [lse if lse is None else of_own(lse) for lse in lses]
+    return losses_of([of_own(s) for s in sums], own_lses, weights, temperature), kept
+
+
+def _backward_rule(num_classes, block, residuals, cotangents):
+    all_hidden, _, _, all_labels, *_ = residuals
+    d_hidden, d_kernel, d_bias = catalogue_gradients(block, residuals, cotangents)
+    d_hidden = jax.lax.psum_scatter(d_hidden, AXIS, scatter_dimension=1, tiled=True)
+    own = len(all_labels) // jax.lax.axis_size(AXIS)
+    no_label_gradient = np.zeros(own, jax.dtypes.float0)
+    return d_hidden.astype(all_hidden.dtype), d_kernel, d_bias, no_label_gradient, None, None
+
+
+sharded_catalogue_loss.defvjp(_forward, _backward_rule)

@@ -1,0 +1,63 @@
+"""Whether every device of a run holds whole item tables, or its share of them."""
+
+import math
+
+import jax
+
+from emkd_jax.errors import UserError
+from emkd_jax.model.sharded_tables import is_table
+from emkd_jax.planning.chips import device_memory
+from emkd_jax.runs.console import say
+from emkd_jax.runs.experiment import Experiment
+
+_OPTION = '--config.ensemble.shard_items'
+
+
+def fit_tables(experiment: Experiment) -> Experiment:
+    """Splits the item tables over the devices if each device cannot hold them whole.
+
+    The memory that is compared is that of the state: the parameters, their moments in Adam, and
+    their average. What a step needs beside it is not counted; `--mode=plan` measures it.
+
+    Raises:
+      UserError: the state does not fit, split or not; or tables cannot be split in this run.
+    """
+    config = experiment.config
+    memory = device_memory(jax.devices())
+    devices = jax.device_count()
+    tables = rest = 0
+    for path, leaf in jax.tree_util.tree_flatten_with_path(experiment.state_shapes())[0]:
+        size = leaf.size * leaf.dtype.itemsize
+        tables, rest = (tables + size, rest) if is_table(path) else (tables, rest + size)
+    wanted, fits = config.ensemble.shard_items, tables + rest <= memory
+    if fits and not wanted:
+        return experiment
+    why = f'{_OPTION}=True' if wanted else f'The state of the run ({_gigabytes(tables + rest)})'
+    if jax.process_count() > 1 or config.distill.teacher:
+        what = 'for a student' if config.distill.teacher else 'over the devices of several hosts'
+        raise UserError(
+            f'{why} needs item tables that are split over the devices, which is not possible '
+            f'{what} yet; lower model.hidden_dim or ensemble.num_networks.'
+        )
+    if tables / devices + rest > memory:
+        left = memory - rest
+        needed = f'at least {math.ceil(tables / left)} devices' if left > 0 else 'larger devices'
+        raise UserError(
+            f'The state of the run takes {_gigabytes(tables + rest)}, of which '
+            f'{_gigabytes(tables)} are item tables. {devices} device(s) with '
+            f'{_gigabytes(memory)} each cannot hold it, also with tables that are split: it takes '
+            f'{needed}, or a smaller model.hidden_dim or ensemble.num_networks.'
+        )
+    if wanted:
+        return experiment
+    say(
+        f'The state of the run takes {_gigabytes(tables + rest)}, and each of {devices} devices '
+        f'has {_gigabytes(memory)}: the item tables are split over them ({_OPTION}=True).'
+    )
+    config = config.copy_and_resolve_references()
+    config.ensemble.shard_items = True
+    return experiment.with_config(config)
+
+
+def _gigabytes(size):
+    return f'{size / 1e9:.3g} GB'
