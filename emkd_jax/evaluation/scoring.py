@@ -16,8 +16,7 @@ from emkd_jax.training.placement import AXIS, axes, take
 class Scorer:
     """Scores histories by the networks of an ensemble. Call it with the networks' parameters.
 
-    Where the ensemble has shards, each device has its own rows of the item tables; see
-    `Network.sharded_scores_of`.
+    Where the item tables are split, each device has its own rows of them.
     """
 
     def __init__(self, ensemble: Ensemble, devices: Sequence[jax.Device]):
@@ -41,18 +40,21 @@ class Scorer:
           networks: as `networks` returns them.
           items: the rows of each device; see `Ensemble.scores`.
         """
-        kinds, shards = self._ensemble.networks, self._ensemble.shards
         return [
-            _compiled(kind, shards, self._devices)(network, items)
-            for kind, network in zip(kinds, networks, strict=True)
+            _compiled(kind, self._devices)(network, items)
+            for kind, network in zip(self._ensemble.networks, networks, strict=True)
         ]
 
 
-@functools.lru_cache(8)  # small, so that a notebook that builds many ensembles does not keep them
-def _compiled(network: Network, shards: int, devices: tuple[jax.Device, ...]):
-    pmap = functools.partial(jax.pmap, devices=devices, axis_name=AXIS)
-    if shards == 1:
-        return pmap(network.scores_of, in_axes=(None, 0))
+def axes_of(network: Network) -> PyTree:
+    """Returns what a pmap needs to know of the parameters of a network, as its `in_axes`."""
+    if network.shards == 1:
+        return None
     one = jnp.ones((1, 1), jnp.int32)
     params = jax.eval_shape(network.init, jax.random.key(0), one)['params']
-    return pmap(network.sharded_scores_of, in_axes=(axes(params, shards), 0))
+    return axes(params, network.shards)
+
+
+@functools.lru_cache(8)  # small, so that a notebook that builds many ensembles does not keep them
+def _compiled(network, devices):
+    return jax.pmap(network.scores_of, AXIS, in_axes=(axes_of(network), 0), devices=devices)

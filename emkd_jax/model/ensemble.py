@@ -34,24 +34,28 @@ class Ensemble:
     differ. The networks of a stack are vectorised, or computed `one_after_another`, which is faster
     on CPUs: their products that are batched over networks run at down to half the rate.
 
-    With `shards`, the rows of the item tables are split over so many devices. The functions that
-    take effective parameters then take those with this device's rows, within a pmap.
+    Where the rows of the item tables are split over devices (`shards`), functions take parameters
+    that have this device's rows, within a pmap.
 
     Attributes:
       stacks: the network of each stack, and the number of copies of it. All networks agree in the
         number of items, the width of the hidden states, the largest input and the task.
-      shared_init, one_after_another, shards: see above.
+      shared_init, one_after_another: see above.
     """
 
     stacks: tuple[tuple[Network, int], ...]
     shared_init: bool = False
     one_after_another: bool = False
-    shards: int = 1
 
     @property
     def network(self) -> Network:
         """The first network, for what all networks agree in."""
         return self.stacks[0][0]
+
+    @property
+    def shards(self) -> int:
+        """Over how many devices the rows of the item tables are split."""
+        return self.network.shards
 
     @property
     def networks(self) -> list[Network]:
@@ -79,12 +83,12 @@ class Ensemble:
         """Returns the same ensemble with item tables that are split over devices."""
         stacks = []
         for network, count in self.stacks:
-            if network.attribute_pairs is not None and shards > 1:
+            pairs = network.attribute_pairs
+            if pairs is not None:
                 rows = network.num_items + (1 if network.encoder.task == 'next_item' else 2)
-                pairs = network.attribute_pairs.split(rows_per_device(rows, shards))
-                network = network.clone(attribute_pairs=pairs)
-            stacks.append((network, count))
-        return dataclasses.replace(self, stacks=tuple(stacks), shards=shards)
+                pairs = pairs.split(rows_per_device(rows, shards) if shards > 1 else 0)
+            stacks.append((network.clone(attribute_pairs=pairs, shards=shards), count))
+        return dataclasses.replace(self, stacks=tuple(stacks))
 
     def over_stacks(self, function: Callable[..., PyTree], *trees: PyTree) -> PyTree:
         """Calls function(network, trees of the stack ...) for each stack.
@@ -187,7 +191,7 @@ class Ensemble:
         ]
         networks, stacks, numbers = zip(*found, strict=True)
         kinds = zip(networks, (count for _, count in self.stacks), strict=True)
-        small = dataclasses.replace(self, stacks=tuple(kinds), shards=1)
+        small = dataclasses.replace(self, stacks=tuple(kinds))
         params = stacks[0] if len(stacks) == 1 else dict(zip(self._names, stacks, strict=True))
         return small, params, numbers[0]
 

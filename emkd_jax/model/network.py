@@ -22,6 +22,8 @@ class Network(nn.Module):
       item_bias: whether the item head has a bias.
       attribute_pairs: the attributes of the items, whose embeddings are added to those of the
         items; None: items have embeddings of their own alone.
+      shards: over how many devices the rows of the item tables are split. Within a pmap, parameters
+        then have this device's rows of them, and items are this device's rows of the batch.
     """
 
     encoder: SequenceEncoder
@@ -29,6 +31,7 @@ class Network(nn.Module):
     num_attributes: int
     item_bias: bool = True
     attribute_pairs: AttributePairs | None = None
+    shards: int = 1
 
     @property
     def mask_token(self) -> int:
@@ -109,25 +112,20 @@ class Network(nn.Module):
     def scores_of(self, params: PyTree, items: Items) -> Float[Array, 'rows classes']:
         """Scores the items 0..V from trained parameters; see `Ensemble.scores`."""
         params = self.effective(_as_jax_arrays(params))
-        return self.item_logits_of(params, self._from_effective(params, items))
-
-    def sharded_scores_of(self, params: PyTree, items: Items) -> Float[Array, 'rows classes']:
-        """As `scores_of`, with this device's rows of the item tables and its rows of the batch.
-
-        A device computes the logits of its own classes for the rows of all devices, and exchanges
-        them for those of all classes for its own rows. Every device must have as many rows.
-        """
-        params = self.effective(params)
-        stacked = jax.tree.map(lambda x: x[None], params)
-        small, own, numbers = sharded_tables.with_rows_of(self, stacked, items)
-        own = jax.tree.map(lambda x: x[0], own)
-        hidden = jax.lax.all_gather(
-            small._from_effective(own, numbers), sharded_tables.AXIS, tiled=True
-        )
+        hidden = self._from_effective(params, items)
+        if self.shards == 1:
+            return self.item_logits_of(params, hidden)
+        # A device computes the logits of its own classes for the rows of all devices.
+        hidden = jax.lax.all_gather(hidden, sharded_tables.AXIS, tiled=True)
         return sharded_tables.all_classes(self.item_logits_of(params, hidden), self.num_items)
 
     def _from_effective(self, params, items):
-        return self.apply({'params': params}, items, method=Network.predicting_state)
+        network = self
+        if self.shards > 1:
+            stacked = jax.tree.map(lambda x: x[None], params)
+            network, stacked, items = sharded_tables.with_rows_of(self, stacked, items)
+            params = jax.tree.map(lambda x: x[0], stacked)
+        return network.apply({'params': params}, items, method=Network.predicting_state)
 
     def item_logits_of(
         self, params: PyTree, hidden: Float[Array, '*lead dim']

@@ -124,14 +124,13 @@ def with_rows_of(network: Any, params: PyTree, items: Int[Array, '*lead']) -> tu
     tokens = lookup(params['encoder']['embedding']['tokens'], items.reshape(-1))
     networks, _, dim = tokens.shape
     # In front is the padding item; behind, what the cloze task would have for the mask token.
-    small = network.clone(
-        encoder=network.encoder.clone(num_items=count), num_items=count, attribute_pairs=None
-    )
+    encoder = network.encoder.clone(num_items=count)
+    small = network.clone(encoder=encoder, num_items=count, attribute_pairs=None, shards=1)
     behind = 1 if network.encoder.task == 'next_item' else 2
     tokens = jnp.pad(tokens, ((0, 0), (1, behind - 1), (0, 0)))
-    encoder = params['encoder']
+    own = params['encoder']
     params = params | {
-        'encoder': encoder | {'embedding': encoder['embedding'] | {'tokens': tokens}},
+        'encoder': own | {'embedding': own['embedding'] | {'tokens': tokens}},
         # The heads are not read; what takes their place is dropped from the compiled program.
         'item_head_kernel': jnp.zeros((networks, count + 1, dim)),
         'item_head_bias': jnp.zeros((networks, count + 1)),

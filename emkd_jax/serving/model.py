@@ -30,7 +30,7 @@ from emkd_jax.serving.ids import IdIndex, Unknown
 from emkd_jax.serving.recommender import Recommender, compiled, in_batches
 from emkd_jax.serving.vectors import directions, item_vectors
 from emkd_jax.serving.weights import check_weights, load_weights, save_weights
-from emkd_jax.training.placement import replicate
+from emkd_jax.training.placement import place
 
 _DATA, _WEIGHTS, _CARD = 'data', 'weights.safetensors', 'card.json'
 # Options that name files of this machine. They are left out of what is given to others.
@@ -258,8 +258,9 @@ class Model:
         test = (dataset.split or leave_one_out(dataset)).test
         if not len(test.targets):
             raise UserError(f'{dataset.name} has no test items; a user needs three events.')
-        params = replicate(self.params, jax.local_devices())
-        evaluator = Evaluator(self.config.eval, self.ensemble, test, counts=self.counts)
+        ensemble = self._placed_ensemble
+        params = place(self.params, jax.local_devices(), ensemble.shards)
+        evaluator = Evaluator(self.config.eval, ensemble, test, counts=self.counts)
         return evaluator(params).ensemble
 
     def save(self, folder: epath.PathLike) -> None:
@@ -319,7 +320,7 @@ class Model:
         allowed[0] = False  # the padding item
         if not allowed.any():
             raise UserError('The items allowed and the items excluded leave no item to recommend.')
-        ensemble, networks, counts = self.ensemble, self._networks, self.counts
+        ensemble, networks, counts = self._placed_ensemble, self._networks, self.counts
         if network is not None:
             ensemble, networks, counts = ensemble.only(network), [networks[network]], None
         rows = self.config.eval.batch_size
@@ -360,7 +361,14 @@ class Model:
     @functools.cached_property
     def _networks(self) -> list[PyTree]:
         """Parameters of each network, on the devices."""
-        return [replicate(one, jax.local_devices()) for one in self.ensemble.split(self.params)]
+        shards = self._placed_ensemble.shards
+        return [place(one, jax.local_devices(), shards) for one in self.ensemble.split(self.params)]
+
+    @functools.cached_property
+    def _placed_ensemble(self) -> Ensemble:
+        """The ensemble as it lies on the devices of this process."""
+        split = self.config.ensemble.shard_items
+        return self.ensemble.sharded(jax.local_device_count() if split else 1)
 
     def _for_each(
         self,
@@ -373,7 +381,7 @@ class Model:
         unknown = Unknown(strict)
         rows = Ragged.from_rows(self._numbers(histories, unknown))
         unknown.report()
-        compute = compiled((None, 0), function, self.ensemble)
+        compute = compiled((0,), function, self._placed_ensemble)
         found = np.zeros((len(rows), width), np.float32)
         for places, values in in_batches(
             self.ensemble,

@@ -14,6 +14,7 @@ from emkd_jax.errors import RunError
 from emkd_jax.evaluation.batches import compute_ahead, history_batches, last_values, padded_width
 from emkd_jax.evaluation.counts import CountMember
 from emkd_jax.evaluation.metrics import best_items
+from emkd_jax.evaluation.scoring import axes_of
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.training.placement import AXIS
 
@@ -49,7 +50,7 @@ class Recommender:
         self._counts = counts
         self._allowed, self._exclude_seen = allowed, exclude_seen
         k = min(k, int(allowed.sum()))
-        self._best = compiled((None, None, 0, 0, 0), _best_items, ensemble, k)
+        self._best = compiled((None, 0, 0, 0), _best_items, ensemble, k)
 
     def __call__(
         self, histories: Ragged, progress: Callable[[int], object] = lambda count: None
@@ -128,14 +129,23 @@ def in_batches(
 
 @functools.lru_cache(8)
 def compiled(
-    in_axes: tuple[int | None, ...], function: Callable[..., Any], *static: Any
+    in_axes: tuple[int | None, ...], function: Callable[..., Any], ensemble: Ensemble, *static: Any
 ) -> Callable[..., Any]:
-    """Compiles `function(*static, ...)` for all devices of this process, once.
+    """Compiles `function(ensemble, *static, networks, ...)` for all devices, once.
 
     The cache is small, so that a notebook that loads many models does not keep them all.
+
+    Args:
+      in_axes: of what follows the networks' parameters.
+      function: what to compile.
+      ensemble, static: its first arguments.
     """
+    networks = [axes_of(network) for network in ensemble.networks]
     return jax.pmap(  # type: ignore[no-any-return]
-        functools.partial(function, *static), AXIS, in_axes=in_axes, devices=jax.local_devices()
+        functools.partial(function, ensemble, *static),
+        AXIS,
+        in_axes=(networks, *in_axes),
+        devices=jax.local_devices(),
     )
 
 
