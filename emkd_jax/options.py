@@ -197,6 +197,12 @@ OPTIONS: dict[str, Option] = {
     ),
     'eval.first_epoch': Option(5, 'Epoch after which validation starts.', least=1),
     'eval.every_epochs': Option(5, 'Epochs between validations.', least=1),
+    'eval.max_users': Option(
+        0,
+        'Users in the validation set and in the test set, taken at even distances; 0 is all. Large '
+        'logs are tested in minutes with 10,000.',
+        least=0,
+    ),
     'eval.batch_size': Option(
         256, 'Users ranked at a time on each device.', least=1, changes_results=False
     ),

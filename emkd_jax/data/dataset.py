@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64, Shaped
 
+_VALUES_AT_A_TIME = 1 << 22
+
 
 @dataclasses.dataclass(frozen=True)
 class Ragged:
@@ -45,8 +47,23 @@ class Ragged:
         """Selects rows and cuts `drop_last` values off the end of each; no row may be shorter."""
         lengths = self.lengths[rows] - drop_last
         offsets = _offsets(lengths)
-        shift = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
-        return Ragged(self.values[np.arange(offsets[-1]) + shift], offsets)
+        values = np.empty(offsets[-1], self.values.dtype)
+        # A number of values at a time, since their places take more memory than they do.
+        cuts = np.searchsorted(offsets, np.arange(0, offsets[-1], _VALUES_AT_A_TIME))
+        for first, last in itertools.pairwise(np.append(np.unique(cuts), len(rows)).tolist()):
+            some = slice(offsets[first], offsets[last])
+            shift = np.repeat(self.offsets[rows[first:last]], lengths[first:last])
+            own = np.arange(offsets[first], offsets[last])
+            own -= np.repeat(offsets[first:last], lengths[first:last])
+            values[some] = self.values[own + shift]
+        return Ragged(values, offsets)
+
+    def sample(self, most: int) -> 'Ragged':
+        """Returns rows at even distances that have about `most` values; all rows if they fit."""
+        if len(self.values) <= most:
+            return self
+        count = max(1, round(len(self) * most / len(self.values)))
+        return self.take(np.unique(np.linspace(0, len(self) - 1, count).astype(np.int64)))
 
 
 class Holdout(NamedTuple):

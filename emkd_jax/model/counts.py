@@ -12,6 +12,7 @@ where j runs over the newest items of the history and the weights w_j sum to 1.
 
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from jaxtyping import Array, Float, Float32, Int
 
 from emkd_jax.data.dataset import Ragged
 
+_PAIRS_AT_A_TIME = 1 << 24  # that are counted at a time
 _DECAY = 0.6  # of the weights of a history, from one item to the item before it
 _HEAD, _HEAD_SHARE = 7, 0.8  # with a tail, the newest items share this much of the weight
 _UNSEEN = 0.5  # the events that an item without events counts as in the popularity
@@ -74,20 +76,18 @@ class CountModel:
     def __init__(self, train: Ragged, num_items: int, settings: CountSettings):
         """Counts the transitions of the training histories."""
         self.settings, self.num_items = settings, num_items
-        row = np.repeat(np.arange(len(train)), train.lengths)
-        gain = _GAINS[settings.gain]
         size = num_items + 1
-        counted: Any = scipy.sparse.csr_matrix((size, size), dtype=np.float64)
-        for distance in range(1, settings.reach + 1):
-            together = row[distance:] == row[:-distance]
-            before, after = train.values[:-distance][together], train.values[distance:][together]
-            if not len(before):
-                break
-            values = np.full(len(before), gain(float(distance)))
-            counted = counted + scipy.sparse.csr_matrix((values, (before, after)), (size, size))
-        counted.data = np.log1p(counted.data * num_items / settings.scale)
-        self._transitions: scipy.sparse.csr_matrix = counted.astype(np.float32)
         events = np.bincount(train.values, minlength=size).astype(np.float64)
+        # The items that come before are counted in ranges, which bounds the memory.
+        ranges = np.cumsum(events * settings.reach) // _PAIRS_AT_A_TIME
+        firsts = np.flatnonzero(np.diff(ranges, prepend=-1))
+        self._transitions: scipy.sparse.csr_matrix = scipy.sparse.vstack(
+            [
+                _counted(train, first, last, size, settings)
+                for first, last in itertools.pairwise([*firsts.tolist(), size])
+            ],
+            format='csr',
+        )
         share = np.maximum(events, _UNSEEN) / max(events.sum(), 1)
         self._popularity = (settings.popularity * np.log(share)).astype(np.float32)
 
@@ -126,6 +126,23 @@ class CountModel:
             jnp.zeros_like(by_item).at[counts.col].add(counts.data[:, None] * by_item[counts.row])
         )
         return found.T + self._popularity[None]
+
+
+def _counted(
+    train: Ragged, first: int, last: int, size: int, settings: CountSettings
+) -> scipy.sparse.csr_matrix:
+    """The logarithms of the counts after the items from `first` to `last`, without the last."""
+    row = np.repeat(np.arange(len(train), dtype=np.int32), train.lengths)
+    counted: Any = scipy.sparse.csr_matrix((last - first, size), dtype=np.float64)
+    for distance in range(1, settings.reach + 1):
+        before = train.values[:-distance]
+        own = (row[distance:] == row[:-distance]) & (before >= first) & (before < last)
+        before, after = before[own] - first, train.values[distance:][own]
+        if len(before):
+            values = np.full(len(before), _GAINS[settings.gain](float(distance)))
+            counted = counted + scipy.sparse.csr_matrix((values, (before, after)), counted.shape)
+    counted.data = np.log1p(counted.data * (size - 1) / settings.scale)
+    return counted.astype(np.float32)
 
 
 @functools.lru_cache(8)

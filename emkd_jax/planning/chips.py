@@ -1,26 +1,32 @@
 """Vendor specifications of accelerators, and what the counts of a step mean on them."""
 
 import math
-import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 
+from emkd_jax.training import memory
+
 
 class Chip(NamedTuple):
-    """Dense bfloat16 FLOP/s, memory bandwidth in bytes/s, and memory in bytes."""
+    """Dense bfloat16 FLOP/s, memory bandwidth in bytes/s, and memory in bytes.
+
+    `interconnect` is how many bytes/s a chip of a TPU slice sends to others in the slice; 0 where
+    it is not known.
+    """
 
     flops: float
     bandwidth: float
     memory: float
+    interconnect: float = 0.0
 
 
 CHIPS = {  # by jax's device_kind
     'TPU v4': Chip(275e12, 1228e9, 32 * 2**30),
-    'TPU v5 lite': Chip(197e12, 819e9, 16 * 2**30),
-    'TPU v5': Chip(459e12, 2765e9, 95 * 2**30),
-    'TPU v5p': Chip(459e12, 2765e9, 95 * 2**30),
+    'TPU v5 lite': Chip(197e12, 819e9, 16 * 2**30, 200e9),
+    'TPU v5': Chip(459e12, 2765e9, 95 * 2**30, 600e9),
+    'TPU v5p': Chip(459e12, 2765e9, 95 * 2**30, 600e9),
     'TPU v6 lite': Chip(918e12, 1640e9, 32 * 2**30),
     'NVIDIA A100-SXM4-40GB': Chip(312e12, 1555e9, 40 * 2**30),
     'NVIDIA A100-SXM4-80GB': Chip(312e12, 2039e9, 80 * 2**30),
@@ -42,18 +48,10 @@ def device_chip(devices: Sequence[jax.Device]) -> Chip | None:
 
 
 def device_memory(devices: Sequence[jax.Device]) -> float:
-    """The memory of each device in bytes; infinite if it is not known."""
-    device = devices[0]
-    if device in jax.devices():  # the device itself knows how much a program may use
-        limit = (device.memory_stats() or {}).get('bytes_limit')
-        if limit:
-            return float(limit)
+    """The memory of each device in bytes, here or not; infinite if it is not known."""
+    here = memory.device_memory(devices) if devices[0] in jax.devices() else math.inf
     chip = device_chip(devices)
-    if chip:
-        return chip.memory
-    if device.platform == 'cpu':
-        return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / len(devices)
-    return math.inf
+    return chip.memory if chip and math.isinf(here) else here
 
 
 def roofline(

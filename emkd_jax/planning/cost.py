@@ -16,6 +16,7 @@ from emkd_jax.objective.catalogue_loss import BLOCK, catalogue_loss
 from emkd_jax.objective.hyper_parameters import hyper_parameters
 from emkd_jax.objective.item_loss import distils
 from emkd_jax.objective.kept_cross_entropy import keeps_exponentials
+from emkd_jax.planning.collectives import bytes_between_devices
 from emkd_jax.training.placement import rows_per_device
 from emkd_jax.training.step import (
     TrainingData,
@@ -36,6 +37,7 @@ class Cost(NamedTuple):
       bytes_accessed: bytes moved.
       memory: bytes that must fit into the memory of the device.
       temporary: bytes of it that are neither state nor data.
+      between: bytes that the device sends to others; see `bytes_between_devices`.
       compile_seconds: time that the compilation took.
     """
 
@@ -43,6 +45,7 @@ class Cost(NamedTuple):
     bytes_accessed: float
     memory: int
     temporary: int
+    between: int
     compile_seconds: float
 
 
@@ -112,7 +115,8 @@ def step_cost(
     sizes = step.memory_analysis()
     kept = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     temporary = sizes.temp_size_in_bytes
-    return Cost(flops, moved, kept + temporary, temporary, seconds)
+    between = bytes_between_devices(step.as_text(), len(devices)) if len(devices) > 1 else 0
+    return Cost(flops, moved, kept + temporary, temporary, between, seconds)
 
 
 def _split(states: TrainState, shards: int) -> TrainState:

@@ -117,10 +117,14 @@ def _plan(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> d
             'temporary_bytes': cost.temporary,
             'flops': cost.flops,
             'bytes_accessed': cost.bytes_accessed,
+            'bytes_between_devices': cost.between,
             'compile_seconds': round(cost.compile_seconds, 1),
         }
         sequences = batch_size * len(runs)
         report |= roofline(device_chip(devices), cost.flops, cost.bytes_accessed, sequences)
+        chip = device_chip(devices)
+        if chip and chip.interconnect:
+            report['between_ms'] = round(1e3 * cost.between / chip.interconnect, 3)
         if 'roofline_ms' in report:
             hours = report['steps'] * report['roofline_ms'] / 3.6e6
             report |= {'roofline_hours': hours, 'device_hours': hours * len(devices)}
@@ -185,6 +189,17 @@ def _batch_for(free: float, known: Sequence[tuple[int, int]]) -> float:
     return (math.sqrt(linear**2 + 4 * quadratic * free) - linear) / (2 * quadratic)
 
 
+def _traffic(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """The row of what moves between devices, and how long that takes beside the rest."""
+    if report['devices'] == 1:
+        return []
+    shown = f'{report["bytes_between_devices"] / 1e9:.3g} GB'
+    if 'between_ms' in report:
+        share = report['between_ms'] / report['roofline_ms']
+        shown += f', {report["between_ms"]} ms: {share:.0%} of the time at the roofline'
+    return [('bytes sent to other devices', shown)]
+
+
 def _print(report: dict[str, Any]) -> None:
     def gigabytes(name: str, digits: int = 2) -> str:
         return f'{report[name] / 1e9:.{digits}f} GB'
@@ -208,6 +223,7 @@ def _print(report: dict[str, Any]) -> None:
             ('... for the training data', gigabytes('data_bytes')),
             ('FLOPs per device and step', f'{report["flops"] / 1e12:.3f} T'),
             ('bytes moved per device and step', gigabytes('bytes_accessed', 1)),
+            *_traffic(report),
             ('time to compile', f'{report["compile_seconds"]} s'),
         ]
     else:

@@ -10,9 +10,9 @@ from jaxtyping import PyTree
 
 from emkd_jax import data
 from emkd_jax.config import check_config
-from emkd_jax.data.dataset import Dataset, Split
+from emkd_jax.data.dataset import Dataset, Ragged, Split
 from emkd_jax.data.packing import Packing, pack
-from emkd_jax.data.splits import leave_one_out
+from emkd_jax.data.splits import split_of
 from emkd_jax.data.windows import Windows, windows
 from emkd_jax.errors import UserError
 from emkd_jax.evaluation.counts import choose_settings
@@ -22,6 +22,7 @@ from emkd_jax.training.placement import place
 from emkd_jax.training.step import TrainState, init_state, make_optimizer
 
 _FEWEST_TARGETS = 256  # of a step whose size is left to the data
+MOST_COUNTED = 5_000_000  # events; the pairs within 20 places of more of them take gigabytes
 _STEPS = 1000  # of an epoch, where the data is large enough
 
 
@@ -54,10 +55,16 @@ class Experiment:
     def count_model(self) -> CountModel:
         """The transition counts of the training histories, which are a baseline of every run."""
         options, num_items = self.config, self.data.num_items
+        split = self.split._replace(train=self.counted)
         settings = choose_settings(
-            self.data.name, self.split, num_items, options.model.max_len, options.eval.search_counts
+            self.data.name, split, num_items, options.model.max_len, options.eval.search_counts
         )
-        return CountModel(self.split.train, num_items, settings)
+        return CountModel(self.counted, num_items, settings)
+
+    @functools.cached_property
+    def counted(self) -> Ragged:
+        """The training histories that baselines count: all of them, or a sample of large logs."""
+        return self.split.train.sample(MOST_COUNTED)
 
     @functools.cached_property
     def placed_ensemble(self) -> Ensemble:
@@ -110,7 +117,7 @@ def make_experiment(
     if config.ensemble.members:
         config = config.copy_and_resolve_references()
         config.ensemble.num_networks = len(member_encoders(config))
-    split = dataset.split or leave_one_out(dataset)
+    split = split_of(dataset, config.eval.max_users)
     if not len(split.test.targets):
         raise UserError(
             f'No user of {dataset.name} has three events, and training, validation and test take '

@@ -35,6 +35,9 @@ def device_name() -> str:
     return f'{jax.device_count()} x {jax.devices()[0].device_kind}'
 
 
+_MANY_USERS, _FEW_USERS = 200_000, 10_000
+
+
 def announce(experiment: Experiment, folder: epath.Path) -> None:
     """Says what is about to run, on what data and devices, and where it is kept."""
     if experiment.data.notes:
@@ -43,6 +46,16 @@ def announce(experiment: Experiment, folder: epath.Path) -> None:
     rows = experiment.rows
     fill = f'; {rows.fill:.1%} of the slots are filled' if isinstance(rows, Packing) else ''
     say(f'{experiment.data.name}: {counts}{fill}')
+    tested, events = len(experiment.split.test.targets), len(experiment.split.train.values)
+    if experiment.config.eval.max_users == tested:
+        say(f'validation and test: {tested:,} users (eval.max_users)')
+    elif tested > _MANY_USERS:
+        say(
+            f'validation and test: {tested:,} users; --config.eval.max_users={_FEW_USERS} tests '
+            'fewer, in less time'
+        )
+    if (counted := len(experiment.counted.values)) < events:
+        say(f'baselines and transition counts: a sample of {counted:,} of {events:,} events')
     if experiment.data.stand_in:
         say(
             banner(
@@ -70,7 +83,7 @@ def evaluate_test(
     evaluate = Evaluator(config.eval, experiment.placed_ensemble, split.test, counts=counts)
     result = evaluate(params, LIST)
     floors, floor_lists = evaluate_baselines(
-        split.train,
+        experiment.counted,
         split.test,
         data.num_items,
         config.model.max_len,
@@ -89,6 +102,8 @@ def evaluate_test(
     found: dict[str, Any] = {}
     if counts is not None:
         found = {'without_counts': result.without_counts, 'counts': counts.to_json()}
+    if len(experiment.counted.values) < len(split.train.values):
+        found['counted_events'] = len(experiment.counted.values)
     return found | {
         'config': to_json(config),
         'data': experiment.counts

@@ -6,9 +6,9 @@ import jax
 
 from emkd_jax.errors import UserError
 from emkd_jax.model.sharded_tables import is_table
-from emkd_jax.planning.chips import device_memory
 from emkd_jax.runs.console import say
 from emkd_jax.runs.experiment import Experiment
+from emkd_jax.training.memory import device_memory
 
 _OPTION = '--config.ensemble.shard_items'
 

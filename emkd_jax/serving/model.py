@@ -17,7 +17,7 @@ from emkd_jax.config import flatten, from_json, to_json
 from emkd_jax.data.atomic import atomic_folder, is_remote, write_json
 from emkd_jax.data.cache import read_dataset, save_dataset
 from emkd_jax.data.dataset import Dataset, Ragged
-from emkd_jax.data.splits import leave_one_out
+from emkd_jax.data.splits import split_of
 from emkd_jax.errors import UserError
 from emkd_jax.evaluation import Evaluator
 from emkd_jax.evaluation.counts import CountMember
@@ -255,7 +255,7 @@ class Model:
                 f'{dataset.name} does not have the items of the model; evaluate it on data with '
                 'the same item_ids.'
             )
-        test = (dataset.split or leave_one_out(dataset)).test
+        test = split_of(dataset, self.config.eval.max_users).test
         if not len(test.targets):
             raise UserError(f'{dataset.name} has no test items; a user needs three events.')
         ensemble = self._placed_ensemble

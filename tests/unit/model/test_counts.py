@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from emkd_jax.data.dataset import Ragged
+from emkd_jax.model import counts
 from emkd_jax.model.counts import CountModel, CountSettings
 
 NUM_ITEMS = 9
@@ -79,3 +80,12 @@ def test_row_minus_one_is_an_empty_history():
     np.testing.assert_array_equal(
         model.scores(asked, np.array([-1])), model.scores(asked, np.array([1]))
     )
+
+
+def test_counting_in_ranges_changes_nothing(monkeypatch):
+    train = Ragged.from_rows(histories())
+    whole = CountModel(train, NUM_ITEMS, SETTINGS[0])
+    monkeypatch.setattr(counts, '_PAIRS_AT_A_TIME', 100)
+    ranges = CountModel(train, NUM_ITEMS, SETTINGS[0])
+    assert (whole._transitions != ranges._transitions).nnz == 0
+    assert whole._transitions.nnz == ranges._transitions.nnz > 30

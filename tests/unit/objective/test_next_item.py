@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, logsumexp
 
-from emkd_jax.objective import kept_cross_entropy, next_item
+from emkd_jax.objective import item_loss, kept_cross_entropy
 from emkd_jax.objective.next_item import PackedBatch, label_weights, next_item_loss, segment_ends
 from tests.support import small
 from tests.support.tiny import NUM_ATTRIBUTES, NUM_ITEMS
@@ -180,7 +180,7 @@ def test_kept_exponentials_and_blocks_of_the_catalogue_give_the_same(monkeypatch
     keeps, has_blocks = found()
     assert not has_blocks
     monkeypatch.setattr(kept_cross_entropy, 'MOST_KEPT', 0)
-    monkeypatch.setattr(next_item, 'BLOCK', 8)
+    monkeypatch.setattr(item_loss, 'BLOCK', 8)
     streams, has_blocks = found()
     assert has_blocks
     jax.tree.map(

@@ -192,7 +192,7 @@ def test_the_largest_batch_is_compiled_and_fits():
     def cost_of(batch_size):
         asked.append(batch_size)
         temporary = 10 * batch_size + batch_size**2 // 500
-        return Cost(0.0, 0.0, 100 + temporary, temporary, 0.0)
+        return Cost(0.0, 0.0, 100 + temporary, temporary, 0, 0.0)
 
     most = _largest_batch(cost_of, 8, 4, cost_of(8), 20_000.0)
     assert most in asked
@@ -204,14 +204,14 @@ def test_the_largest_batch_is_compiled_and_fits():
 def test_the_largest_batch_where_a_part_does_not_grow():
     def cost_of(batch_size):
         temporary = 1000 + 10 * batch_size
-        return Cost(0.0, 0.0, temporary, temporary, 0.0)
+        return Cost(0.0, 0.0, temporary, temporary, 0, 0.0)
 
     assert 1800 < _largest_batch(cost_of, 8, 4, cost_of(8), 20_000.0) <= 1900
 
 
 def test_the_largest_batch_where_the_compiler_gives_up():
     def cost_of(batch_size):
-        return Cost(0.0, 0.0, batch_size, batch_size, 0.0) if batch_size <= 42 else None
+        return Cost(0.0, 0.0, batch_size, batch_size, 0, 0.0) if batch_size <= 42 else None
 
     assert _largest_batch(cost_of, 64, 8, None, 42.0) == 40
 
