@@ -32,6 +32,7 @@ from emkd_jax.data.dataset import Dataset
 from emkd_jax.data.event_log import formats, items, splits
 from emkd_jax.data.event_log.database import open_database
 from emkd_jax.data.event_log.events import Events, collect
+from emkd_jax.data.event_log.open_log import OpenLog
 from emkd_jax.data.event_log.report import Report
 from emkd_jax.data.prepared import data_dir
 from emkd_jax.data.source import Source
@@ -124,7 +125,7 @@ def _read(
         tempfile.TemporaryDirectory(dir=scratch) as folder,
         open_database(pathlib.Path(folder)) as database,
     ):
-        module.read_events(database, events, options, report)
+        module.read_events(OpenLog(database, events, options, report))
         found = collect(database, options, events.path, report)
     return _assemble(options, found, item_file, report)
 

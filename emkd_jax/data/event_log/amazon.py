@@ -8,11 +8,11 @@ S3-Rec's rule: the brand (in 2023: the store), and all categories below the top 
 import re
 from collections.abc import Iterator, Sequence
 
-import duckdb
 import ml_collections
 
 from emkd_jax.data.event_log import text_tables
 from emkd_jax.data.event_log.items import Item, literal
+from emkd_jax.data.event_log.open_log import OpenLog
 from emkd_jax.data.event_log.report import Report
 from emkd_jax.data.source import Source
 from emkd_jax.errors import UserError
@@ -32,14 +32,9 @@ def recognises_items(source: Source, lines: Sequence[str]) -> bool:
     return bool(re.match(r"\{.*['\"](parent_)?asin['\"]:", lines[0]))
 
 
-def read_events(
-    database: duckdb.DuckDBPyConnection,
-    source: Source,
-    options: ml_collections.ConfigDict,
-    report: Report,
-) -> None:
+def read_events(log: OpenLog) -> None:
     """Fills the table `read`."""
-    rows = [line.split(',') for line in source.first_lines() if line.count(',') == 3]
+    rows = [line.split(',') for line in log.source.first_lines() if line.count(',') == 3]
     first, second = ([row[place] for row in rows] for place in range(2))
     if _are(_PRODUCT, second) and (_are(_REVIEWER, first) or not _are(_PRODUCT, first)):
         names = ('user', 'item', 'rating', 'timestamp')
@@ -47,12 +42,12 @@ def read_events(
         names = ('item', 'user', 'rating', 'timestamp')
     else:
         raise UserError(
-            f'{source.path} has no line of column names, and its ids do not tell users from items '
-            f"('{','.join(rows[0]) if rows else ''}'); say which is which with "
+            f'{log.source.path} has no line of column names, and its ids do not tell users from '
+            f"items ('{','.join(rows[0]) if rows else ''}'); say which is which with "
             '--config.data.columns=user,item,rating,time or item,user,rating,time.'
         )
     table = text_tables.TextTable(names, header_lines=0)
-    text_tables.read_events(database, source, table, options, report)
+    text_tables.read_table(log, table)
 
 
 def read_items(

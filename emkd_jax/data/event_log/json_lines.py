@@ -5,12 +5,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import duckdb
-import ml_collections
-
 from emkd_jax.config import flatten
 from emkd_jax.data.event_log.database import literal
 from emkd_jax.data.event_log.event_table import EventTable
+from emkd_jax.data.event_log.open_log import OpenLog
 from emkd_jax.data.event_log.report import Report
 from emkd_jax.data.event_log.text_tables import SAMPLE, TextTable, fill_from_text
 from emkd_jax.data.source import Source
@@ -19,19 +17,14 @@ from emkd_jax.data.source import Source
 _LINES = TextTable(('line',), '\x01', quote='', header_lines=0)
 
 
-def read_events(
-    database: duckdb.DuckDBPyConnection,
-    source: Source,
-    options: ml_collections.ConfigDict,
-    report: Report,
-) -> None:
+def read_events(log: OpenLog) -> None:
     """Fills the table `read`.
 
     A value within another one has a path for a name, `product.id`. Where `data.item_column` is the
     path of a value within a list of objects, such as `events.aid`, each object is an event.
     """
-    objects = [value for _, value in itertools.islice(_objects(source), SAMPLE) if value]
-    within = options.item_column.rpartition('.')[0]
+    objects = [value for _, value in itertools.islice(_objects(log.source), SAMPLE) if value]
+    within = log.options.item_column.rpartition('.')[0]
     exploded = within if any(isinstance(row.get(within), list) for row in objects) else ''
 
     def events_of(relation: str) -> EventTable:
@@ -53,7 +46,7 @@ def read_events(
             row='line_number',
         )
 
-    fill_from_text(database, source, _LINES, events_of, options, report)
+    fill_from_text(log, _LINES, events_of)
 
 
 def read_items(source: Source, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:

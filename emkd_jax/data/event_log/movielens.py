@@ -8,11 +8,11 @@ import pathlib
 import re
 from collections.abc import Iterator, Sequence
 
-import duckdb
 import ml_collections
 
 from emkd_jax.data.event_log import text_tables
 from emkd_jax.data.event_log.items import Item
+from emkd_jax.data.event_log.open_log import OpenLog
 from emkd_jax.data.event_log.report import Report
 from emkd_jax.data.source import Source, decoded
 
@@ -46,15 +46,10 @@ def recognises_items(source: Source, lines: Sequence[str]) -> bool:
     )
 
 
-def read_events(
-    database: duckdb.DuckDBPyConnection,
-    source: Source,
-    options: ml_collections.ConfigDict,
-    report: Report,
-) -> None:
+def read_events(log: OpenLog) -> None:
     """Fills the table `read`."""
-    table = _DATA if _is_100k(source) else _DAT
-    text_tables.read_events(database, source, table, options, report)
+    table = _DATA if _is_100k(log.source) else _DAT
+    text_tables.read_table(log, table)
 
 
 def read_items(

@@ -8,11 +8,11 @@ import pathlib
 import re
 from collections.abc import Iterator, Sequence
 
-import duckdb
 import ml_collections
 
 from emkd_jax.data.event_log import columns, text_tables
 from emkd_jax.data.event_log.items import Item, name_attributes
+from emkd_jax.data.event_log.open_log import OpenLog
 from emkd_jax.data.event_log.report import Report
 from emkd_jax.data.source import Source
 from emkd_jax.errors import UserError
@@ -38,24 +38,20 @@ def items_beside(source: Source) -> pathlib.Path:
     return source.path.with_suffix('.item')
 
 
-def read_events(
-    database: duckdb.DuckDBPyConnection,
-    source: Source,
-    options: ml_collections.ConfigDict,
-    report: Report,
-) -> None:
+def read_events(log: OpenLog) -> None:
     """Fills the table `read`."""
-    table, types = _table(source)
-    if not options.sequence_column:  # an augmented file: `item_id_list` beside `item_id`
-        item = columns.find_column(table.names, 'item', options.item_column, source.path)
+    table, types = _table(log.source)
+    if not log.options.sequence_column:  # an augmented file: `item_id_list` beside `item_id`
+        item = columns.find_column(table.names, 'item', log.options.item_column, log.source.path)
         lists = [
             name
             for name, kind in zip(table.names, types, strict=True)
             if kind == 'token_seq' and item is not None and name == f'{table.names[item]}_list'
         ]
         if lists:
-            options = ml_collections.ConfigDict(options.to_dict() | {'sequence_column': lists[0]})
-    text_tables.read_events(database, source, table, options, report)
+            named = log.options.to_dict() | {'sequence_column': lists[0]}
+            log = log._replace(options=ml_collections.ConfigDict(named))
+    text_tables.read_table(log, table)
 
 
 def read_items(

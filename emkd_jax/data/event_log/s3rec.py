@@ -8,12 +8,12 @@ import json
 import pathlib
 from collections.abc import Iterator, Sequence
 
-import duckdb
 import ml_collections
 import pyarrow
 
 from emkd_jax.data.event_log.database import EventValues, store
 from emkd_jax.data.event_log.items import Item
+from emkd_jax.data.event_log.open_log import OpenLog
 from emkd_jax.data.event_log.report import Report
 from emkd_jax.data.source import Source, decoded
 from emkd_jax.errors import UserError
@@ -38,26 +38,21 @@ def recognises_items(source: Source, lines: Sequence[str]) -> bool:
     return lines[0].lstrip().startswith('{"') and '[' in lines[0][:300]
 
 
-def read_events(
-    database: duckdb.DuckDBPyConnection,
-    source: Source,
-    options: ml_collections.ConfigDict,
-    report: Report,
-) -> None:
+def read_events(log: OpenLog) -> None:
     """Fills the table `read`."""
-    if options.split == 'time' or options.min_rating:
-        option = 'data.split=time' if options.split == 'time' else 'data.min_rating'
+    if log.options.split == 'time' or log.options.min_rating:
+        option = 'data.split=time' if log.options.split == 'time' else 'data.min_rating'
         raise UserError(
-            f'{source.path} is a list of items by user, without timestamps or ratings, so '
+            f'{log.source.path} is a list of items by user, without timestamps or ratings, so '
             f'{option} makes no sense with it; leave that option out.'
         )
-    database.execute('CREATE TABLE pairs (user_id VARCHAR, item_id VARCHAR)')
-    for users, items in _pairs(source, report):
-        database.register('batch', pyarrow.table({'user_id': users, 'item_id': items}))
-        database.execute('INSERT INTO pairs SELECT * FROM batch')
-        database.unregister('batch')
-    store(database, 'pairs', EventValues(user='user_id', item='item_id'))
-    database.execute('DROP TABLE pairs')
+    log.database.execute('CREATE TABLE pairs (user_id VARCHAR, item_id VARCHAR)')
+    for users, items in _pairs(log.source, log.report):
+        log.database.register('batch', pyarrow.table({'user_id': users, 'item_id': items}))
+        log.database.execute('INSERT INTO pairs SELECT * FROM batch')
+        log.database.unregister('batch')
+    store(log.database, 'pairs', EventValues(user='user_id', item='item_id'))
+    log.database.execute('DROP TABLE pairs')
 
 
 def _pairs(source, report):

@@ -11,6 +11,7 @@ from emkd_jax.data.event_log import columns, items, json_lines, text_tables
 from emkd_jax.data.event_log.database import MISSING, bad_rows, file_literal
 from emkd_jax.data.event_log.event_table import EventTable, fill
 from emkd_jax.data.event_log.items import Item
+from emkd_jax.data.event_log.open_log import OpenLog
 from emkd_jax.data.event_log.report import Report
 from emkd_jax.data.source import Source
 from emkd_jax.errors import UserError
@@ -32,20 +33,15 @@ def recognises(source: Source, lines: Sequence[str]) -> bool:
 recognises_items = recognises
 
 
-def read_events(
-    database: duckdb.DuckDBPyConnection,
-    source: Source,
-    options: ml_collections.ConfigDict,
-    report: Report,
-) -> None:
+def read_events(log: OpenLog) -> None:
     """Fills the table `read`."""
-    if source.parquet:
-        _read_parquet_events(database, source, options, report)
-    elif _is_json(source.first_lines()):
-        json_lines.read_events(database, source, options, report)
+    if log.source.parquet:
+        _read_parquet_events(log)
+    elif _is_json(log.source.first_lines()):
+        json_lines.read_events(log)
     else:
-        table = text_tables.sniff(source, options)
-        text_tables.read_events(database, source, table, options, report)
+        table = text_tables.sniff(log.source, log.options)
+        text_tables.read_table(log, table)
 
 
 def read_items(
@@ -128,7 +124,8 @@ def _is_json(lines):
     return next((line for line in lines if line.strip()), '').lstrip().startswith('{')
 
 
-def _read_parquet_events(database, source, options, report):
+def _read_parquet_events(log):
+    database, source, options, report = log
     relation = f'read_parquet({file_literal(source.path)})'
     try:
         described = database.execute(f'DESCRIBE SELECT * FROM {relation}').fetchall()

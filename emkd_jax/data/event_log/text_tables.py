@@ -12,6 +12,7 @@ import ml_collections
 from emkd_jax.data.event_log import columns
 from emkd_jax.data.event_log.database import bad_rows, file_literal, literal, reason
 from emkd_jax.data.event_log.event_table import EventTable, fill
+from emkd_jax.data.event_log.open_log import OpenLog
 from emkd_jax.data.event_log.report import Report
 from emkd_jax.data.event_log.times import are_times
 from emkd_jax.data.source import Source, decoded
@@ -139,37 +140,26 @@ def whole_rows(source: Source, table: TextTable, report: Report) -> Iterator[tup
         report.bad_lines(source.path, f'line {line}', fault)
 
 
-def read_events(
-    database: duckdb.DuckDBPyConnection,
-    source: Source,
-    table: TextTable,
-    options: ml_collections.ConfigDict,
-    report: Report,
-) -> None:
-    """Fills the table `read` (see `database.store`) with the rows of `source`."""
+def read_table(log: OpenLog, table: TextTable) -> None:
+    """Fills the table `read` with the rows of a text file whose form is known."""
 
     def events_of(relation: str) -> EventTable:
-        sample = [row for _, row in itertools.islice(records(source, table), SAMPLE) if row]
+        sample = [row for _, row in itertools.islice(records(log.source, table), SAMPLE) if row]
         fields = [f'c{place}' for place in range(len(table.names))]
         return EventTable(table.names, fields, relation, sample)
 
-    fill_from_text(database, source, table, events_of, options, report)
+    fill_from_text(log, table, events_of)
 
 
-def fill_from_text(
-    database: duckdb.DuckDBPyConnection,
-    source: Source,
-    table: TextTable,
-    events_of: Callable[[str], EventTable],
-    options: ml_collections.ConfigDict,
-    report: Report,
-) -> None:
+def fill_from_text(log: OpenLog, table: TextTable, events_of: Callable[[str], EventTable]) -> None:
     """`event_table.fill` for a text file, with complaints that name lines.
 
     Args:
-      database, source, table, options, report: as everywhere.
+      log: the file.
+      table: its form.
       events_of: the events of a relation whose columns c0, c1, ... are the fields of the text.
     """
+    database, source, options, report = log
     # A line may have an error for each of its fields.
     most_errors = _ERRORS_KEPT + len(table.names) * report.max_bad_lines
     relation = f'read_csv({_csv_arguments(source, table, most_errors)})'
