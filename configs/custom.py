@@ -26,6 +26,7 @@ def get_config(variant=''):
     if not variant:
         config = apply_variant(config, 'best')
         config.train.batch_size = 0  # by the size of the data
+        config.train.row_width = 50  # as many items as a model reads, so that long histories fit
         config.train.num_epochs = 60
         config.train.patience = 6
     config.name = 'custom_emkd' if variant else 'custom'

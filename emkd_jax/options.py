@@ -130,7 +130,7 @@ OPTIONS: dict[str, Option] = {
     'train.batch_size': Option(
         256,
         'Sequences per step, over all devices together. With next_item, packed rows; 0 takes as '
-        'many as give a thousandth of the targets, and at least 256 targets.',
+        'many as give a thousandth of the targets, but about 256 targets at least.',
         least=0,
     ),
     'train.row_width': Option(64, 'Items in a packed row, with objective.task=next_item.', least=1),

@@ -50,6 +50,11 @@ def continue_training(
     workdir = workdir or default_workdir(config)
     check_single(config, '--from')
     if not holds_run(workdir):
+        if jax.process_count() > 1:
+            raise UserError(
+                '--from begins a run on one host only; start the command on one host, stop it once '
+                'it trains, and start it again on all hosts.'
+            )
         before = load_run(source)
         experiment = make_experiment(config, data)
         params = carry_over(before, experiment.initial_state().params, experiment.data)

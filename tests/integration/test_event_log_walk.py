@@ -112,6 +112,12 @@ def grown(shop, name):
     return {'source': str(shop / f'{name}.csv'), 'attributes': str(shop / f'{name}_items.csv')}
 
 
+def test_a_run_from_another_one_begins_on_one_host(shop, monkeypatch):
+    monkeypatch.setattr('jax.process_count', lambda: 2)
+    with pytest.raises(UserError, match='begins a run on one host only'):
+        emkd.continue_training('a run', config_of(shop), workdir=str(shop.parent / 'new'))
+
+
 def test_training_goes_on_from_a_run_on_a_log_that_has_grown(shop, capsys):
     attributes = {'attributes': str(shop / 'items.csv')}
     before = train(config_of(shop, **attributes), workdir=str(shop.parent / 'run_before'))
