@@ -91,7 +91,7 @@ OPTIONS: dict[str, Option] = {
     'ensemble.shard_items': Option(
         False,
         'Split the rows of the item embeddings, the item heads and their moments in Adam over the '
-        'devices, for catalogues that do not fit on each of them. Not for several hosts yet.',
+        'devices, for catalogues that do not fit on each of them.',
         changes_results=False,
     ),
     'objective.task': Option(

@@ -9,8 +9,9 @@ from jaxtyping import Array, Float, PyTree
 
 from emkd_jax.data.dataset import Holdout
 from emkd_jax.evaluation.batches import model_inputs
-from emkd_jax.evaluation.scoring import Scorer
+from emkd_jax.evaluation.scoring import Scorer, scoring_devices
 from emkd_jax.model.ensemble import Ensemble
+from emkd_jax.training.placement import of_all_devices, own_places
 
 _TOP = 10
 _MOST_USERS = 512
@@ -33,10 +34,13 @@ class Diversity:
         most = min(_MOST_USERS, max(1, most), count)
         users = np.unique(np.linspace(0, count - 1, most).astype(int))
         slots = network.encoder.max_len
-        self._devices, self._num_users = jax.local_devices(), len(users)
+        self._devices, self._num_users = scoring_devices(ensemble), len(users)
         spread = np.append(users, np.full(-len(users) % len(self._devices), -1))
         self._items = model_inputs(
-            holdout.histories, spread.reshape(len(self._devices), -1), slots, network.mask_token
+            holdout.histories,
+            spread.reshape(len(self._devices), -1)[own_places(self._devices)],
+            slots,
+            network.mask_token,
         )
         self._score = Scorer(ensemble, self._devices)
         self._single = ensemble.num_networks == 1
@@ -45,7 +49,10 @@ class Diversity:
         """Overlap and divergence with these parameters."""
         if self._single:
             return {}
-        scores = jax.device_get(self._score(self._score.networks(params), self._items))
+        scores = self._score(self._score.networks(params), self._items)
+        if len(own_places(self._devices)) < len(self._devices):
+            scores = [of_all_devices(jax.device_get(s), self._devices) for s in scores]
+        scores = jax.device_get(scores)
         logits = np.stack([s.reshape(-1, s.shape[-1])[: self._num_users, 1:] for s in scores])
         overlap, divergence = jax.device_get(_compare(logits))
         return {f'overlap@{_TOP}': float(overlap), 'kl': float(divergence)}

@@ -23,10 +23,10 @@ from emkd_jax.evaluation.metrics import (
     target_ranks,
     user_metrics,
 )
-from emkd_jax.evaluation.scoring import Scorer
+from emkd_jax.evaluation.scoring import Scorer, scoring_devices
 from emkd_jax.model.counts import CountModel
 from emkd_jax.model.ensemble import Ensemble
-from emkd_jax.training.placement import AXIS
+from emkd_jax.training.placement import AXIS, own_places
 
 # Bytes that a device works on at a time: on CPUs what fits their caches, elsewhere their memory.
 _CHUNK_BYTES = {'cpu': 24 << 20}
@@ -77,10 +77,10 @@ class Evaluator:
           options: `config.eval`.
           ensemble: the networks.
           holdout: the items to find.
-          devices: devices of this process; None: all that it has.
+          devices: the devices to use; None: `scoring_devices`.
           counts: transition counts that are added to the networks' scores.
         """
-        self._devices = tuple(devices or jax.local_devices())
+        self._devices = tuple(devices or scoring_devices(ensemble))
         self._ensemble, self._ks, self._num_rows = ensemble, options.ks, len(holdout.targets)
         self._rank, self._best, self._rank_weights = _compiled(ensemble, self._devices)
         self._score = Scorer(ensemble, self._devices)
@@ -90,6 +90,12 @@ class Evaluator:
         batches = list(
             eval_batches(holdout, network.encoder.max_len, network.mask_token, count, rows)
         )
+        own = own_places(self._devices)
+        if len(own) < count:  # all processes compute every batch together
+            self._batches = [
+                (index[own], jax.tree.map(lambda x: x[own], batch)) for index, batch in batches
+            ]
+            return
         spread = NamedSharding(Mesh(np.array(self._devices), (AXIS,)), PartitionSpec(AXIS))
         self._batches = [
             (index, jax.device_put(batch, spread))
@@ -154,6 +160,7 @@ class Evaluator:
     def _over_rows(self, compute, shape, ahead):
         """Computes integers of this shape for every held-out row, which are the last axis."""
         found = np.zeros((*shape, self._num_rows), np.int32)
+
         for index, values in compute_ahead(self._batches, compute, ahead):
             found[..., index] = np.moveaxis(values, 0, -1)
         if jax.process_count() > 1:  # a row that another process has is 0 here

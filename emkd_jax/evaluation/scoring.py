@@ -13,6 +13,11 @@ from emkd_jax.model.network import Network
 from emkd_jax.training.placement import AXIS, axes, take
 
 
+def scoring_devices(ensemble: Ensemble) -> list[jax.Device]:
+    """Returns the devices that score together: this process's, or all if tables are split."""
+    return jax.devices() if ensemble.shards > 1 else jax.local_devices()
+
+
 class Scorer:
     """Scores histories by the networks of an ensemble. Call it with the networks' parameters.
 
@@ -20,14 +25,15 @@ class Scorer:
     """
 
     def __init__(self, ensemble: Ensemble, devices: Sequence[jax.Device]):
-        """Prepares `ensemble` for `devices`, which are those of this process."""
+        """Prepares `ensemble` for `devices`: those of `scoring_devices`, as a rule."""
         self._ensemble, self._devices = ensemble, tuple(devices)
 
     def networks(self, params: PyTree[Float[Array, '_ ...']]) -> list[PyTree]:
         """Returns the parameters of each network, from those of the ensemble on the devices."""
-        if jax.process_count() > 1:  # the copies of other processes are out of reach
-            params = jax.tree.map(lambda x: x.addressable_data(0), params)
         ensemble = self._ensemble
+        if jax.process_count() > 1 and ensemble.shards == 1:
+            # The copies of other processes are out of reach.
+            params = jax.tree.map(lambda x: x.addressable_data(0), params)
         places = (ensemble.place(params, n) for n in range(ensemble.num_networks))
         return [take(stack, place, self._devices, ensemble.shards) for stack, place in places]
 

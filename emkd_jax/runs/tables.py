@@ -23,7 +23,7 @@ def fit_tables(experiment: Experiment) -> Experiment:
       UserError: the state does not fit, split or not; or tables cannot be split in this run.
     """
     config = experiment.config
-    memory = device_memory(jax.devices())
+    memory = device_memory(jax.local_devices())
     devices = jax.device_count()
     tables = rest = 0
     for path, leaf in jax.tree_util.tree_flatten_with_path(experiment.state_shapes())[0]:
@@ -33,11 +33,10 @@ def fit_tables(experiment: Experiment) -> Experiment:
     if fits and not wanted:
         return experiment
     why = f'{_OPTION}=True' if wanted else f'The state of the run ({_gigabytes(tables + rest)})'
-    if jax.process_count() > 1 or config.distill.teacher:
-        what = 'for a student' if config.distill.teacher else 'over the devices of several hosts'
+    if config.distill.teacher:
         raise UserError(
-            f'{why} needs item tables that are split over the devices, which is not possible '
-            f'{what} yet; lower model.hidden_dim or ensemble.num_networks.'
+            f'{why} needs item tables that are split over the devices, which is not possible for '
+            'a student yet; lower model.hidden_dim or ensemble.num_networks.'
         )
     if tables / devices + rest > memory:
         left = memory - rest

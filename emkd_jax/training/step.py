@@ -38,7 +38,7 @@ from emkd_jax.training.batches import (
     epoch_order,
     steps_per_epoch,
 )
-from emkd_jax.training.placement import AXIS, axes, rows_per_device
+from emkd_jax.training.placement import AXIS, Flattened, rows_per_device
 
 
 def parts_of(ensemble: Ensemble) -> tuple[str, ...]:
@@ -390,12 +390,11 @@ def compile_train_steps(
     averaged = bool(config.optimizer.average_decay)
     optimizer = make_optimizer(config.optimizer.learning_rate)
     state = jax.eval_shape(lambda: init_state(ensemble, optimizer, 0, averaged))
-    state_axes = axes(state, ensemble.shards)
-    return jax.pmap(
+    return Flattened(
         many_steps,
-        axis_name=AXIS,
-        in_axes=(state_axes, None, None, 0),
-        out_axes=(state_axes, None),
+        state,
+        ensemble.shards,
+        in_axes=(None, None, 0),
         donate_argnums=0,
         devices=devices,
     )

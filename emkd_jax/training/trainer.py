@@ -172,7 +172,7 @@ class Trainer:
 
     def unstacked(self) -> list[TrainState]:
         """Returns the state of each run, as host arrays."""
-        states = placement.joined(self._states, self._shapes, self._shards)
+        states = placement.joined(self._states, self._shapes, self._devices, self._shards)
         return [states] if len(self._names) == 1 else unstack_states(states)
 
     def params(self) -> Iterator[PyTree]:

@@ -257,13 +257,18 @@ def stopped(tmp_path_factory):
 @pytest.mark.soak
 def test_sigterm_to_one_saves_on_both_what_one_process_would_have_reached(stopped):
     state = last_state(stopped)
-    trainer = make_trainer(make_experiment(small_config()))
-    while trainer.step < state.step:
-        end = (trainer.step // trainer.per_epoch + 1) * trainer.per_epoch
-        trainer.advance_to(min(end, int(state.step)), lambda: Request.NONE, lambda: None)
-    [alone] = trainer.unstacked()
     assert jax.device_count() == 4
-    assert_close(state, alone)
+    assert_close(state, trained_alone(state.step))
+
+
+def trained_alone(step):
+    """The state after `step`, trained by this process."""
+    trainer = make_trainer(make_experiment(small_config()))
+    while trainer.step < step:
+        end = (trainer.step // trainer.per_epoch + 1) * trainer.per_epoch
+        trainer.advance_to(min(end, int(step)), lambda: Request.NONE, lambda: None)
+    [alone] = trainer.unstacked()
+    return alone
 
 
 def assert_close(state, other):
@@ -334,3 +339,21 @@ def test_a_run_moves_from_machine_to_machine(tmp_path):
         state='equal up to the order of sums',
         test_NDCG_at_10=ndcg,
     )
+
+
+@pytest.mark.soak
+def test_item_tables_are_split_over_several_hosts(stopped, tmp_path):
+    """A run goes on with its tables split over two processes, and ends where it would have."""
+    folder, split = tmp_path / 'split', {'ensemble__shard_items': True}
+    shutil.copytree(stopped, folder)
+    pair = Pair(folder, split)
+    stop(folder, pair.launches[0])
+    codes, errors = pair.end()
+    assert codes == (143, 143), errors
+    codes, errors = Pair(folder, split).end()
+    assert codes == (0, 0), errors
+    alone = trained_alone(last_state(folder).step)
+    assert_close(last_state(folder), alone)
+    lines = [line for line in read_lines(folder) if line['kind'] == 'validation']
+    best = max(line['ensemble']['window']['NDCG@10'] for line in lines)
+    assert read_results(folder)['best_validation'] == best

@@ -91,11 +91,7 @@ def test_how_many_devices_it_takes_is_said(monkeypatch):
         of_size(monkeypatch, 1500)
 
 
-def test_hosts_and_students_cannot_split_tables_yet(monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(jax, 'process_count', lambda: 2)
-        with pytest.raises(UserError, match='not possible over the devices of several hosts yet'):
-            fit_tables(make_experiment(small_config(**SHARDED)))
+def test_students_cannot_split_tables_yet():
     student = make_experiment(small_config(distill__teacher='runs/teacher', **SHARDED))
     with pytest.raises(UserError, match='not possible for a student yet'):
         fit_tables(student)

@@ -55,7 +55,7 @@ def trained(case, num_devices, sharded, seeds=(0,)):
         state, progress = step(state, data, one, nothing)
         sums.append(jax.device_get(progress.sums))
         if number in (0, STEPS - 1):
-            kept.append(placement.joined(state, whole, shards))
+            kept.append(placement.joined(state, whole, on, shards))
     return sums, *kept
 
 
