@@ -30,7 +30,7 @@ from emkd_jax.training.sweep import stack_hyper_parameters
 
 
 class Cost(NamedTuple):
-    """The cost of one step on one device. It includes the order of the epoch, drawn per dispatch.
+    """The cost of one step on one device, without the order of the epoch, which is drawn once.
 
     Attributes:
       flops: floating-point operations.

@@ -320,7 +320,7 @@ def compile_train_steps(
     lengths: np.ndarray | None,
     devices: Sequence[jax.Device],
     teacher: Ensemble | None = None,
-) -> Callable[..., tuple[TrainState, Progress]]:
+) -> 'TrainSteps':
     """Compiles the function `(states, data, num_steps, requests) -> (states, progress)`.
 
     The function takes `num_steps` optimizer steps of one epoch for every run of the stack, and
@@ -345,12 +345,9 @@ def compile_train_steps(
     capacity = None if lengths is None else make_capacity(config.objective, lengths, rows)
     shared_hyper = hyper_parameters(config)
 
-    def many_steps(states, data, num_steps, request):
-        alone, per_epoch = states.step.ndim == 0, steps_per_epoch(len(data.rows), batch_size)
+    def many_steps(states, data, num_steps, order, request):
+        alone = states.step.ndim == 0
         row_ids = jax.lax.axis_index(AXIS) * rows + jnp.arange(rows)
-
-        def order_of(state):
-            return epoch_order(state.seed, state.step // per_epoch, data.rows)
 
         def step(state, order, varying):
             return one_step(
@@ -368,8 +365,7 @@ def compile_train_steps(
             )
 
         if not alone:
-            order_of, step = jax.vmap(order_of), jax.vmap(step)
-        order = order_of(states)
+            step = jax.vmap(step)
 
         def unfinished(carry):
             done, _, broken = carry
@@ -390,11 +386,51 @@ def compile_train_steps(
     averaged = bool(config.optimizer.average_decay)
     optimizer = make_optimizer(config.optimizer.learning_rate)
     state = jax.eval_shape(lambda: init_state(ensemble, optimizer, 0, averaged))
-    return Flattened(
+    steps = Flattened(
         many_steps,
         state,
         ensemble.shards,
-        in_axes=(None, None, 0),
+        in_axes=(None, None, None, 0),
         donate_argnums=0,
         devices=devices,
     )
+
+    def orders(seeds, step, rows, _):
+        def order_of(seed, step):
+            return epoch_order(seed, step // steps_per_epoch(len(rows), batch_size), rows)
+
+        return (jax.vmap(order_of) if step.ndim else order_of)(seeds, step)
+
+    order = jax.pmap(orders, AXIS, in_axes=(None, None, None, 0), out_axes=None, devices=devices)
+    return TrainSteps(steps, order)
+
+
+class TrainSteps:
+    """The compiled steps; see `compile_train_steps`."""
+
+    def __init__(self, steps: Flattened, order: Callable[..., Order]):
+        """Joins the steps and the function that draws the order of an epoch."""
+        self._steps, self._order = steps, order
+
+    def __call__(
+        self,
+        states: TrainState,
+        data: TrainingData,
+        num_steps: Array,
+        requests: Array,
+        order: Order | None = None,
+    ) -> tuple[TrainState, Progress]:
+        """Takes steps of one epoch, whose `order` is drawn where it is not given."""
+        order = self.order(states, data, requests) if order is None else order
+        return self._steps(states, data, num_steps, order, requests)
+
+    def order(self, states: TrainState, data: TrainingData, requests: Array) -> Order:
+        """Draws the order of the epoch of the next step, which takes as long as a sort."""
+        return self._order(states.seed, states.step, data.rows, requests)
+
+    def lower(
+        self, states: TrainState, data: TrainingData, num_steps: Array, requests: Array
+    ) -> jax.stages.Lowered:
+        """Lowers the steps, without the order of the epoch."""
+        order = jax.eval_shape(self._order, states.seed, states.step, data.rows, requests)
+        return self._steps.lower(states, data, num_steps, order, requests)

@@ -85,8 +85,8 @@ class Trainer:
         self.speed: float | None = None
         self._names, self._batch_size = names, config.train.batch_size
         # On a CPU a step may take seconds, and fake devices must not queue dispatches. Each
-        # dispatch allocates its temporary memory and sorts the epoch anew, though, so steps share
-        # one: a few at first, and then what takes half a second. Hosts that train together must
+        # dispatch allocates its temporary memory anew, though, so steps share one: a few at first,
+        # and then what takes half a second. Hosts that train together must
         # agree, and their clocks do not, so they stay with a few.
         self._queues = jax.default_backend() != 'cpu'
         self._dispatch = config.train.steps_per_dispatch or (16 if self._queues else _FEWEST_STEPS)
@@ -108,6 +108,7 @@ class Trainer:
         self._requests = [placement.fill(request, self._devices) for request in Request]
         self._counts: dict[int, jax.Array] = {}
         self._compiled = False
+        self._ordered = 0  # the epoch of `_order`
         states = _without_axis_of_one(states)
         self._shards = ensemble.shards
         self._shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), states)
@@ -145,9 +146,16 @@ class Trainer:
         granted = Request.NONE
         while self.step < stop and not granted:
             count, sent = min(self._dispatch, stop - self.step), time.monotonic()
+            if self._ordered != self.epoch:  # once an epoch, since large logs sort for seconds
+                self._order = self._advance.order(self._states, self._data, self._requests[0])
+                self._ordered = self.epoch
             with jax.transfer_guard('disallow'):
                 self._states, progress = self._advance(
-                    self._states, self._data, self._count(count), self._requests[request()]
+                    self._states,
+                    self._data,
+                    self._count(count),
+                    self._requests[request()],
+                    self._order,
                 )
             self.step += count
             pending.append(progress)
