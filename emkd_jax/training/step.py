@@ -416,20 +416,26 @@ class TrainSteps:
         self,
         states: TrainState,
         data: TrainingData,
-        num_steps: Array,
-        requests: Array,
+        num_steps: Int[Any, ''],
+        requests: Int[Any, ' devices'],
         order: Order | None = None,
     ) -> tuple[TrainState, Progress]:
         """Takes steps of one epoch, whose `order` is drawn where it is not given."""
         order = self.order(states, data, requests) if order is None else order
         return self._steps(states, data, num_steps, order, requests)
 
-    def order(self, states: TrainState, data: TrainingData, requests: Array) -> Order:
+    def order(
+        self, states: TrainState, data: TrainingData, requests: Int[Any, ' devices']
+    ) -> Order:
         """Draws the order of the epoch of the next step, which takes as long as a sort."""
         return self._order(states.seed, states.step, data.rows, requests)
 
     def lower(
-        self, states: TrainState, data: TrainingData, num_steps: Array, requests: Array
+        self,
+        states: TrainState,
+        data: TrainingData,
+        num_steps: Int[Any, ''],
+        requests: Int[Any, ' devices'],
     ) -> jax.stages.Lowered:
         """Lowers the steps, without the order of the epoch."""
         order = jax.eval_shape(self._order, states.seed, states.step, data.rows, requests)

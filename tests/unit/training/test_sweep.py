@@ -103,6 +103,33 @@ def test_a_broken_run_is_named():
         trainer.advance_to(2, lambda: Request.NONE, lambda: None)
 
 
+class FakeSteps:
+    """In place of compiled steps: calls a function with the number of steps."""
+
+    def __init__(self, advance):
+        self.advance, self.orders = advance, 0
+
+    def order(self, *_):
+        self.orders += 1
+        return self.orders
+
+    def __call__(self, states, data, count, request, order):
+        assert order == self.orders
+        self.advance(count)
+        return states, None
+
+
+def test_the_order_of_an_epoch_is_drawn_once(monkeypatch):
+    experiment = tiny_experiment(tiny_config(train__steps_per_dispatch=1))
+    trainer = make_trainer(experiment, [jax.device_get(experiment.initial_state())], [''])
+    steps = FakeSteps(lambda count: None)
+    monkeypatch.setattr(trainer, '_advance', steps)
+    monkeypatch.setattr(trainer, '_read', lambda _: Request.NONE)
+    for epoch in (1, 2, 3):
+        trainer.advance_to(epoch * trainer.per_epoch, lambda: Request.NONE, lambda: None)
+        assert steps.orders == epoch
+
+
 @pytest.mark.parametrize(('asked', 'expected'), [(0, [4, 4, 2]), (6, [6, 4])])
 def test_steps_per_dispatch_are_as_asked(monkeypatch, asked, expected):
     """The value 0 leaves the number to the platform, and any other value is taken as it is."""
@@ -110,7 +137,7 @@ def test_steps_per_dispatch_are_as_asked(monkeypatch, asked, expected):
     counts = []
     trainer = make_trainer(experiment, [jax.device_get(experiment.initial_state())], [''])
     monkeypatch.setattr(trainer, '_count', lambda count: counts.append(count) or count)
-    monkeypatch.setattr(trainer, '_advance', lambda states, *_: (states, None))
+    monkeypatch.setattr(trainer, '_advance', FakeSteps(lambda count: None))
     monkeypatch.setattr(trainer, '_read', lambda _: Request.NONE)
     trainer.advance_to(10, lambda: Request.NONE, lambda: None)
     assert counts == expected
@@ -119,16 +146,15 @@ def test_steps_per_dispatch_are_as_asked(monkeypatch, asked, expected):
 def test_a_cpu_is_sent_the_steps_of_half_a_second(monkeypatch):
     seconds, counts, now = 0.04, [], [0.0]
 
-    def advance(states, data, count, request):
+    def advance(count):
         counts.append(count)
         now[0] += seconds * count
-        return states, None
 
     experiment = tiny_experiment()
     trainer = make_trainer(experiment, [jax.device_get(experiment.initial_state())], [''])
     monkeypatch.setattr('emkd_jax.training.trainer.time.monotonic', lambda: now[0])
     monkeypatch.setattr(trainer, '_count', lambda count: count)
-    monkeypatch.setattr(trainer, '_advance', advance)
+    monkeypatch.setattr(trainer, '_advance', FakeSteps(advance))
     monkeypatch.setattr(trainer, '_read', lambda _: Request.NONE)
     trainer.advance_to(32, lambda: Request.NONE, lambda: None)
     assert counts == [4, 4, 12, 12]
