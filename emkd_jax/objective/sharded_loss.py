@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from emkd_jax.model.sharded_tables import AXIS
+from emkd_jax.model.sharded_tables import AXIS, sum_of_own
 from emkd_jax.objective.catalogue_loss import (
     catalogue_gradients,
     catalogue_sums,
@@ -80,7 +80,7 @@ def _forward(hidden, kernel, bias, labels, weights, temperature, num_classes, bl
 def _backward_rule(num_classes, block, residuals, cotangents):
     all_hidden, _, _, all_labels, *_ = residuals
     d_hidden, d_kernel, d_bias = catalogue_gradients(block, residuals, cotangents)
-    d_hidden = jax.lax.psum_scatter(d_hidden, AXIS, scatter_dimension=1, tiled=True)
+    d_hidden = sum_of_own(d_hidden)
     own = len(all_labels) // jax.lax.axis_size(AXIS)
     no_label_gradient = np.zeros(own, jax.dtypes.float0)
     return d_hidden.astype(all_hidden.dtype), d_kernel, d_bias, no_label_gradient, None, None

@@ -49,9 +49,12 @@ def device_chip(devices: Sequence[jax.Device]) -> Chip | None:
 
 def device_memory(devices: Sequence[jax.Device]) -> float:
     """The memory of each device in bytes, here or not; infinite if it is not known."""
-    here = memory.device_memory(devices) if devices[0] in jax.devices() else math.inf
     chip = device_chip(devices)
-    return chip.memory if chip and math.isinf(here) else here
+    here = memory.device_memory(devices) if devices[0] in jax.devices() else math.inf
+    # The memory of the machine says nothing about a device that has its own.
+    if chip and (math.isinf(here) or devices[0].platform == 'cpu'):
+        return chip.memory
+    return here
 
 
 def roofline(
