@@ -25,7 +25,7 @@ from emkd_jax.config import get_config
 from emkd_jax.data.dataset import Ragged
 from emkd_jax.data.windows import Windows, windows
 from emkd_jax.model.ensemble import make_ensemble
-from emkd_jax.model.sharded_tables import is_table
+from emkd_jax.model.sharded_tables import table_bytes
 from emkd_jax.planning.chips import device_chip, device_memory, roofline
 from emkd_jax.planning.cost import compile_loss, step_cost
 from emkd_jax.planning.topology import slices_of, target_devices
@@ -86,9 +86,7 @@ def plan_split(kind: str, num_items: int, width: int) -> dict:
             if cost is None or cost.memory > memory:
                 continue
             state = jax.eval_shape(functools.partial(init_state, whole, make_optimizer(1e-3), 0))
-            leaves = jax.tree_util.tree_flatten_with_path(state)[0]
-            tables = sum(x.size * x.dtype.itemsize for path, x in leaves if is_table(path))
-            rest = sum(x.size * x.dtype.itemsize for path, x in leaves if not is_table(path))
+            tables, rest = table_bytes(state)
             times = roofline(chip, cost.flops, cost.bytes_accessed, config.train.batch_size)
             between = 1e3 * cost.between / chip.interconnect
             return {

@@ -160,7 +160,6 @@ class Evaluator:
     def _over_rows(self, compute, shape, ahead):
         """Computes integers of this shape for every held-out row, which are the last axis."""
         found = np.zeros((*shape, self._num_rows), np.int32)
-
         for index, values in compute_ahead(self._batches, compute, ahead):
             found[..., index] = np.moveaxis(values, 0, -1)
         if jax.process_count() > 1:  # a row that another process has is 0 here

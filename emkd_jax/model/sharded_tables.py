@@ -35,6 +35,15 @@ def is_table(path: tuple[Any, ...]) -> bool:
     )
 
 
+def table_bytes(tree: PyTree) -> tuple[int, int]:
+    """Returns the bytes of the item tables of a tree of arrays or shapes, and of all the rest."""
+    tables = rest = 0
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        size = leaf.size * leaf.dtype.itemsize
+        tables, rest = (tables + size, rest) if is_table(path) else (tables, rest + size)
+    return tables, rest
+
+
 def row_axis(path: tuple[Any, ...]) -> int:
     """Returns which axis of an item table has its rows, counted from the end."""
     return -1 if getattr(path[-1], 'key', None) == 'item_head_bias' else -2

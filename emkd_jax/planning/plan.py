@@ -121,8 +121,8 @@ def _plan(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> d
             'compile_seconds': round(cost.compile_seconds, 1),
         }
         sequences = batch_size * len(runs)
-        report |= roofline(device_chip(devices), cost.flops, cost.bytes_accessed, sequences)
         chip = device_chip(devices)
+        report |= roofline(chip, cost.flops, cost.bytes_accessed, sequences)
         if chip and chip.interconnect:
             report['between_ms'] = round(1e3 * cost.between / chip.interconnect, 3)
         if 'roofline_ms' in report:

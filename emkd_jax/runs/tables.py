@@ -5,7 +5,7 @@ import math
 import jax
 
 from emkd_jax.errors import UserError
-from emkd_jax.model.sharded_tables import is_table
+from emkd_jax.model.sharded_tables import table_bytes
 from emkd_jax.runs.console import say
 from emkd_jax.runs.experiment import Experiment
 from emkd_jax.training.memory import device_memory
@@ -25,10 +25,7 @@ def fit_tables(experiment: Experiment) -> Experiment:
     config = experiment.config
     memory = device_memory(jax.local_devices())
     devices = jax.device_count()
-    tables = rest = 0
-    for path, leaf in jax.tree_util.tree_flatten_with_path(experiment.state_shapes())[0]:
-        size = leaf.size * leaf.dtype.itemsize
-        tables, rest = (tables + size, rest) if is_table(path) else (tables, rest + size)
+    tables, rest = table_bytes(experiment.state_shapes())
     wanted, fits = config.ensemble.shard_items, tables + rest <= memory
     if fits and not wanted:
         return experiment

@@ -258,9 +258,9 @@ class Model:
         test = split_of(dataset, self.config.eval.max_users).test
         if not len(test.targets):
             raise UserError(f'{dataset.name} has no test items; a user needs three events.')
-        ensemble = self._placed_ensemble
-        params = place(self.params, jax.local_devices(), ensemble.shards)
-        evaluator = Evaluator(self.config.eval, ensemble, test, counts=self.counts)
+        ensemble, devices = self._placed_ensemble, jax.local_devices()
+        params = place(self.params, devices, ensemble.shards)
+        evaluator = Evaluator(self.config.eval, ensemble, test, devices, self.counts)
         return evaluator(params).ensemble
 
     def save(self, folder: epath.PathLike) -> None:

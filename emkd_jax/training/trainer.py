@@ -86,8 +86,8 @@ class Trainer:
         self._names, self._batch_size = names, config.train.batch_size
         # On a CPU a step may take seconds, and fake devices must not queue dispatches. Each
         # dispatch allocates its temporary memory anew, though, so steps share one: a few at first,
-        # and then what takes half a second. Hosts that train together must
-        # agree, and their clocks do not, so they stay with a few.
+        # and then what takes half a second. Hosts that train together must agree, and their clocks
+        # do not, so they stay with a few.
         self._queues = jax.default_backend() != 'cpu'
         self._dispatch = config.train.steps_per_dispatch or (16 if self._queues else _FEWEST_STEPS)
         self._adapts = not (
