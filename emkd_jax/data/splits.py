@@ -17,13 +17,16 @@ def split_of(data: Dataset, max_users: int = 0) -> Split:
         return leave_one_out(data, max_users)
     if not max_users:
         return data.split
-    validation, test = (
-        holdout
-        if (rows := _spread(len(holdout.targets), max_users)) is None
-        else Holdout(holdout.histories.take(rows), holdout.targets[rows], holdout.users[rows])
-        for holdout in (data.split.validation, data.split.test)
-    )
-    return Split(data.split.train, validation, test)
+    train, *holdouts = data.split
+    return Split(train, *(some_of(holdout, max_users) for holdout in holdouts))
+
+
+def some_of(holdout: Holdout, most: int) -> Holdout:
+    """Returns `most` rows of a held-out set at even distances, or all if there are no more."""
+    rows = _spread(len(holdout.targets), most)
+    if rows is None:
+        return holdout
+    return Holdout(holdout.histories.take(rows), holdout.targets[rows], holdout.users[rows])
 
 
 def leave_one_out(data: Dataset, max_users: int = 0) -> Split:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Int, Int32
 
 from emkd_jax.data.dataset import Holdout, Ragged, Split
+from emkd_jax.data.splits import some_of
 from emkd_jax.evaluation.metrics import RULES, host_ranks, user_metrics
 from emkd_jax.model.counts import SETTINGS, CountModel, CountSettings
 
@@ -69,7 +70,7 @@ def choose_settings(
     """
     if name in SETTINGS and not search:
         return SETTINGS[name]
-    holdout = _sample(split.validation)
+    holdout = some_of(split.validation, _SEARCH_USERS)
 
     def quality(settings: CountSettings) -> float:
         model = CountModel(split.train, num_items, settings)
@@ -100,12 +101,6 @@ def count_ranks(
         scores = model.scores(holdout.histories, rows)
         ranks[:, rows] = host_ranks(scores, holdout, rows, max_len)
     return ranks
-
-
-def _sample(holdout: Holdout) -> Holdout:
-    count = len(holdout.targets)
-    rows = np.unique(np.linspace(0, count - 1, min(count, _SEARCH_USERS)).astype(np.int64))
-    return Holdout(holdout.histories.take(rows), holdout.targets[rows], holdout.users[rows])
 
 
 def _batches(count: int) -> Iterator[np.ndarray]:
