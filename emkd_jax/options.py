@@ -246,10 +246,19 @@ EVENT_LOG_OPTIONS: dict[str, Option] = {
         "File of the items' attributes and titles. Empty: the one that lies beside the events.",
         changes_results=False,
     ),
+    'data.engine': Option(
+        'duckdb',
+        'What reads, filters and sorts the log: duckdb, on this machine, or spark, for a table of '
+        'its catalogue or a path that it reads.',
+        choices=('duckdb', 'spark'),
+    ),
+    'data.table': Option(
+        '', 'Table of the events, if data.source is a database file. Empty: its only table.'
+    ),
     'data.format': Option(
         'auto',
         'Format of the events.',
-        choices=('auto', 'table', 's3rec', 'recbole', 'amazon', 'movielens'),
+        choices=('auto', 'table', 's3rec', 'recbole', 'amazon', 'movielens', 'database'),
     ),
     'data.columns': Option(
         '',

@@ -1,10 +1,12 @@
 """A user's file: opened whatever its compression, read line by line, and named in complaints."""
 
 import contextlib
+import glob
 import gzip
 import hashlib
 import io
 import pathlib
+import urllib.parse
 import zlib
 from collections.abc import Iterator
 from typing import NamedTuple, TextIO
@@ -24,11 +26,21 @@ _NOT_READ = {
 
 
 class Source(NamedTuple):
-    """A file that is there and not empty, plain or gzipped."""
+    """A file that is there and not empty.
+
+    Attributes:
+      path: the file.
+      gzipped: it is compressed with gzip.
+      parquet: it is Parquet.
+      database: 'sqlite' or 'duckdb' if it is a database of theirs.
+      partitions: names and values in the folders of a partitioned log, as in `day=2031-01-09`.
+    """
 
     path: pathlib.Path
     gzipped: bool
     parquet: bool
+    database: str = ''
+    partitions: tuple[tuple[str, str], ...] = ()
 
     def lines(self, encoding: str = 'utf-8') -> contextlib.AbstractContextManager[TextIO]:
         """The opened text. Bytes that are not `encoding` come as surrogates; see `decoded`."""
@@ -59,7 +71,7 @@ def find(path: str | pathlib.Path, option: str) -> Source:
                 f'{path} is a folder{_content(path)}; name the file itself with {option}.'
             )
         with path.open('rb') as file:
-            start = file.read(8)
+            start = file.read(16)
     except (OSError, ValueError) as error:
         reason = getattr(error, 'strerror', None) or 'bad name'
         raise UserError(f'{path} cannot be read ({reason}); mend {option}.') from error
@@ -68,7 +80,43 @@ def find(path: str | pathlib.Path, option: str) -> Source:
     for magic, complaint in _NOT_READ.items():
         if start.startswith(magic):
             raise UserError(f'{path} {complaint}.')
-    return Source(path, start.startswith(b'\x1f\x8b'), start.startswith(b'PAR1'))
+    database = 'sqlite' if start.startswith(b'SQLite format 3') else ''
+    if start[8:12] == b'DUCK':
+        database = 'duckdb'
+    partitions = (part.split('=', 1) for part in path.parts[:-1] if '=' in part)
+    return Source(
+        path,
+        start.startswith(b'\x1f\x8b'),
+        start.startswith(b'PAR1'),
+        database,
+        tuple((name, urllib.parse.unquote(value)) for name, value in partitions),
+    )
+
+
+def find_all(path: str | pathlib.Path, option: str) -> list[Source]:
+    """The file at `path`; or all files in a folder, or of a pattern, in the order of their names.
+
+    Files whose name begins with a dot or an underscore are not taken, nor are empty ones, and a
+    folder's are searched at any depth.
+
+    Raises:
+      UserError: there is none, or one of a kind that is not read.
+    """
+    folder = pathlib.Path(path).expanduser()
+    if folder.is_dir():
+        files = (file for file in folder.rglob('*') if _is_part(file.relative_to(folder)))
+    elif any(mark in str(path) for mark in '*?[') and not folder.exists():
+        files = (pathlib.Path(file) for file in glob.iglob(str(folder), recursive=True))
+    else:
+        return [find(path, option)]
+    taken = sorted(file for file in files if file.is_file() and file.stat().st_size)
+    if not taken:
+        raise UserError(f'{path} holds no files that are not empty; correct {option}.')
+    return [find(file, option) for file in taken]
+
+
+def _is_part(path):
+    return not any(part.startswith(('.', '_')) for part in path.parts)
 
 
 def decoded(text: str) -> bool:

@@ -1,8 +1,10 @@
 """An event log of one's own, read into a `Dataset`.
 
-formats.py     which format a file is in; each has a module: tables, s3rec, recbole, ...
+files.py       logs in files; formats.py: which format, each with a module: tables, s3rec, ...
+remote.py      logs at an address, as s3:// has them; spark.py: logs that Spark reads
 columns.py     which column is which; times.py: how times are written
-events.py      filters and order, in a scratch database within bounded memory
+rows.py        rows, and what is wrong with them
+events.py      filters and order, in an engine (engine.py): a DuckDB database on disk, or Spark
 splits.py      a split by time (leave-one-out needs nothing here)
 items.py       attributes and titles
 
@@ -16,8 +18,7 @@ import pathlib
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import ModuleType
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import ml_collections
@@ -29,20 +30,18 @@ from emkd_jax.config import base_config, check_config, set_options
 from emkd_jax.data.atomic import atomic_folder
 from emkd_jax.data.cache import read_dataset, save_dataset
 from emkd_jax.data.dataset import Dataset
-from emkd_jax.data.event_log import formats, items, splits
-from emkd_jax.data.event_log.database import open_database
-from emkd_jax.data.event_log.events import Events, collect
-from emkd_jax.data.event_log.open_log import OpenLog
+from emkd_jax.data.event_log import items, splits
+from emkd_jax.data.event_log.files import opened_files
+from emkd_jax.data.event_log.found_log import FoundLog
+from emkd_jax.data.event_log.remote import is_address, opened_address
 from emkd_jax.data.event_log.report import Report
+from emkd_jax.data.event_log.spark import opened_table
 from emkd_jax.data.prepared import data_dir
-from emkd_jax.data.source import Source
 from emkd_jax.errors import UserError
 
 _VERSION = 4  # of the rules in this package; another one prepares anew
 # Options that say where files are or matter only later: the prepared data does not depend on them.
 _NOT_COMPARED = ('source', 'attributes', 'stand_in', 'window_step')
-
-ItemFile = tuple[Source, ModuleType] | None
 
 
 def load(options: ml_collections.ConfigDict) -> Dataset:
@@ -71,22 +70,26 @@ def prepare(options: ml_collections.ConfigDict) -> pathlib.Path:
         raise UserError('data.source is empty; name your event log with --config.data.source=FILE.')
     if not options.attribute_delimiter:
         raise UserError("data.attribute_delimiter is empty; give the mark, such as '|'.")
-    events, module = formats.events(options)
-    item_file = formats.items(options.attributes, events, module)
-    files = [events] if item_file is None else [events, item_file[0]]
-    stem = re.sub(r'\W', '_', events.path.name.split('.')[0])  # a database file goes beneath it
-    folder = data_dir() / 'emkd_custom' / f'{stem}-{_key(options, module, files)}'
-    if folder.is_dir():
-        return folder
-    try:
-        with atomic_folder(folder, exist_ok=True) as partial:
-            save_dataset(_read(options, events, module, item_file, partial), partial)
-    except OSError as error:
-        raise UserError(
-            f'The prepared data cannot be written to {folder.parent} '
-            f'({error.strerror or error}); make room, or set TFDS_DATA_DIR to another folder.'
-        ) from error
+    with _opened(options) as log:
+        stem = re.sub(r'\W', '_', log.path.name.split('.')[0])  # a database file goes beneath it
+        folder = data_dir() / 'emkd_custom' / f'{stem}-{_key(options, log)}'
+        if folder.is_dir():
+            return folder
+        try:
+            with atomic_folder(folder, exist_ok=True) as partial:
+                save_dataset(_read(options, log, partial), partial)
+        except OSError as error:
+            raise UserError(
+                f'The prepared data cannot be written to {folder.parent} '
+                f'({error.strerror or error}); make room, or set TFDS_DATA_DIR to another folder.'
+            ) from error
     return folder
+
+
+def _opened(options: ml_collections.ConfigDict) -> AbstractContextManager[FoundLog]:
+    if options.engine == 'spark':
+        return opened_table(options)
+    return opened_address(options) if is_address(options.source) else opened_files(options)
 
 
 @contextmanager
@@ -112,27 +115,9 @@ def _as_file(table: Any, name: str) -> Iterator[str]:
         yield path
 
 
-def _read(
-    options: ml_collections.ConfigDict,
-    events: Source,
-    module: ModuleType,
-    item_file: ItemFile,
-    scratch: pathlib.Path,
-) -> Dataset:
-    report = Report(options.max_bad_lines, formats.name_of(module))
-    # The database leaves files and folders behind, so it gets a folder of its own.
-    with (
-        tempfile.TemporaryDirectory(dir=scratch) as folder,
-        open_database(pathlib.Path(folder)) as database,
-    ):
-        module.read_events(OpenLog(database, events, options, report))
-        found = collect(database, options, events.path, report)
-    return _assemble(options, found, item_file, report)
-
-
-def _assemble(
-    options: ml_collections.ConfigDict, found: Events, item_file: ItemFile, report: Report
-) -> Dataset:
+def _read(options: ml_collections.ConfigDict, log: FoundLog, scratch: pathlib.Path) -> Dataset:
+    report = Report(options.max_bad_lines, log.file_format)
+    found, item_file = log.read(scratch, report), log.item_file
     histories, user_ids, split = found.histories, found.user_ids, None
     if found.cuts is not None:
         histories, user_ids, split = splits.by_time(found, report)
@@ -170,12 +155,13 @@ def _assemble(
     )
 
 
-def _key(options: ml_collections.ConfigDict, module: ModuleType, files: list[Source]) -> str:
+def _key(options: ml_collections.ConfigDict, log: FoundLog) -> str:
     """Hex digits that differ wherever the prepared data may differ."""
+    files = [] if log.item_file is None else [log.item_file[0].digest()]
     facts = {
         'version': _VERSION,
-        'format': module.__name__.rsplit('.', 1)[-1],
-        'files': [file.digest() for file in files],
+        'format': log.file_format,
+        'files': [*log.digests, *files],
         'options': {
             name: value for name, value in options.to_dict().items() if name not in _NOT_COMPARED
         },

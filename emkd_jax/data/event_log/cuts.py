@@ -3,10 +3,10 @@
 import datetime
 from typing import NamedTuple
 
-import duckdb
 import numpy as np
 from jaxtyping import Int8, Int64
 
+from emkd_jax.data.event_log.engine import Engine
 from emkd_jax.errors import UserError
 
 
@@ -27,7 +27,7 @@ class Cuts(NamedTuple):
         )
 
 
-def find_cuts(database: duckdb.DuckDBPyConnection, option: str) -> Cuts:
+def find_cuts(engine: Engine, option: str) -> Cuts:
     """The cuts that `data.cuts` names, among the timestamps of the table `events`.
 
     'N%' is the timestamp below which N% of the events lie, so events of one timestamp are never
@@ -40,7 +40,7 @@ def find_cuts(database: duckdb.DuckDBPyConnection, option: str) -> Cuts:
     try:
         if len(parts) != 2:
             raise ValueError
-        cuts = Cuts(*(_cut(database, part) for part in parts))
+        cuts = Cuts(*(_cut(engine, part) for part in parts))
     except ValueError as error:
         raise UserError(
             f"data.cuts is '{option}'; give the beginnings of the validation and the test period, "
@@ -54,14 +54,18 @@ def find_cuts(database: duckdb.DuckDBPyConnection, option: str) -> Cuts:
     return cuts
 
 
-def _cut(database, part):
+def _cut(engine, part):
     if part.endswith('%'):
         share = float(part[:-1]) / 100
         if not 0 < share < 1:
             raise ValueError
-        return database.execute(f'SELECT quantile_disc(time, {share!r}) FROM events').fetchall()[0][
-            0
-        ]
+        # The quantile functions of engines differ, and some are approximate.
+        return engine.rows(f"""
+            SELECT min(time) FROM (
+                SELECT time, sum(count) OVER (ORDER BY time) AS count_up_to
+                FROM (SELECT time, count(*) AS count FROM events GROUP BY time)
+            ) WHERE count_up_to >= {share!r}::DOUBLE * (SELECT count(*) FROM events)
+        """)[0][0]
     date = datetime.datetime.fromisoformat(part)
     if date.tzinfo is None:
         date = date.replace(tzinfo=datetime.UTC)

@@ -1,24 +1,25 @@
-"""From the columns of a table, whatever file it is in, to events in the database."""
+"""From the columns of a table, whatever file it is in, to events in an engine."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-import duckdb
 import ml_collections
 
 from emkd_jax.data.event_log import columns
 from emkd_jax.data.event_log.columns import EventColumns
-from emkd_jax.data.event_log.database import EventValues, literal, store
+from emkd_jax.data.event_log.engine import Engine, literal
 from emkd_jax.data.event_log.report import Report
+from emkd_jax.data.event_log.rows import EventValues, store
 from emkd_jax.data.event_log.times import TimeKind, time_kind
+from emkd_jax.data.source import Source
 from emkd_jax.errors import UserError
 
 _MOST_KINDS = 20  # of events, that are listed
 
 
 class EventTable(NamedTuple):
-    """A table of events as the database sees it.
+    """A table of events as an engine sees it.
 
     Attributes:
       names: the names of its columns.
@@ -28,6 +29,7 @@ class EventTable(NamedTuple):
       row: SQL for the number of the file's row, from 0; None: each row of `relation` is one.
       lists: SQL for the columns that hold lists, by their places.
       dates: places of the columns whose type is a date, which are text of ISO 8601.
+      place: SQL by which events of the same user and time are ordered; None: the engine knows.
     """
 
     names: Sequence[str]
@@ -37,32 +39,39 @@ class EventTable(NamedTuple):
     row: str | None = None
     lists: Mapping[int, str] = MappingProxyType({})
     dates: frozenset[int] = frozenset()
+    place: str | None = None
+
+
+def in_partitions(table: EventTable, source: Source) -> EventTable:
+    """A file's events with the columns that the names of its folders hold beside them."""
+    new = [(name, value) for name, value in source.partitions if name not in table.names]
+    return table._replace(
+        names=[*table.names, *(name for name, _ in new)],
+        sql=[*table.sql, *(literal(value) for _, value in new)],
+        sample=[[*row, *(value for _, value in new)] for row in table.sample],
+    )
 
 
 def fill(
-    database: duckdb.DuckDBPyConnection,
-    table: EventTable,
-    options: ml_collections.ConfigDict,
-    path,
-    report: Report,
+    engine: Engine, table: EventTable, options: ml_collections.ConfigDict, path, report: Report
 ) -> None:
-    """Fills the table `read` (see `database.store`) and reports which columns were taken.
+    """Fills the table `read` (see `rows.store`) and reports which columns were taken.
 
     Raises:
       UserError: the table lacks a column, or its times cannot be told.
     """
     found = columns.event_columns(table.names, options, path, table.sample)
     if found.sequence is None:
-        store(database, table.relation, _event_values(table, found, options, path))
+        store(engine, table.relation, _event_values(table, found, options, path))
     else:
-        _store_sequences(database, table, found, options, path, report)
-    report.say(_shown_columns(database, table.names, found))
+        _store_sequences(engine, table, found, options, path, report)
+    report.say_once(_shown_columns(table.names, found))
     kinds = columns.kind_of_event(table.names, found)
     if kinds is not None and not options.keep:
         values = sorted({row[kinds] or '' for row in table.sample if len(row) > kinds} - {''})
         if 1 < len(values) <= _MOST_KINDS:
             name = table.names[kinds]
-            report.say(
+            report.say_once(
                 f'  {name} holds {", ".join(values)}: all are taken; '
                 f"--config.data.keep='{name}={values[0]}' takes one kind"
             )
@@ -91,6 +100,18 @@ def _event_values(table, found, options, path):
         rating_name='' if found.rating is None else table.names[found.rating],
         kept=_kept(table, options, path),
         row=table.row,
+        place=table.place,
+    )
+
+
+def as_text(column: str, kind: str) -> str:
+    """SQL for a column of an SQL type as text; whole numbers have no fraction, NaN is missing."""
+    if kind.upper() not in ('FLOAT', 'DOUBLE'):
+        return f'{column}::VARCHAR'
+    return (
+        f'CASE WHEN isnan({column}) THEN NULL WHEN {column} = floor({column}) '
+        f'AND abs({column}) < 9e15 THEN TRY_CAST({column} AS BIGINT)::VARCHAR '
+        f'ELSE {column}::VARCHAR END'
     )
 
 
@@ -109,7 +130,7 @@ def _kept(table, options, path):
     return f'trim({table.sql[table.names.index(name)]}) IN ({wanted})'
 
 
-def _store_sequences(database, table, found, options, path, report):
+def _store_sequences(engine, table, found, options, path, report):
     """Stores the events of a table whose rows hold whole histories.
 
     A row whose history begins a longer one of the same user is a step on the way to it, as in the
@@ -126,21 +147,25 @@ def _store_sequences(database, table, found, options, path, report):
         items = f'list_append({items}, {table.sql[found.item]})'
     number = 'number_of_the_row'  # counted before rows are left out, so that it is the file's
     user = f'{number}::VARCHAR' if found.user is None else f'trim({table.sql[found.user]})'
-    database.execute(f"""
-        CREATE TABLE rows AS
+    engine.keep(
+        'rows',
+        f"""
         SELECT {number} - 1 AS number, {user} AS user, {items} AS items
         FROM (SELECT *, row_number() OVER () AS {number} FROM {table.relation})
         WHERE {_kept(table, options, path) or 'true'}
-    """)
-    database.execute("""
-        CREATE TABLE histories AS
+    """,
+    )
+    engine.keep(
+        'histories',
+        """
         SELECT user, arg_max(items, len(items)) AS items, min(number) AS number
         FROM rows GROUP BY user ORDER BY number
-    """)
-    count, first = database.execute("""
+    """,
+    )
+    ((count, first),) = engine.rows("""
         SELECT count(*), min(rows.number) FROM rows JOIN histories USING (user)
         WHERE rows.items <> histories.items[1:len(rows.items)] OR rows.items IS NULL
-    """).fetchall()[0]
+    """)
     if count:
         report.bad_lines(
             path,
@@ -149,15 +174,14 @@ def _store_sequences(database, table, found, options, path, report):
             count,
         )
     store(
-        database,
+        engine,
         '(SELECT user, unnest(items) AS item, number FROM histories WHERE items IS NOT NULL)',
         EventValues(user='user', item='item', row='number'),
     )
-    database.execute('DROP TABLE rows')
-    database.execute('DROP TABLE histories')
+    engine.drop('rows', 'histories')
 
 
-def _shown_columns(database, names, found: EventColumns):
+def _shown_columns(names, found: EventColumns):
     """The line that says which columns were taken."""
     parts = [
         f'{role} = {columns.NONE if place is None else names[place]}'
@@ -168,12 +192,8 @@ def _shown_columns(database, names, found: EventColumns):
     if found.time is None:
         parts.append(f'time = {columns.NONE} (the order of the file)')
     else:
-        first, last = database.execute("""
-            SELECT make_timestamp(min(time))::DATE, make_timestamp(max(time))::DATE FROM read
-            WHERE complaint IS NULL AND kept
-        """).fetchall()[0]
         clock = '' if found.time_of_day is None else f' and {names[found.time_of_day]}'
-        parts.append(f'time = {names[found.time]}{clock} ({first} .. {last})')
+        parts.append(f'time = {names[found.time]}{clock}')
     if found.rating is not None:
         parts.append(f'rating = {names[found.rating]}')
     else:

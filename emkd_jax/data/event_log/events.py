@@ -1,13 +1,13 @@
-"""From the rows read to numbered histories: filters and order, in the database.
+"""From the rows read to numbered histories: filters and order, in the engine that holds them.
 
 The order of a user's events is that of their timestamps; events with the same timestamp, and all of
 them where there are none, keep the order of the file. Users and items are numbered in the order of
 their ids (by value if all are whole numbers, by code point otherwise), whatever that of the rows.
 """
 
+import datetime
 from typing import NamedTuple
 
-import duckdb
 import ml_collections
 import numpy as np
 from jaxtyping import Int8, Int64, Shaped
@@ -15,10 +15,10 @@ from jaxtyping import Int8, Int64, Shaped
 from emkd_jax.data.dataset import Ragged
 from emkd_jax.data.event_log import ids
 from emkd_jax.data.event_log.cuts import Cuts, find_cuts
+from emkd_jax.data.event_log.engine import Engine
 from emkd_jax.data.event_log.report import Report
 from emkd_jax.errors import UserError
 
-_ROWS = 500_000  # fetched at a time
 _MANY_TIES = 0.1  # of the events share user and timestamp with the one before: worth a warning
 
 
@@ -43,9 +43,7 @@ class Events(NamedTuple):
     cuts: Cuts | None
 
 
-def collect(
-    database: duckdb.DuckDBPyConnection, options: ml_collections.ConfigDict, path, report: Report
-) -> Events:
+def collect(engine: Engine, options: ml_collections.ConfigDict, path, report: Report) -> Events:
     """Filters the table `read`, which came from `path`, and fetches what is left.
 
     With a split by time the k-core is that of the training period, so that the future decides
@@ -54,13 +52,13 @@ def collect(
     Raises:
       UserError: nothing is left, or more items than `data.max_items`.
     """
-    _number(database)
-    _say_what_was_read(database, path, report)
-    _drop_low_ratings(database, options, report)
-    _drop_repeats(database, report)
-    cuts = find_cuts(database, options.cuts) if options.split == 'time' else None
-    _find_core(database, options, cuts, report)
-    num_items = _count(database, 'known_items')
+    _number(engine)
+    _say_what_was_read(engine, path, report)
+    _drop_low_ratings(engine, options, report)
+    _drop_repeats(engine, report)
+    cuts = find_cuts(engine, options.cuts) if options.split == 'time' else None
+    _find_core(engine, options, cuts, report)
+    num_items = _count(engine, 'known_items')
     if num_items > options.max_items:
         raise UserError(
             f'{path} has {num_items:,} items after filtering, more than data.max_items='
@@ -68,52 +66,61 @@ def collect(
             'every item costs each network two rows of model.hidden_dim weights and two Adam '
             'moments of each.'
         )
-    _keep_known(database, cuts, report)
-    return _fetch(database, cuts, report)
+    _keep_known(engine, cuts, report)
+    return _fetch(engine, cuts, report)
 
 
-def _count(database, table):
-    return database.execute(f'SELECT count(*) FROM {table}').fetchall()[0][0]
+def _count(engine, table):
+    return engine.rows(f'SELECT count(*) FROM {table}')[0][0]
 
 
-def _number(database):
+def _number(engine):
     """Tables users and items (name, number), and events by number."""
     for role in ('user', 'item'):
-        database.execute(f"""
-            CREATE TABLE {role}s AS SELECT name, row_number() OVER () AS number
+        engine.keep(
+            f'{role}s',
+            f"""
+            SELECT name, {engine.number} AS number
             FROM (SELECT DISTINCT {role}_name AS name FROM read WHERE complaint IS NULL AND kept)
-        """)
-    database.execute("""
-        CREATE TABLE events AS
-        SELECT users.number::INTEGER AS user_number, items.number::INTEGER AS item_number, time,
-            rating, read.rowid AS place
+            """,
+        )
+    engine.keep(
+        'events',
+        f"""
+        SELECT users.number AS user_number, items.number AS item_number, time, rating,
+            read.{engine.place} AS place
         FROM read JOIN users ON user_name = users.name JOIN items ON item_name = items.name
         WHERE complaint IS NULL AND kept
-    """)
-    database.execute('DROP TABLE read')
+        """,
+    )
+    engine.drop('read')
 
 
-def _say_what_was_read(database, path, report):
-    users, items, events = (_count(database, table) for table in ('users', 'items', 'events'))
+def _say_what_was_read(engine, path, report):
+    users, items, events = (_count(engine, table) for table in ('users', 'items', 'events'))
     if not events:
         raise UserError(f'{path} holds no events that can be read; name another data.source.')
-    report.say(f'{path.name}: {events:,} events of {users:,} users on {items:,} items')
+    first, last = engine.rows('SELECT min(time), max(time) FROM events')[0]
+    span = '' if first is None else f', {_day(first)} .. {_day(last)}'
+    report.say(f'{path.name}: {events:,} events of {users:,} users on {items:,} items{span}')
 
 
-def _replace(database, table, query):
+def _day(microseconds):
+    return datetime.datetime.fromtimestamp(microseconds // 10**6, datetime.UTC).date()
+
+
+def _replace(engine, table, query):
     """Puts what `query` selects in the place of `table`; returns how many rows fewer that is."""
-    before = _count(database, table)
-    database.execute(f'CREATE TABLE replacement AS {query}')
-    database.execute(f'DROP TABLE {table}')
-    database.execute(f'ALTER TABLE replacement RENAME TO {table}')
-    return before - _count(database, table)
+    before = _count(engine, table)
+    engine.keep(table, query)
+    return before - _count(engine, table)
 
 
-def _drop_low_ratings(database, options, report):
+def _drop_low_ratings(engine, options, report):
     if not options.min_rating:
         return
     dropped = _replace(
-        database,
+        engine,
         'events',
         f"""
         SELECT * FROM events WHERE rating >= {options.min_rating!r} AND NOT isnan(rating)
@@ -122,12 +129,12 @@ def _drop_low_ratings(database, options, report):
     report.left_out(dropped, f'events rated below {options.min_rating} or not at all')
 
 
-def _drop_repeats(database, report):
+def _drop_repeats(engine, report):
     """The same user, item and timestamp again is the same event."""
-    if not database.execute('SELECT count(time) FROM events').fetchall()[0][0]:
+    if not engine.rows('SELECT count(time) FROM events')[0][0]:
         return
     dropped = _replace(
-        database,
+        engine,
         'events',
         """
         SELECT user_number, item_number, time, min(place) AS place FROM events
@@ -137,24 +144,24 @@ def _drop_repeats(database, report):
     report.left_out(dropped, 'events that repeat one of the same user, item and timestamp')
 
 
-def _find_core(database, options, cuts, report):
+def _find_core(engine, options, cuts, report):
     """Tables known_users and known_items: the largest sets with enough events among one another.
 
     Such a set is unique (a k-core), so the order of removals makes no difference.
     """
     least = {'user': max(options.k_core, options.min_length, 1), 'item': max(options.k_core, 1)}
     in_training = 'true' if cuts is None else f'time < {cuts.validation}'
-    database.execute(f'CREATE TABLE core AS SELECT * FROM events WHERE {in_training}')
-    before = _count(database, 'core')
+    engine.keep('core', f'SELECT * FROM events WHERE {in_training}')
+    before = _count(engine, 'core')
     enough = ' '.join(
         f'SEMI JOIN (SELECT {role}_number FROM core GROUP BY {role}_number '
         f'HAVING count(*) >= {count}) USING ({role}_number)'
         for role, count in least.items()
     )
     rounds = 1
-    while _replace(database, 'core', f'SELECT user_number, item_number FROM core {enough}'):
+    while _replace(engine, 'core', f'SELECT user_number, item_number FROM core {enough}'):
         rounds += 1
-    left = _count(database, 'core')
+    left = _count(engine, 'core')
     rule = f'{least["user"]} events and every item {least["item"]}'
     if not left:
         period = '' if cuts is None else ' before the validation period'
@@ -166,18 +173,17 @@ def _find_core(database, options, cuts, report):
         before - left, f'events so that every user has {rule} (k-core, {rounds} rounds)'
     )
     for role in least:
-        database.execute(f"""
-            CREATE TABLE known_{role}s AS
-            SELECT {role}_number AS number FROM core GROUP BY {role}_number
-        """)
-    database.execute('DROP TABLE core')
+        engine.keep(
+            f'known_{role}s', f'SELECT {role}_number AS number FROM core GROUP BY {role}_number'
+        )
+    engine.drop('core')
 
 
-def _keep_known(database, cuts, report):
+def _keep_known(engine, cuts, report):
     """Leaves the events on known items; of known users only, where the split is not by time."""
     users = 'SEMI JOIN known_users ON user_number = known_users.number' if cuts is None else ''
     dropped = _replace(
-        database,
+        engine,
         'events',
         f"""
         SELECT user_number, item_number, time, place FROM events
@@ -188,40 +194,47 @@ def _keep_known(database, cuts, report):
         report.left_out(dropped, 'events in all on items that training does not know')
 
 
-def _rank(database, role, kept):
+def _rank(engine, role, kept):
     """Table {role}_ranks (number, rank from 0) in the order of the names of `kept`; these names."""
-    numeric = database.execute(f"""
-        SELECT bool_and({ids.IS_NUMBER}) FROM {role}s SEMI JOIN {kept} USING (number)
-    """).fetchall()[0][0]
-    database.execute(f"""
-        CREATE TABLE {role}_ranks AS
+    numeric = engine.rows(
+        f'SELECT bool_and({ids.IS_NUMBER}) FROM {role}s SEMI JOIN {kept} USING (number)'
+    )[0][0]
+    engine.keep(
+        f'{role}_ranks',
+        f"""
         SELECT number, name, row_number() OVER (
             ORDER BY {'name::BIGINT' if numeric else 'name'}
         )::INTEGER - 1 AS rank
         FROM {role}s SEMI JOIN {kept} USING (number)
-    """)
-    names = database.execute(f'SELECT name FROM {role}_ranks ORDER BY rank').fetchnumpy()['name']
-    return ids.as_array(names.tolist())
+        """,
+    )
+    return ids.as_array(_column(engine, f'SELECT name FROM {role}_ranks ORDER BY rank'))
 
 
-def _fetch(database, cuts, report):
-    database.execute('CREATE TABLE left_users AS SELECT DISTINCT user_number AS number FROM events')
-    user_ids = _rank(database, 'user', 'left_users')
-    item_ids = _rank(database, 'item', 'known_items')
-    trained = database.execute(
-        'SELECT rank FROM user_ranks SEMI JOIN known_users USING (number) ORDER BY rank'
-    ).fetchnumpy()['rank']
-    count = _count(database, 'events')
+def _column(engine, query):
+    return [value for batch in engine.batches(query) for value in batch.column(0).to_pylist()]
+
+
+def _fetch(engine, cuts, report):
+    engine.keep('left_users', 'SELECT DISTINCT user_number AS number FROM events')
+    user_ids = _rank(engine, 'user', 'left_users')
+    item_ids = _rank(engine, 'item', 'known_items')
+    trained = np.array(
+        _column(engine, 'SELECT rank FROM user_ranks SEMI JOIN known_users USING (number)'),
+        np.int32,
+    )
+    trained.sort()
+    count = _count(engine, 'events')
     values, periods = np.empty(count, np.int32), np.zeros(count, np.int8)
     times: np.ndarray | None = np.empty(count, np.int64)
     lengths = np.zeros(len(user_ids), np.int64)
     start, ties, last = 0, 0, None
-    rows = database.sql("""
-        SELECT user_ranks.rank, item_ranks.rank, time
+    rows = engine.batches("""
+        SELECT user_ranks.rank AS user, item_ranks.rank AS item, time
         FROM events JOIN user_ranks ON user_number = user_ranks.number
             JOIN item_ranks ON item_number = item_ranks.number
         ORDER BY user_ranks.rank, time, place
-    """).to_arrow_reader(_ROWS)
+    """)
     for batch in rows:
         user, item = (batch.column(column).to_numpy() for column in range(2))
         values[start : start + len(user)] = item + 1

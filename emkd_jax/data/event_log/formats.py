@@ -6,7 +6,7 @@ from types import ModuleType
 import ml_collections
 
 from emkd_jax.data import source
-from emkd_jax.data.event_log import amazon, movielens, recbole, s3rec, tables
+from emkd_jax.data.event_log import amazon, database_tables, movielens, recbole, s3rec, tables
 from emkd_jax.data.source import Source
 from emkd_jax.errors import UserError
 
@@ -17,16 +17,18 @@ _FORMATS = {
     'recbole': recbole,
     'table': tables,
     's3rec': s3rec,
+    'database': database_tables,
 }
 _ITEM_FORMATS = (amazon, movielens, s3rec, recbole, tables)
 _ITEMS_BESIDE = {module: module.items_beside for module in (movielens, recbole, s3rec)}
 _FOLDERS = (movielens, recbole)  # distributed as a folder of files with known names
 
 
-def events(options: ml_collections.ConfigDict) -> tuple[Source, ModuleType]:
-    """The event file `data.source` and the format `data.format`; 'auto' tells it by the content.
+def events(options: ml_collections.ConfigDict) -> tuple[list[Source], ModuleType]:
+    """The event files of `data.source` and the format `data.format`; 'auto': told by content.
 
-    Where a format has its files in a folder of their own, the source may be that folder.
+    The source is a file, or a folder or a pattern of files of one format, which are parts of one
+    log. Where a format has its files in a folder of their own, the source may be that folder.
 
     Raises:
       UserError: there is no such file or format, or none fits.
@@ -39,15 +41,27 @@ def events(options: ml_collections.ConfigDict) -> tuple[Source, ModuleType]:
         inside = [file for module in _FOLDERS for file in module.events_in(folder)]
         if len(inside) == 1:
             path = inside[0]
-    found = source.find(path, '--config.data.source')
+    found = source.find_all(path, '--config.data.source')
     if name != 'auto':
         return found, _FORMATS[name]
-    lines = _first_lines(found)
     if options.columns:
         return found, tables
+    modules = [_recognised(each) for each in found]
+    if len(set(modules)) > 1:
+        other = next(place for place, module in enumerate(modules) if module is not modules[0])
+        raise UserError(
+            f'{path} holds files of several kinds: {found[0].path} (data.format='
+            f'{name_of(modules[0])}) and {found[other].path} ({name_of(modules[other])}); name '
+            "those of the events alone, such as --config.data.source='FOLDER/*.csv'."
+        )
+    return found, modules[0]
+
+
+def _recognised(found):
+    lines = _first_lines(found)
     for module in _FORMATS.values():
         if module.recognises(found, lines):
-            return found, module
+            return module
     if len({len(line.split()) for line in lines}) == 1 and ' ' in lines[0].strip():
         raise UserError(
             f"{found.path} looks like a table whose columns are separated by blanks ('"
@@ -72,6 +86,15 @@ def items(path: str, events: Source, module: ModuleType) -> tuple[Source, Module
         path = _ITEMS_BESIDE[module](events)
         if not path.exists():
             return None
+    return item_file(path)
+
+
+def item_file(path: str | pathlib.Path) -> tuple[Source, ModuleType]:
+    """The item file at `path` and its format, told by its content.
+
+    Raises:
+      UserError: there is no such file, or none of the formats fits.
+    """
     found = source.find(path, '--config.data.attributes')
     lines = _first_lines(found)
     for item_module in _ITEM_FORMATS:
@@ -89,7 +112,7 @@ def name_of(module: ModuleType) -> str:
 
 
 def _first_lines(found):
-    if found.parquet:
+    if found.parquet or found.database:
         return ['']
     lines = [line for line in found.first_lines() if line.strip()]
     if not lines:

@@ -8,7 +8,7 @@ from jaxtyping import Shaped
 
 # SQL: is `name` a whole number as people write it, in 64 bits: '7', but neither '007' nor '+7'?
 _NUMBER = re.compile('0|-?[1-9][0-9]{0,17}')
-IS_NUMBER = f"regexp_full_match(name, '{_NUMBER.pattern}')"
+IS_NUMBER = f"regexp_matches(name, '^({_NUMBER.pattern})$')"
 
 
 def are_numbers(names: Collection[str]) -> bool:

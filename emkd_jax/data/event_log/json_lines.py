@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from emkd_jax.config import flatten
-from emkd_jax.data.event_log.database import literal
+from emkd_jax.data.event_log.engine import literal
 from emkd_jax.data.event_log.event_table import EventTable
 from emkd_jax.data.event_log.open_log import OpenLog
 from emkd_jax.data.event_log.report import Report

@@ -18,10 +18,10 @@ class Report:
         self.max_bad_lines = max_bad_lines
         self._format = file_format and f' (read as data.format={file_format})'
         self._num_bad_lines = 0
-        self._bad_lines: dict[pathlib.Path, tuple[int, str]] = {}
+        self._bad_lines: dict[pathlib.PurePath, tuple[int, str]] = {}
         self._said: list[str] = []
 
-    def bad_lines(self, path: pathlib.Path, place: str, complaint: str, count: int = 1) -> None:
+    def bad_lines(self, path: pathlib.PurePath, place: str, complaint: str, count: int = 1) -> None:
         """`count` lines of `path` are left out; the first of them is at `place` ('line 3').
 
         Raises:
@@ -40,6 +40,11 @@ class Report:
     def say(self, text: str) -> None:
         """A line of the report."""
         self._said.append(text)
+
+    def say_once(self, text: str) -> None:
+        """A line of the report, unless it is there."""
+        if text not in self._said:
+            self.say(text)
 
     def left_out(self, count: int, what: str) -> None:
         """`count` of `what` were not taken; nothing is said of none."""

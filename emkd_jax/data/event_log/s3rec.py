@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 import ml_collections
 import pyarrow
 
-from emkd_jax.data.event_log.database import EventValues, store
 from emkd_jax.data.event_log.items import Item
 from emkd_jax.data.event_log.open_log import OpenLog
 from emkd_jax.data.event_log.report import Report
+from emkd_jax.data.event_log.rows import EventValues, store
 from emkd_jax.data.source import Source, decoded
 from emkd_jax.errors import UserError
 
@@ -46,13 +46,14 @@ def read_events(log: OpenLog) -> None:
             f'{log.source.path} is a list of items by user, without timestamps or ratings, so '
             f'{option} makes no sense with it; leave that option out.'
         )
-    log.database.execute('CREATE TABLE pairs (user_id VARCHAR, item_id VARCHAR)')
+    connection = log.database.connection
+    connection.execute('CREATE TABLE pairs (user_id VARCHAR, item_id VARCHAR)')
     for users, items in _pairs(log.source, log.report):
-        log.database.register('batch', pyarrow.table({'user_id': users, 'item_id': items}))
-        log.database.execute('INSERT INTO pairs SELECT * FROM batch')
-        log.database.unregister('batch')
+        connection.register('batch', pyarrow.table({'user_id': users, 'item_id': items}))
+        connection.execute('INSERT INTO pairs SELECT * FROM batch')
+        connection.unregister('batch')
     store(log.database, 'pairs', EventValues(user='user_id', item='item_id'))
-    log.database.execute('DROP TABLE pairs')
+    log.database.drop('pairs')
 
 
 def _pairs(source, report):

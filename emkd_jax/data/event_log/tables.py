@@ -8,11 +8,12 @@ import pyarrow
 import pyarrow.parquet
 
 from emkd_jax.data.event_log import columns, items, json_lines, text_tables
-from emkd_jax.data.event_log.database import MISSING, bad_rows, file_literal
-from emkd_jax.data.event_log.event_table import EventTable, fill
+from emkd_jax.data.event_log.database import Database, file_literal
+from emkd_jax.data.event_log.event_table import EventTable, as_text, fill, in_partitions
 from emkd_jax.data.event_log.items import Item
 from emkd_jax.data.event_log.open_log import OpenLog
 from emkd_jax.data.event_log.report import Report
+from emkd_jax.data.event_log.rows import MISSING, bad_rows
 from emkd_jax.data.source import Source
 from emkd_jax.errors import UserError
 
@@ -124,48 +125,41 @@ def _is_json(lines):
     return next((line for line in lines if line.strip()), '').lstrip().startswith('{')
 
 
+def typed_table(database: Database, relation: str) -> EventTable:
+    """The events of an SQL relation whose columns have names and types."""
+    described = database.rows(f'DESCRIBE SELECT * FROM {relation}')
+    names, types = [row[0] for row in described], [row[1] for row in described]
+    quoted = [f'"{name.replace(chr(34), chr(34) * 2)}"' for name in names]
+    sql = [as_text(*pair) for pair in zip(quoted, types, strict=True)]
+    return EventTable(
+        names,
+        sql,
+        relation,
+        database.rows(f'SELECT {", ".join(sql)} FROM {relation} LIMIT {text_tables.SAMPLE}'),
+        lists={
+            place: f'{quoted[place]}::VARCHAR[]'
+            for place, kind in enumerate(types)
+            if kind.endswith('[]')
+        },
+        dates=frozenset(
+            place for place, kind in enumerate(types) if kind.startswith(('TIMESTAMP', 'DATE'))
+        ),
+    )
+
+
 def _read_parquet_events(log):
     database, source, options, report = log
-    relation = f'read_parquet({file_literal(source.path)})'
     try:
-        described = database.execute(f'DESCRIBE SELECT * FROM {relation}').fetchall()
-        names, types = [row[0] for row in described], [row[1] for row in described]
-        quoted = [f'"{name.replace(chr(34), chr(34) * 2)}"' for name in names]
-        sql = [_as_text(*pair) for pair in zip(quoted, types, strict=True)]
-        table = EventTable(
-            names,
-            sql,
-            relation,
-            database.execute(
-                f'SELECT {", ".join(sql)} FROM {relation} LIMIT {text_tables.SAMPLE}'
-            ).fetchall(),
-            lists={
-                place: f'{quoted[place]}::VARCHAR[]'
-                for place, kind in enumerate(types)
-                if kind.endswith('[]')
-            },
-            dates=frozenset(
-                place for place, kind in enumerate(types) if kind.startswith(('TIMESTAMP', 'DATE'))
-            ),
+        table = typed_table(
+            database, f'read_parquet({file_literal(source.path)}, hive_partitioning=false)'
         )
-        fill(database, table, options, source.path, report)
+        fill(database, in_partitions(table, source), options, source.path, report)
     except (duckdb.InvalidInputException, duckdb.IOException, duckdb.BinderException) as error:
         raise UserError(
             f'{source.path} cannot be read as Parquet ({str(error).splitlines()[0]}).'
         ) from error
     if bad := bad_rows(database):
         report.bad_lines(source.path, f'row {bad.first + 1}', bad.complaint, bad.count)
-
-
-def _as_text(column, kind):
-    """SQL for a column as text; whole numbers have no fraction, and NaN is missing."""
-    if kind not in ('FLOAT', 'DOUBLE'):
-        return f'{column}::VARCHAR'
-    return (
-        f'CASE WHEN isnan({column}) THEN NULL WHEN {column} = floor({column}) '
-        f'AND abs({column}) < 9e15 THEN TRY_CAST({column} AS BIGINT)::VARCHAR '
-        f'ELSE {column}::VARCHAR END'
-    )
 
 
 def _parquet_rows(source):

@@ -10,10 +10,12 @@ import duckdb
 import ml_collections
 
 from emkd_jax.data.event_log import columns
-from emkd_jax.data.event_log.database import bad_rows, file_literal, literal, reason
-from emkd_jax.data.event_log.event_table import EventTable, fill
+from emkd_jax.data.event_log.database import file_literal, reason
+from emkd_jax.data.event_log.engine import literal
+from emkd_jax.data.event_log.event_table import EventTable, fill, in_partitions
 from emkd_jax.data.event_log.open_log import OpenLog
 from emkd_jax.data.event_log.report import Report
+from emkd_jax.data.event_log.rows import bad_rows
 from emkd_jax.data.event_log.times import are_times
 from emkd_jax.data.source import Source, decoded
 from emkd_jax.errors import UserError
@@ -164,13 +166,15 @@ def fill_from_text(log: OpenLog, table: TextTable, events_of: Callable[[str], Ev
     most_errors = _ERRORS_KEPT + len(table.names) * report.max_bad_lines
     relation = f'read_csv({_csv_arguments(source, table, most_errors)})'
     try:
-        fill(database, events_of(relation), options, source.path, report)
+        events = in_partitions(events_of(relation), source)
+        fill(database, events, options, source.path, report)
     except duckdb.InvalidInputException as error:
         raise UserError(
             f'{source.path} cannot be read as a table: {reason(error)} (are its line ends and '
             'quotes the same throughout?).'
         ) from error
     rejected = _rejected(database, table)
+    database.drop('reject_errors', 'reject_scans')  # those of another file will follow
     if rejected:
         place, complaint = rejected[0]
         lines = (line for line, _ in records(source, table))
@@ -209,10 +213,10 @@ def _csv_arguments(source, table, most_errors):
 
 def _rejected(database, table):
     """(place among `records`, complaint) of the lines that are no rows of the table, in order."""
-    errors = database.execute(
+    errors = database.rows(
         'SELECT line, error_type, csv_line, error_message FROM reject_errors '
         'ORDER BY line, column_idx'
-    ).fetchall()
+    )
     first = {}
     for record, *error in errors:  # what the database calls a line is a record
         first.setdefault(record - 1 - table.header_lines, error)

@@ -7,18 +7,15 @@ from typing import NamedTuple
 
 import duckdb
 
-from emkd_jax.data.event_log.database import MISSING, literal
+from emkd_jax.data.event_log.database import Database
+from emkd_jax.data.event_log.engine import literal
+from emkd_jax.data.event_log.rows import MISSING
 from emkd_jax.errors import UserError
 
 _LAST = int(datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC).timestamp()) * 10**6
 # Units of a second, told by size: seconds until the year 2286, then milliseconds, and so on.
 _UNITS = ((10**10, 1), (10**13, 10**3), (10**16, 10**6), (10**30, 10**9))
 _NUMBER = re.compile(r'[+-]?\d{1,30}(\.\d*)?([eE][+-]?\d{1,2})?')
-# A date as ISO 8601 writes it; also with slashes, one-digit months, 'UTC' and hours alone.
-_ISO = (
-    r'\d{4}[-/]\d{1,2}[-/]\d{1,2}([T ]\d{1,2}(:\d{1,2}(:\d{1,2}([.,]\d+)?)?)?)?'
-    r'( ?(Z|UTC|GMT|[+-]\d{2}(:?\d{2})?))?'
-)
 _TIME_OF_DAY = re.compile(r'\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?')
 # Other usual forms, none of which can be taken for another one.
 _FORMATS = (
@@ -69,19 +66,12 @@ class TimeKind(NamedTuple):
                 f'THEN CAST(floor({number} * {factor}) AS BIGINT) ELSE -1 END'
             )
         if self.pattern:
-            date = f'try_strptime({text}, {literal(self.pattern)})::TIMESTAMPTZ'
+            time = f'epoch_us(try_strptime({text}, {literal(self.pattern)})::TIMESTAMPTZ)'
         else:
-            comma = f"replace({text}, ',', '.')"
-            zone = f"regexp_replace({comma}, ' ?(UTC|GMT|Z)$', 'Z')"
-            date = (
-                f'CASE WHEN regexp_full_match({text}, {literal(_ISO)}) THEN coalesce('
-                f'TRY_CAST({zone} AS TIMESTAMPTZ), '
-                f"try_strptime({text}, ['%Y-%m-%d %H', '%Y/%m/%d %H', '%Y-%m-%dT%H'])::TIMESTAMPTZ"
-                ') END'
-            )
+            time = f'iso_microseconds({text})'
         return (
-            f'CASE WHEN {date} IS NULL THEN NULL WHEN isfinite({date}) AND epoch_us({date}) >= 0 '
-            f'AND epoch_us({date}) < {_LAST} THEN epoch_us({date}) ELSE -1 END'
+            f'CASE WHEN {time} IS NULL THEN NULL WHEN {time} >= 0 AND {time} < {_LAST} '
+            f'THEN {time} ELSE -1 END'
         )
 
 
@@ -178,9 +168,9 @@ def _best(values, kinds):
 def _read(values, kinds):
     """The microseconds of all values, by kind."""
     columns = ', '.join(f'list({kind.microseconds("value")} ORDER BY place)' for kind in kinds)
-    with duckdb.connect() as database:
-        database.execute("SET TimeZone = 'UTC'")
-        (found,) = database.execute(
+    with duckdb.connect() as connection:
+        Database(connection)  # which teaches it the functions that the queries call
+        (found,) = connection.execute(
             f'SELECT {columns} FROM (SELECT unnest(?::VARCHAR[]) AS value, '
             'generate_subscripts(?::VARCHAR[], 1) AS place)',
             [list(values), list(values)],

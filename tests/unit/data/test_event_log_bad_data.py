@@ -206,7 +206,7 @@ def test_users_of_one_and_two_items_leave_nothing_to_test(tmp_path):
 def test_a_folder_and_a_missing_file(tmp_path):
     (tmp_path / 'folder').mkdir()
     (tmp_path / 'folder' / 'a.csv').touch()
-    complains(tmp_path / 'folder', r'is a folder \(in it: a.csv\); name the file itself')
+    complains(tmp_path / 'folder', r'folder holds no files that are not empty')
     complains(tmp_path / 'none.csv', r'cannot be read \(No such file')
     with pytest.raises(UserError, match=r'data\.source is empty'):
         load('', tmp_path)

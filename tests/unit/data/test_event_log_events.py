@@ -12,6 +12,7 @@ import pytest
 
 from emkd_jax.data import event_log, read_events
 from emkd_jax.data.cache import holds_dataset
+from emkd_jax.data.event_log import files
 from emkd_jax.data.histories import write_histories
 from emkd_jax.errors import UserError
 from tests.support.custom_data import histories, load, options, prepared_in
@@ -198,7 +199,7 @@ def test_it_is_prepared_once_and_again_when_something_differs(tmp_path):
 
 def test_nothing_is_printed_and_the_database_leaves_nothing_behind(tmp_path, capfd, monkeypatch):
     """Every process of a run prepares; the run prints the notes once."""
-    real = event_log.open_database
+    real = files.open_database
 
     @contextlib.contextmanager
     def spilling(folder):
@@ -207,7 +208,7 @@ def test_nothing_is_printed_and_the_database_leaves_nothing_behind(tmp_path, cap
             (folder / 'spilled' / 'block').touch()
             yield database
 
-    monkeypatch.setattr(event_log, 'open_database', spilling)
+    monkeypatch.setattr(files, 'open_database', spilling)
     assert 'prepared: ' in load(write(tmp_path, made_up(8))).notes
     assert capfd.readouterr() == ('', '')
     (folder,) = (tmp_path / 'prepared' / 'emkd_custom').iterdir()

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from emkd_jax.data.event_log.database import MISSING
+from emkd_jax.data.event_log.rows import MISSING
 from emkd_jax.errors import UserError
 from tests.support.custom_data import histories, load
 

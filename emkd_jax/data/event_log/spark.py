@@ -1,0 +1,301 @@
+"""Spark as the engine of a log: for what one machine cannot sort, and for tables that lie there.
+
+The session is Spark's own: it is made by what the environment of Spark says (spark-defaults.conf,
+PYSPARK_SUBMIT_ARGS, ...), and runs on this machine where that says nothing. Only the finished
+histories leave it. https://spark.apache.org/docs/latest/configuration.html
+"""
+
+import contextlib
+import logging
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+import pyarrow
+import pyarrow.ipc
+
+from emkd_jax.data.event_log import formats, text_tables
+from emkd_jax.data.event_log.database import ISO
+from emkd_jax.data.event_log.engine import Engine, literal
+from emkd_jax.data.event_log.event_table import EventTable, as_text, fill
+from emkd_jax.data.event_log.events import Events, collect
+from emkd_jax.data.event_log.found_log import FoundLog
+from emkd_jax.data.event_log.report import Report
+from emkd_jax.data.event_log.rows import report_by_ids
+from emkd_jax.errors import UserError
+
+_LOG = 'emkd_log'  # the view of the log as it lies there
+_DAMAGED = '_emkd_damaged'  # the text of a line that is no row of its table
+_FORMATS = {'.csv': 'csv', '.tsv': 'csv', '.json': 'json', '.jsonl': 'json', '.orc': 'orc'}
+# Dates as `database.ISO` has them, in the one form that Spark reads.
+_ISO_STEPS = (
+    (' ?(UTC|GMT|Z)$', 'Z'),
+    ('([T ][0-9]{1,2})(Z|[+-].*)?$', r'$1:00$2'),  # hours alone
+    ('(:[0-9.]+) ?([+-][0-9]{2})$', r'$1$2:00'),
+    ('(:[0-9.]+) ?([+-][0-9]{2}):?([0-9]{2})$', r'$1$2:$3'),
+)
+
+
+class Spark(Engine):
+    """The engine whose tables are views of a session of their own.
+
+    Names are their own keys, and nothing depends on the order in which rows arrive: a part that is
+    computed again after the loss of a worker is the same.
+    """
+
+    number = 'name'
+    place = 'place'
+
+    def __init__(self, session: Any):
+        """Takes a `pyspark.sql.SparkSession`, whose temporary views are this engine's."""
+        self.session = session
+        session.conf.set('spark.sql.session.timeZone', 'UTC')
+        session.conf.set('spark.sql.sources.partitionColumnTypeInference.enabled', 'false')
+        # Otherwise what is wrong with a line depends on the columns that a query names.
+        session.conf.set('spark.sql.csv.parser.columnPruning.enabled', 'false')
+        date = "replace(replace(text, '/', '-'), ',', '.')"
+        for pattern, replacement in _ISO_STEPS:
+            date = f"regexp_replace({date}, '{pattern}', '{replacement}')"
+        iso = ISO.replace('\\', '\\\\')
+        session.sql(
+            'CREATE OR REPLACE TEMPORARY FUNCTION iso_microseconds(text STRING) RETURNS BIGINT '
+            f"RETURN CASE WHEN text RLIKE '^({iso})$' THEN unix_micros(TRY_CAST({date} AS "
+            'TIMESTAMP)) END'
+        )
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """See `Engine`."""
+        return [tuple(row) for row in self._frame(query).collect()]
+
+    def keep(self, table: str, query: str) -> None:
+        """See `Engine`.
+
+        The rows go to the checkpoint folder of the session where it has one. Otherwise they stay on
+        the disks of the workers, and the loss of one ends the reading with an error.
+        """
+        from pyspark import StorageLevel
+
+        frame = self._frame(query)
+        if self.session.sparkContext.getCheckpointDir():
+            frame = frame.checkpoint()
+        else:
+            frame = frame.localCheckpoint(storageLevel=StorageLevel.DISK_ONLY)
+        frame.createOrReplaceTempView(table)
+
+    def drop(self, *tables: str) -> None:
+        """See `Engine`."""
+        for table in tables:
+            self.session.catalog.dropTempView(table)
+
+    def batches(self, query: str) -> Iterator[pyarrow.RecordBatch]:
+        """See `Engine`."""
+        # Runs on workers, which need not have this package; a lambda is sent as it is.
+        packed = lambda batches: (
+            pyarrow.record_batch(
+                {
+                    'columns': [batch.schema.serialize().to_pybytes()],
+                    'values': [batch.serialize().to_pybytes()],
+                }
+            )
+            for batch in batches
+        )
+        rows = self._frame(query).mapInArrow(packed, 'columns binary, values binary')
+        for row in rows.toLocalIterator(prefetchPartitions=True):
+            schema = pyarrow.ipc.read_schema(pyarrow.py_buffer(row['columns']))
+            yield pyarrow.ipc.read_record_batch(pyarrow.py_buffer(row['values']), schema)
+
+    def _frame(self, query):
+        return self.session.sql(_translated(query))
+
+
+@contextlib.contextmanager
+def opened_table(options: ml_collections.ConfigDict) -> Iterator[FoundLog]:
+    """The log in the table or the files that `data.source` names, as Spark sees it.
+
+    Raises:
+      UserError: Spark is not there or fails, or the log is not there.
+    """
+    path = pathlib.PurePath(options.source)
+    with _open_spark(options.source) as engine:
+        table = _find(engine, options)
+
+        def read(scratch: pathlib.Path, report: Report) -> Events:
+            fill(engine, table, options, path, report)
+            _report_damaged(engine, path, report)
+            report_by_ids(engine, path, report)
+            return collect(engine, options, path, report)
+
+        items = formats.item_file(options.attributes) if options.attributes else None
+        yield FoundLog(path, 'spark', _fingerprint(engine), items, read)
+
+
+@contextlib.contextmanager
+def _open_spark(source):
+    """A session of Spark, which stays when this ends; its tables are gone."""
+    try:
+        import sqlglot  # noqa: F401
+        from pyspark.errors import PySparkException
+        from pyspark.sql import SparkSession
+    except ImportError as error:
+        raise UserError(
+            f'data.engine=spark needs Spark ({error}); install a Java runtime, and then Spark with '
+            "pip install 'emkd-jax[spark]'."
+        ) from error
+    import py4j.protocol
+
+    failures = (PySparkException, py4j.protocol.Py4JError, OSError)
+    try:
+        whole = SparkSession.builder.appName('emkd_jax').getOrCreate()
+        whole.sparkContext.setLogLevel('ERROR')
+        logging.getLogger('SQLQueryContextLogger').disabled = True  # of errors that are told below
+        engine = Spark(whole.newSession())
+    except failures as error:
+        raise UserError(
+            f'Spark cannot be reached ({_reason(error)}); it needs a Java runtime here, and finds '
+            'its cluster by PYSPARK_SUBMIT_ARGS or spark-defaults.conf.'
+        ) from error
+    try:
+        yield engine
+    except failures as error:
+        raise UserError(f'Spark cannot read or sort {source} ({_reason(error)}).') from error
+    finally:
+        with contextlib.suppress(*failures):
+            for view in engine.session.catalog.listTables():
+                if view.isTemporary:
+                    engine.drop(view.name)
+
+
+def _find(engine, options):
+    """The `EventTable` of `data.source`, in the view `_LOG`.
+
+    A source with a slash in it is a file, a folder or a pattern, in any place that Spark reads;
+    anything else is a table of its catalogue. Events of the same user and time keep the order of
+    the files; in a table, which has no order, they are ordered by item.
+    """
+    from pyspark.sql import functions
+
+    source = options.source
+    if options.sequence_column:
+        raise UserError(
+            'Rows that hold whole histories are read with data.engine=duckdb only; leave '
+            'data.sequence_column out, or make a row of each event with Spark.'
+        )
+    is_path = '/' in source or pathlib.Path(source).exists()
+    frame = _files(engine, source, options) if is_path else engine.session.table(source)
+    fields = _fields(frame.schema)
+    if is_path:
+        file = functions.col('_metadata')
+        place = functions.struct(
+            file['file_path'], file['file_block_start'], functions.monotonically_increasing_id()
+        )
+        frame = frame.withColumn('_emkd_place', place)
+    elif options.time_column == 'none':
+        raise UserError(
+            f'The rows of the table {source} have no order; name the column of their times with '
+            '--config.data.time_column.'
+        )
+    frame.createOrReplaceTempView(_LOG)
+    sql = [as_text(column, kind) for _, column, kind in fields]
+    relation = _LOG
+    if _DAMAGED in frame.columns:
+        relation = f'(SELECT * FROM {_LOG} WHERE {_DAMAGED} IS NULL)'
+    return EventTable(
+        [name for name, _, _ in fields],
+        sql,
+        relation,
+        engine.rows(f'SELECT {", ".join(sql)} FROM {relation} LIMIT {text_tables.SAMPLE}'),
+        dates=frozenset(
+            place
+            for place, (_, _, kind) in enumerate(fields)
+            if kind.startswith(('timestamp', 'date'))
+        ),
+        place='_emkd_place' if is_path else None,
+    )
+
+
+def _fingerprint(engine):
+    """What tells whether a log is another one: its columns, and a sum over hashes of its rows."""
+    from pyspark.sql import functions
+
+    frame = engine.session.table(_LOG)
+    columns = [
+        name for name, kind in frame.dtypes if name != '_emkd_place' and not kind.startswith('map')
+    ]
+    digest = functions.xxhash64(*(functions.col(f'`{name}`') for name in columns))
+    row = frame.select(
+        functions.count(functions.lit(1)), functions.sum(digest.cast('decimal(38,0)'))
+    ).first()
+    return [str(frame.dtypes), *map(str, row)]
+
+
+def _report_damaged(engine, path, report):
+    frame = engine.session.table(_LOG)
+    if _DAMAGED not in frame.columns:
+        return
+    # Spark does not answer queries about nothing but the damaged lines.
+    ((count, first, _),) = engine.rows(
+        f'SELECT count(*), min({_DAMAGED}), min("{frame.columns[0]}") FROM {_LOG} '
+        f'WHERE {_DAMAGED} IS NOT NULL'
+    )
+    if count:
+        report.bad_lines(path, 'a line', f"it is no row of the table: '{first[:60]}'", count)
+
+
+def _files(engine, source, options):
+    from pyspark.sql.types import StringType, StructField, StructType
+
+    suffixes = pathlib.PurePath(source).suffixes
+    if suffixes[-1:] == ['.gz']:
+        suffixes.pop()
+    kind = _FORMATS.get(suffixes[-1] if suffixes else '', 'parquet')
+    reader = engine.session.read
+    if kind != 'csv':
+        return reader.format(kind).load(source)
+    header = not options.columns
+    given = {'header': header, 'sep': '\t' if suffixes[-1] == '.tsv' else ',', 'escape': '"'}
+    names = [name.strip() for name in options.columns.split(',')]
+    if header:
+        names = reader.options(**given).csv(source).columns
+    # Spark fills short lines with nothing and cuts long ones, unless they are asked for.
+    schema = StructType([StructField(name, StringType()) for name in (*names, _DAMAGED)])
+    return reader.options(**given, columnNameOfCorruptRecord=_DAMAGED).schema(schema).csv(source)
+
+
+def _fields(schema, path=()):
+    """(name, SQL, type) of all columns; those within another one have a path for a name."""
+    found = []
+    for field in schema.fields:
+        names = (*path, field.name)
+        kind = field.dataType
+        if kind.typeName() == 'struct':
+            found += _fields(kind, names)
+        elif field.name != _DAMAGED:
+            quoted = (f'"{name.replace(chr(34), chr(34) * 2)}"' for name in names)
+            found.append(('.'.join(names), '.'.join(quoted), kind.simpleString()))
+    return found
+
+
+def _translated(query):
+    """A query in the dialect of Spark."""
+    import sqlglot
+    from sqlglot import expressions
+
+    def renamed(node):
+        if isinstance(node, expressions.Anonymous):
+            if node.name.lower() == 'epoch_us':
+                node.set('this', 'unix_micros')
+            if node.name.lower() == 'try_strptime':
+                text, pattern = node.expressions
+                # SQLGlot knows the form of Spark's patterns, but not the function that never fails.
+                dated = expressions.StrToTime(this=expressions.Null(), format=pattern).sql('spark')
+                pattern = expressions.Literal.string(dated.split("'")[1])
+                return expressions.Anonymous(this='try_to_timestamp', expressions=[text, pattern])
+        return node
+
+    return sqlglot.parse_one(query, read='duckdb').transform(renamed).sql('spark')
+
+
+def _reason(error):
+    text = str(error).strip() or type(error).__name__
+    return literal(text.splitlines()[0][:200])
