@@ -1,8 +1,8 @@
-"""Time and memory of preparing an event log, and how they grow: prepare_custom.py OUTPUT [MOST]
+"""Time and memory of preparing an event log: prepare_custom.py OUTPUT [ENGINE [EVENTS ...]]
 
-Makes up logs of 1.25 to 100 million events, or to MOST (CSV: user, item, rating, timestamp; skewed
-items) in a temporary folder, prepares each in a process of its own (which starts no others) with
-the default filters (5-core), and writes a record.
+Makes up logs (CSV: user, item, rating, timestamp; skewed items) in a temporary folder, prepares
+each in a process of its own with the default filters (5-core), and writes a record. The engine is
+duckdb, which is in that process, or spark, whose own process is measured beside it.
 """
 
 import importlib.metadata
@@ -14,12 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 import numpy as np
 import pyarrow
 import pyarrow.csv
 
 EVENTS = (1_250_000, 2_500_000, 5_000_000, 10_000_000, 20_000_000, 100_000_000)
+SPARK = '--master local[2] --driver-memory 4g --conf spark.ui.enabled=false pyspark-shell'
 _CHUNK = 1_000_000
 
 # Runs in the measured process: everything that --mode=prepare does.
@@ -29,15 +31,23 @@ from configs import custom
 from emkd_jax import data
 from benchmarks.original.memory import peak_host_bytes
 options = custom.get_config().data
-options.source = sys.argv[1]
+options.source, options.engine = sys.argv[1:]
 start = time.perf_counter()
 prepared = data.load(options)
 seconds = time.perf_counter() - start
 usage = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps(prepared.counts() | {
+measured = {
     'seconds': round(seconds, 1), 'cpu_seconds': round(usage.ru_utime + usage.ru_stime, 1),
     'peak_bytes': peak_host_bytes(),
-}))
+}
+if options.engine == 'spark':
+    from pyspark import SparkContext
+    SparkContext._gateway.proc.stdin.close()  # which ends it
+    SparkContext._gateway.proc.wait()
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    measured['spark_cpu_seconds'] = round(usage.ru_utime + usage.ru_stime, 1)
+    measured['spark_peak_bytes'] = usage.ru_maxrss * 1024
+print(json.dumps(prepared.counts() | {'fingerprint': prepared.fingerprint} | measured))
 """
 
 
@@ -64,7 +74,7 @@ def make_log(path: pathlib.Path, events: int) -> None:
         writer.close()
 
 
-def measure(events: int) -> dict[str, float]:
+def measure(events: int, engine: str) -> dict[str, Any]:
     """Prepares a log of so many events in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         log = pathlib.Path(folder) / 'events.csv'
@@ -72,11 +82,12 @@ def measure(events: int) -> dict[str, float]:
         load = os.getloadavg()[0]
         root = str(pathlib.Path(__file__).parent.parent)
         done = subprocess.run(
-            [sys.executable, '-c', PREPARE, str(log)],
+            [sys.executable, '-c', PREPARE, str(log), engine],
             check=True,
             stdout=subprocess.PIPE,
             cwd=root,
-            env=os.environ | {'TFDS_DATA_DIR': folder, 'JAX_PLATFORMS': 'cpu'},
+            env=os.environ
+            | {'TFDS_DATA_DIR': folder, 'JAX_PLATFORMS': 'cpu', 'PYSPARK_SUBMIT_ARGS': SPARK},
         )
         return {
             'events': events,
@@ -85,25 +96,26 @@ def measure(events: int) -> dict[str, float]:
         } | json.loads(done.stdout)
 
 
-def main(output: str, most: str = '100_000_000') -> None:
+def main(output: str, engine: str = 'duckdb', *sizes: str) -> None:
     """Measures all sizes and writes the record, anew after each."""
     rows = []
-    for events in EVENTS:
-        if events > int(most):
-            break
-        rows.append(measure(events))
+    for events in map(int, sizes or EVENTS):
+        rows.append(measure(events, engine))
         print(json.dumps(rows[-1]), flush=True)
         pathlib.Path(output).write_text(
             json.dumps(
                 {
-                    'command': f'python benchmarks/prepare_custom.py {output}',
+                    'command': ' '.join(
+                        ['python benchmarks/prepare_custom.py', output, engine, *sizes]
+                    ),
+                    'engine': engine,
                     'date': time.strftime('%Y-%m-%d'),
                     'machine': f'{os.cpu_count()} CPU cores, {platform.machine()}',
                     'load_before': 'processes that others had running when a size began',
                     'versions': {'python': platform.python_version()}
                     | {
                         name: importlib.metadata.version(name)
-                        for name in ('duckdb', 'numpy', 'pyarrow')
+                        for name in ('duckdb', 'numpy', 'pyarrow', 'pyspark')
                     },
                     'sizes': rows,
                 },

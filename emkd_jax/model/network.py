@@ -111,13 +111,19 @@ class Network(nn.Module):
 
     def scores_of(self, params: PyTree, items: Items) -> Float[Array, 'rows classes']:
         """Scores the items 0..V from trained parameters; see `Ensemble.scores`."""
+        own = self.own_scores_of(params, items)
+        return own if self.shards == 1 else sharded_tables.all_classes(own, self.num_items)
+
+    def own_scores_of(self, params: PyTree, items: Items) -> Float[Array, 'all_rows own_classes']:
+        """Scores the items whose rows this device has, for the rows of all devices together.
+
+        Where the tables are whole, these are all items for this device's rows.
+        """
         params = self.effective(_as_jax_arrays(params))
         hidden = self._from_effective(params, items)
-        if self.shards == 1:
-            return self.item_logits_of(params, hidden)
-        # A device computes the logits of its own classes for the rows of all devices.
-        hidden = jax.lax.all_gather(hidden, sharded_tables.AXIS, tiled=True)
-        return sharded_tables.all_classes(self.item_logits_of(params, hidden), self.num_items)
+        if self.shards > 1:
+            hidden = jax.lax.all_gather(hidden, sharded_tables.AXIS, tiled=True)
+        return self.item_logits_of(params, hidden)
 
     def _from_effective(self, params, items):
         network = self

@@ -124,7 +124,7 @@ def sum_of_own(
     return jax.lax.all_to_all(parts, AXIS, split_axis=1, concat_axis=1).sum(1)
 
 
-def local_places(items: Int[Array, ' positions'], rows: int) -> Int[Array, ' positions']:
+def local_places(items: Int[Array, '*lead'], rows: int) -> Int[Array, '*lead']:
     """Returns the place of each item among this device's `rows`; `rows` if another one has it."""
     places = items - jax.lax.axis_index(AXIS) * rows
     return jnp.where((places >= 0) & (places < rows), places, rows)

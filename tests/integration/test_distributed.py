@@ -302,9 +302,10 @@ def test_a_stopped_pair_goes_on_to_the_end(stopped, tmp_path):
 
 
 @pytest.mark.soak
-def test_killing_one_ends_the_other_with_a_message(stopped, tmp_path):
+@pytest.mark.parametrize('split', [False, True], ids=['whole tables', 'split tables'])
+def test_killing_one_ends_the_other_with_a_message(stopped, tmp_path, split):
     shutil.copytree(stopped, tmp_path / 'run')
-    pair = Pair(tmp_path / 'run', {})
+    pair = Pair(tmp_path / 'run', {'ensemble__shard_items': split})
     pair.launches[0].wait_for_save()
     pair.launches[1].kill()
     killed = time.monotonic()

@@ -4,8 +4,13 @@ import jax
 import numpy as np
 import pytest
 
+from emkd_jax.data.dataset import Ragged
 from emkd_jax.evaluation import Evaluator
+from emkd_jax.evaluation.counts import CountMember
 from emkd_jax.evaluation.diversity import Diversity
+from emkd_jax.evaluation.scoring import Scorer
+from emkd_jax.model.counts import CountModel, CountSettings
+from emkd_jax.serving.recommender import Recommender
 from emkd_jax.training import placement
 from tests.support.tiny import tiny_config, tiny_experiment
 
@@ -34,3 +39,28 @@ def test_ranks_and_lists_do_not_depend_on_where_the_rows_are(changes):
     np.testing.assert_array_equal(split.lists, whole.lists)
     assert split.ensemble == whole.ensemble
     assert differ_split == pytest.approx(differ, rel=1e-4)
+
+
+@pytest.mark.parametrize('k', [3, 40])
+@pytest.mark.parametrize('counted', [False, True])
+def test_the_best_of_every_shard_are_the_best_of_all(k, counted):
+    """Among ties, of which there are many here, the lower id wins, on whichever device it is."""
+    made = tiny_experiment(tiny_config())
+    params = jax.device_get(made.initial_state().params)
+    params = jax.tree.map(lambda x: np.round(20 * x) if x.ndim == 3 else x, params)
+    num_items = made.ensemble.network.num_items
+    random = np.random.default_rng(0)
+    histories = Ragged.from_rows([random.integers(1, num_items + 1, n) for n in (0, 1, 5, 9, 30)])
+    allowed = np.arange(num_items + 1) % 7 > 0
+    model = CountModel(made.split.train, num_items, CountSettings())
+    counts = CountMember(model, 2.0) if counted else None
+    found = []
+    for shards in (1, len(DEVICES)):
+        ensemble = made.ensemble.sharded(shards)
+        networks = Scorer(ensemble, DEVICES).networks(placement.place(params, DEVICES, shards))
+        found.append(Recommender(ensemble, networks, allowed, k, True, 4, counts)(histories))
+    (items, scores), (split_items, split_scores) = found
+    for whole, split in zip(items, split_items, strict=True):
+        np.testing.assert_array_equal(split, whole)
+    for whole, split in zip(scores, split_scores, strict=True):
+        np.testing.assert_allclose(split, whole, rtol=1e-5)
