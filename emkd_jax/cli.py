@@ -65,7 +65,7 @@ MODES = {
         'serving.import_weights:import_weights', 'config', 'start from weights', ('weights',)
     ),
     'benchmark': Mode(
-        'benchmarks.original.compare:benchmark',
+        'benchmark.compare:benchmark',
         'config',
         'measure beside the PyTorch original',
         ('pytorch_repo', 'torch_tuned'),
@@ -302,13 +302,6 @@ def _parse(arguments: list[str], config: ConfigDict, mode: Mode) -> flags.FlagVa
 
 def _load(mode: Mode) -> Any:
     module, _, name = mode.function.partition(':')
-    if module.startswith('benchmarks.'):
-        try:
-            return getattr(importlib.import_module(module), name)
-        except ModuleNotFoundError as error:
-            raise UserError(
-                '--mode=benchmark needs a checkout of the repository; run `python launch.py` there.'
-            ) from error
     return getattr(importlib.import_module(f'emkd_jax.{module}'), name)
 
 

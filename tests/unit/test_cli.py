@@ -8,7 +8,6 @@ import pytest
 
 import emkd_jax
 from emkd_jax import cli
-from emkd_jax.errors import UserError
 from tests.support import ROOT
 
 
@@ -88,12 +87,6 @@ def test_compiled_programs_are_kept_unless_the_user_says_otherwise(monkeypatch):
 def test_every_mode_has_its_function():
     for mode in cli.MODES.values():
         assert callable(cli._load(mode)), mode
-
-
-def test_the_benchmark_needs_a_checkout(monkeypatch):
-    monkeypatch.setitem(sys.modules, 'benchmarks.original.compare', None)
-    with pytest.raises(UserError, match='needs a checkout'):
-        cli._load(cli.MODES['benchmark'])
 
 
 def test_importing_the_package_starts_nothing_and_loads_little():

@@ -5,16 +5,17 @@ import json
 import os
 import pathlib
 import platform
+import time
 from typing import Any
 
 import ml_collections
 from etils import epath
 
-from benchmarks.original.arguments import arguments, dataset_code
-from benchmarks.original.clone import open_clone
-from benchmarks.original.protocol import Child
-from benchmarks.original.report import JAX, ORIGINAL, print_summary, summarise
-from benchmarks.original.sides import start_jax, start_original
+from emkd_jax.benchmark.arguments import arguments, dataset_code
+from emkd_jax.benchmark.clone import open_clone
+from emkd_jax.benchmark.protocol import Child
+from emkd_jax.benchmark.report import JAX, ORIGINAL, print_summary, summarise
+from emkd_jax.benchmark.sides import start_jax, start_original
 from emkd_jax.config import to_json
 from emkd_jax.data.atomic import is_remote, write_json
 from emkd_jax.errors import UserError
@@ -73,7 +74,8 @@ def benchmark(
             sides[ORIGINAL], about[ORIGINAL] = start_original(
                 stack, clone, config, about[JAX], torch_tuned, folder
             )
-        measured = _measure(sides, pairs, block_seconds)
+        users = {name: side['counts']['users'] for name, side in about.items()}
+        measured = _measure(sides, users, pairs, block_seconds)
         idle = {name: side.idle_cpu_seconds for name, side in sides.items()}
     report = {
         **measured,
@@ -94,21 +96,30 @@ def benchmark(
     return report
 
 
-def _measure(sides: dict[str, Child], pairs: int, block_seconds: float) -> dict[str, Any]:
+def _measure(
+    sides: dict[str, Child], users: dict[str, int], pairs: int, block_seconds: float
+) -> dict[str, Any]:
     say('Warming up ...')
+    start = time.perf_counter()
     for side in sides.values():
         side.ask('train', seconds=0, min_steps=MIN_STEPS)
+    passes = {JAX: sides[JAX].ask('evaluate')}
+    if ORIGINAL in sides:
+        passes[ORIGINAL] = sides[ORIGINAL].ask('evaluate', max_batches=_WARM_UP_BATCHES)
+    validation = sum(part['seconds'] * users[name] / part['users'] for name, part in passes.items())
+    say(f'Warm after {time.perf_counter() - start:.0f} s.')
     training: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+    start = time.perf_counter()
     for pair in range(1, pairs + 1):
         for name, side in sides.items():
             block = side.ask('train', seconds=block_seconds, min_steps=MIN_STEPS)
             training[name].append(block)
             say(f'{pair}/{pairs} {name}: {block["sequences"]} in {block["seconds"]:.1f} s')
+        left = (time.perf_counter() - start) / pair * (pairs - pair) + validation
+        say(f'about {left:.0f} s left')
     say('Validation passes ...')
-    sides[JAX].ask('evaluate')
     evaluation = {JAX: [sides[JAX].ask('evaluate')]}
     if ORIGINAL in sides:
-        sides[ORIGINAL].ask('evaluate', max_batches=_WARM_UP_BATCHES)
         evaluation[ORIGINAL] = [sides[ORIGINAL].ask('evaluate')]
         evaluation[JAX].append(sides[JAX].ask('evaluate'))
     memory = {name: side.ask('memory') for name, side in sides.items()}

@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from benchmarks.original.memory import peak_host_bytes
-from benchmarks.original.protocol import serve
+from emkd_jax.benchmark.memory import peak_host_bytes
+from emkd_jax.benchmark.protocol import serve
 from emkd_jax.errors import UserError
 
 

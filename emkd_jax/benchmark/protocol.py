@@ -75,8 +75,11 @@ class Child:
                 stderr=output,
                 text=True,
                 cwd=cwd,
-                env=os.environ | {'PYTHONPATH': path} | (env or {}),
+                env={**os.environ, 'PYTHONPATH': path, **(env or {})},
             )
+
+        assert self._process.stdout is not None  # it is a pipe
+        self._replies = self._process.stdout
 
     def __enter__(self) -> 'Child':
         return self
@@ -94,7 +97,7 @@ class Child:
         request = json.dumps({'command': command, **arguments})
         try:
             print(request, file=self._process.stdin, flush=True)
-            line = self._process.stdout.readline()
+            line = self._replies.readline()
         except BrokenPipeError:
             line = ''
         if not line:

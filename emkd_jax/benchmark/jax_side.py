@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 
-from benchmarks.original.memory import peak_host_bytes
-from benchmarks.original.protocol import serve
 from emkd_jax.analysis.speed import make_trainer, train_for
+from emkd_jax.benchmark.memory import peak_host_bytes
+from emkd_jax.benchmark.protocol import serve
 from emkd_jax.config import from_json
 from emkd_jax.evaluation import Evaluator
 from emkd_jax.runs.experiment import make_experiment
@@ -61,8 +61,9 @@ class JaxSide:
     def memory(self) -> dict[str, int | None]:
         """Returns the peak memory in bytes so far, of the host and of the fullest device."""
         stats = [device.memory_stats() or {} for device in jax.local_devices()]
-        peaks = [device.get('peak_bytes_in_use') for device in stats]
-        return {'host': peak_host_bytes(), 'device': None if None in peaks else max(peaks)}
+        peaks = [device['peak_bytes_in_use'] for device in stats if 'peak_bytes_in_use' in device]
+        known = len(peaks) == len(stats)
+        return {'host': peak_host_bytes(), 'device': max(peaks) if known else None}
 
     def _sequences(self, step: int) -> int:
         """Sequences of the first `step` steps; the last batch of an epoch may be short."""
