@@ -7,9 +7,9 @@
 
 Needs: a connection to GitHub at the first start, or the files of the authors in
     --config.data.source=FOLDER. --config.data.stand_in=True trains on made-up data instead.
-Takes: best an hour on one CPU core, quick 13 minutes on two, both with other work beside it. The
+Takes: best two hours on one CPU core, quick 13 minutes on two, both with other work beside it. The
     others need an accelerator, and have not been measured yet.
-Expect (HR@10 / NDCG@10, test): best .340 / .203 (without the items of the whole history),
+Expect (HR@10 / NDCG@10, test): best .345 / .207 (without the items of the whole history),
     quick .182 / .092 (without those of the input window). The others: not measured yet.
 """
 
@@ -27,9 +27,9 @@ def get_config(variant=''):
     config = apply_variant(config, variant)
     if variant == 'best':  # long histories
         config.model.max_len = 201
-        config.model.hidden_dim = 64
-        config.model.dropout = 0.2
+        config.model.hidden_dim = 128
+        config.model.dropout = 0.3
         config.train.batch_size = 5
         config.train.row_width = 200
-        config.train.num_epochs = 16
+        config.train.num_epochs = 14
     return config
