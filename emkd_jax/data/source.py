@@ -109,7 +109,8 @@ def find_all(path: str | pathlib.Path, option: str) -> list[Source]:
         files = (pathlib.Path(file) for file in glob.iglob(str(folder), recursive=True))
     else:
         return [find(path, option)]
-    taken = sorted(file for file in files if file.is_file() and file.stat().st_size)
+    # As text, not by their parts, as other programs order them.
+    taken = sorted((file for file in files if file.is_file() and file.stat().st_size), key=str)
     if not taken:
         raise UserError(f'{path} holds no files that are not empty; correct {option}.')
     return [find(file, option) for file in taken]

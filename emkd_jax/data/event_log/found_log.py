@@ -17,7 +17,7 @@ class FoundLog(NamedTuple):
 
     Attributes:
       path: of the file, the folder or the table, for people to read.
-      file_format: as `data.format` has it.
+      file_format: as `data.format` has it; '' where that plays no part.
       digests: differ wherever the events differ.
       item_file: the attributes and titles of the items, and their format; None: there are none.
       read: reads and filters the events, with the help of a folder for files that do not stay.

@@ -81,7 +81,7 @@ def opened_address(options: ml_collections.ConfigDict) -> Iterator[FoundLog]:
             return collect(database, options, path, report)
 
     item_file = formats.item_file(options.attributes) if options.attributes else None
-    yield FoundLog(path, 'parquet', [str(file) for file in files], item_file, read)
+    yield FoundLog(path, '', [str(file) for file in files], item_file, read)
 
 
 def _load(connection, source):

@@ -127,7 +127,7 @@ def opened_table(options: ml_collections.ConfigDict) -> Iterator[FoundLog]:
             return collect(engine, options, path, report)
 
         items = formats.item_file(options.attributes) if options.attributes else None
-        yield FoundLog(path, 'spark', _fingerprint(engine), items, read)
+        yield FoundLog(path, '', _fingerprint(engine), items, read)
 
 
 @contextlib.contextmanager

@@ -50,6 +50,15 @@ def test_parts_are_one_log_in_the_order_of_their_names(tmp_path, suffix):
     assert data.notes.count('columns: ') == 1
 
 
+def test_names_are_ordered_as_text(tmp_path):
+    for number, folder in enumerate(['a-b', 'a', 'a b']):
+        write(
+            made_up(number)[:1].assign(user=1, item=number, timestamp=7),
+            tmp_path / f'log/{folder}/x.csv',
+        )
+    assert histories(load(tmp_path / 'log')) == {1: [2, 0, 1]}  # a blank, a dash, a slash
+
+
 def test_folders_name_the_values_of_a_partitioned_log(tmp_path):
     frame = made_up(1)
     for part, country in enumerate(['de', 'fr', 'the%20Netherlands']):

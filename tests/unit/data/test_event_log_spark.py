@@ -136,8 +136,10 @@ def test_a_table_of_the_catalogue(tmp_path, session):
             ('b', 'y', 20), ('b', 'x', 20), ('b', 'z', 10), ('a', 'z', 30), ('a', 'x', 30)
             AS rows(user, item, time)
     """)
+    session.sparkContext.setCheckpointDir(str(tmp_path / 'kept'))
     options = {'engine': 'spark', 'item_column': 'product.id'}
     data = load('shop_events', tmp_path, **options)
+    assert list((tmp_path / 'kept').rglob('part-*'))
     assert histories(data) == {'a': ['x', 'z'], 'b': ['z', 'x', 'y']}
     assert 'time = at' in data.notes
     folders = list((tmp_path / 'emkd_custom').iterdir())
