@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import re
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,30 +70,31 @@ class Database(Engine):
 
 
 @contextlib.contextmanager
-def open_database(folder: pathlib.Path) -> Iterator[Database]:
-    """A database whose files live in `folder`, and are gone with it.
+def open_database(scratch: pathlib.Path) -> Iterator[Database]:
+    """A database whose files live in a folder beneath `scratch`, which is gone when this ends.
 
     Raises:
       UserError: the disk is full, or memory does not suffice.
     """
-    connection = duckdb.connect(
-        str(folder / 'events.duckdb'),
-        config={
-            'memory_limit': _MEMORY,
-            'threads': min(os.cpu_count() or 1, _MOST_THREADS),
-            'temp_directory': str(folder / 'spilled'),
-            'autoinstall_known_extensions': 'false',
-        },
-    )
-    try:
-        yield Database(connection)
-    except duckdb.Error as error:
-        raise UserError(
-            f'The events cannot be sorted in {folder.parent} ({reason(error)}); make room, or set '
-            'TFDS_DATA_DIR to a folder that has more.'
-        ) from error
-    finally:
-        connection.close()
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        connection = duckdb.connect(
+            f'{folder}/events.duckdb',
+            config={
+                'memory_limit': _MEMORY,
+                'threads': min(os.cpu_count() or 1, _MOST_THREADS),
+                'temp_directory': f'{folder}/spilled',
+                'autoinstall_known_extensions': 'false',
+            },
+        )
+        try:
+            yield Database(connection)
+        except duckdb.Error as error:
+            raise UserError(
+                f'The events cannot be sorted in {scratch} ({reason(error)}); make room, or set '
+                'TFDS_DATA_DIR to a folder that has more.'
+            ) from error
+        finally:
+            connection.close()
 
 
 def file_literal(path: pathlib.Path) -> str:

@@ -12,11 +12,11 @@ import duckdb
 import pyarrow
 
 from emkd_jax.data.event_log.database import file_literal, reason
-from emkd_jax.data.event_log.event_table import EventTable, fill
+from emkd_jax.data.event_log.engine import quoted
+from emkd_jax.data.event_log.event_table import SAMPLE, EventTable, fill
 from emkd_jax.data.event_log.open_log import OpenLog
-from emkd_jax.data.event_log.rows import bad_rows
-from emkd_jax.data.event_log.tables import typed_table
-from emkd_jax.data.event_log.text_tables import SAMPLE
+from emkd_jax.data.event_log.rows import report_by_numbers
+from emkd_jax.data.event_log.tables import described_table, value_text
 from emkd_jax.data.source import Source
 from emkd_jax.errors import UserError
 
@@ -37,14 +37,16 @@ def read_events(log: OpenLog) -> None:
         why = reason(error) if isinstance(error, duckdb.Error) else error
         raise UserError(f'{path} cannot be read as a database ({why}).') from error
     fill(log.database, table, log.options, path, log.report)
-    if bad := bad_rows(log.database):
-        log.report.bad_lines(path, f'row {bad.first + 1}', bad.complaint, bad.count)
+    report_by_numbers(log.database, path, log.report)
+    # Those of another file of the log may follow.
+    log.database.connection.execute('DROP TABLE IF EXISTS copied')
+    log.database.connection.execute('DETACH DATABASE IF EXISTS theirs')
 
 
 def _duckdb_table(log):
     log.database.connection.execute(f'ATTACH {file_literal(log.source.path)} AS theirs (READ_ONLY)')
     tables = {
-        name if schema == 'main' else f'{schema}.{name}': f'theirs."{schema}"."{name}"'
+        name if schema == 'main' else f'{schema}.{name}': f'theirs.{quoted(schema)}.{quoted(name)}'
         for schema, name in log.database.rows(
             'SELECT schema_name, table_name FROM duckdb_tables() '
             "WHERE database_name = 'theirs' UNION ALL "
@@ -52,7 +54,7 @@ def _duckdb_table(log):
             "WHERE database_name = 'theirs' AND NOT internal ORDER BY ALL"
         )
     }
-    return typed_table(log.database, tables[_chosen(log, list(tables))])
+    return described_table(log.database, tables[_chosen(log, list(tables))])
 
 
 def _sqlite_table(log):
@@ -62,8 +64,8 @@ def _sqlite_table(log):
             "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') "
             "AND name NOT LIKE 'sqlite_%' ORDER BY name"
         )
-        table = _chosen(log, [name for (name,) in found]).replace('"', '""')
-        rows = connection.execute(f'SELECT * FROM "{table}"')
+        table = _chosen(log, [name for (name,) in found])
+        rows = connection.execute(f'SELECT * FROM {quoted(table)}')
         names = [column[0] for column in rows.description]
         fields = [f'c{place}' for place in range(len(names))]
         database = log.database.connection
@@ -92,8 +94,6 @@ def _chosen(log, tables):
 
 
 def _text(value):
-    if value is None or value != value:  # NaN
+    if value is None:
         return None
-    if isinstance(value, bytes):
-        return value.decode('utf-8', 'replace')
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return value.decode('utf-8', 'replace') if isinstance(value, bytes) else value_text(value)

@@ -43,6 +43,12 @@ class Engine(abc.ABC):
         """A result of any size, in its order, a part at a time."""
 
 
+def quoted(name: str) -> str:
+    """The SQL text of the name of a column or a table."""
+    text = name.replace('"', '""')
+    return f'"{text}"'
+
+
 def literal(value: str) -> str:
     """The SQL text of a string."""
     text = value.replace("'", "''")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 
@@ -15,6 +15,7 @@ from emkd_jax.data.event_log.times import TimeKind, time_kind
 from emkd_jax.data.source import Source
 from emkd_jax.errors import UserError
 
+SAMPLE = 1000  # rows that tell how values are written
 _MOST_KINDS = 20  # of events, that are listed
 
 
@@ -40,6 +41,26 @@ class EventTable(NamedTuple):
     lists: Mapping[int, str] = MappingProxyType({})
     dates: frozenset[int] = frozenset()
     place: str | None = None
+
+
+def typed_table(
+    engine: Engine, relation: str, fields: Sequence[tuple[str, str, str]], **more: Any
+) -> EventTable:
+    """The events of a relation whose columns have types.
+
+    Args:
+      engine: what knows the relation.
+      relation: SQL.
+      fields: the name, SQL and SQL type of each column.
+      **more: other attributes of the table.
+    """
+    names, columns, kinds = zip(*fields, strict=True)
+    sql = [as_text(*pair) for pair in zip(columns, kinds, strict=True)]
+    sample = engine.rows(f'SELECT {", ".join(sql)} FROM {relation} LIMIT {SAMPLE}')
+    dates = (
+        place for place, kind in enumerate(kinds) if kind.lower().startswith(('timestamp', 'date'))
+    )
+    return EventTable(names, sql, relation, sample, dates=frozenset(dates), **more)
 
 
 def in_partitions(table: EventTable, source: Source) -> EventTable:

@@ -2,7 +2,6 @@
 
 import contextlib
 import pathlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 
@@ -29,11 +28,7 @@ def opened_files(options: ml_collections.ConfigDict) -> Iterator[FoundLog]:
     path = sources[0].path if len(sources) == 1 else pathlib.Path(options.source).expanduser()
 
     def read(scratch: pathlib.Path, report: Report) -> Events:
-        # The database leaves files and folders behind, so it gets a folder of its own.
-        with (
-            tempfile.TemporaryDirectory(dir=scratch) as folder,
-            open_database(pathlib.Path(folder)) as database,
-        ):
+        with open_database(scratch) as database:
             if len(sources) == 1:
                 module.read_events(OpenLog(database, sources[0], options, report))
             else:
@@ -56,16 +51,15 @@ def _read_all(
     report: Report,
 ) -> None:
     """Fills the table `read` with the events of all files, each read as if it were alone."""
-    columns = 'user_name, item_name, time, rating, kept, NULL::BIGINT AS row, complaint'
     for number, source in enumerate(sources):
         module.read_events(OpenLog(database, source, options, report))
-        good = f'SELECT {columns} FROM read WHERE complaint IS NULL'
+        good = 'SELECT * REPLACE (NULL::BIGINT AS row) FROM read WHERE complaint IS NULL'
         if number:
             database.connection.execute(f'INSERT INTO all_read {good}')
         else:
             database.keep('all_read', good)
-    database.keep('read', 'SELECT * FROM all_read')
-    database.drop('all_read')
+    database.drop('read')
+    database.connection.execute('ALTER TABLE all_read RENAME TO read')
     complain_of_other_times(database, 'time')
     report_by_ids(database, path, report)
     report.say(f'{len(sources):,} files, in the order of their names')

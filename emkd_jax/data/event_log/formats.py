@@ -89,12 +89,14 @@ def items(path: str, events: Source, module: ModuleType) -> tuple[Source, Module
     return item_file(path)
 
 
-def item_file(path: str | pathlib.Path) -> tuple[Source, ModuleType]:
-    """The item file at `path` and its format, told by its content.
+def item_file(path: str | pathlib.Path) -> tuple[Source, ModuleType] | None:
+    """The item file at `path` and its format, told by its content; None for ''.
 
     Raises:
       UserError: there is no such file, or none of the formats fits.
     """
+    if not path:
+        return None
     found = source.find(path, '--config.data.attributes')
     lines = _first_lines(found)
     for item_module in _ITEM_FORMATS:

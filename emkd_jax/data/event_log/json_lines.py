@@ -7,10 +7,10 @@ from typing import Any
 
 from emkd_jax.config import flatten
 from emkd_jax.data.event_log.engine import literal
-from emkd_jax.data.event_log.event_table import EventTable
+from emkd_jax.data.event_log.event_table import SAMPLE, EventTable
 from emkd_jax.data.event_log.open_log import OpenLog
 from emkd_jax.data.event_log.report import Report
-from emkd_jax.data.event_log.text_tables import SAMPLE, TextTable, fill_from_text
+from emkd_jax.data.event_log.text_tables import TextTable, fill_from_text
 from emkd_jax.data.source import Source
 
 # A line is one field of a table whose delimiter cannot stand in JSON.

@@ -6,7 +6,6 @@ DuckDB keeps: https://duckdb.org/docs/stable/configuration/secrets_manager
 
 import contextlib
 import pathlib
-import tempfile
 from collections.abc import Iterator
 
 import duckdb
@@ -20,7 +19,7 @@ from emkd_jax.data.event_log.events import Events, collect
 from emkd_jax.data.event_log.found_log import FoundLog
 from emkd_jax.data.event_log.report import Report
 from emkd_jax.data.event_log.rows import report_by_ids
-from emkd_jax.data.event_log.tables import typed_table
+from emkd_jax.data.event_log.tables import described_table
 from emkd_jax.errors import UserError
 
 _EXTENSIONS = {
@@ -66,21 +65,18 @@ def opened_address(options: ml_collections.ConfigDict) -> Iterator[FoundLog]:
         )
 
     def read(scratch: pathlib.Path, report: Report) -> Events:
-        with (
-            tempfile.TemporaryDirectory(dir=scratch) as folder,
-            open_database(pathlib.Path(folder)) as database,
-        ):
+        with open_database(scratch) as database:
             _load(database.connection, source)
             form = 'hive_partitioning=true, hive_types_autocast=false, union_by_name=true'
             try:
-                table = typed_table(database, f'read_parquet({literal(source)}, {form})')
+                table = described_table(database, f'read_parquet({literal(source)}, {form})')
                 fill(database, table, options, path, report)
             except (duckdb.InvalidInputException, duckdb.IOException) as error:
                 raise UserError(f'{source} cannot be read as Parquet ({reason(error)}).') from error
             report_by_ids(database, path, report)
             return collect(database, options, path, report)
 
-    item_file = formats.item_file(options.attributes) if options.attributes else None
+    item_file = formats.item_file(options.attributes)
     yield FoundLog(path, '', [str(file) for file in files], item_file, read)
 
 

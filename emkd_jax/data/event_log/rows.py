@@ -144,6 +144,12 @@ def _unread(text, name):
     )
 
 
+def report_by_numbers(engine: Engine, path: pathlib.PurePath, report: Report) -> None:
+    """Reports the rows of `read` that are no good, where it has them in order."""
+    if bad := bad_rows(engine):
+        report.bad_lines(path, f'row {bad.first + 1}', bad.complaint, bad.count)
+
+
 def report_by_ids(engine: Engine, path: pathlib.PurePath, report: Report) -> None:
     """Reports the rows of `read` that are no good, where rows have no numbers."""
     ((count, user, item, complaint),) = engine.rows("""

@@ -15,10 +15,10 @@ import ml_collections
 import pyarrow
 import pyarrow.ipc
 
-from emkd_jax.data.event_log import formats, text_tables
+from emkd_jax.data.event_log import formats
 from emkd_jax.data.event_log.database import ISO
-from emkd_jax.data.event_log.engine import Engine, literal
-from emkd_jax.data.event_log.event_table import EventTable, as_text, fill
+from emkd_jax.data.event_log.engine import Engine, quoted
+from emkd_jax.data.event_log.event_table import fill, typed_table
 from emkd_jax.data.event_log.events import Events, collect
 from emkd_jax.data.event_log.found_log import FoundLog
 from emkd_jax.data.event_log.report import Report
@@ -26,6 +26,7 @@ from emkd_jax.data.event_log.rows import report_by_ids
 from emkd_jax.errors import UserError
 
 _LOG = 'emkd_log'  # the view of the log as it lies there
+_PLACE = '_emkd_place'  # where a row lies in the files
 _DAMAGED = '_emkd_damaged'  # the text of a line that is no row of its table
 _FORMATS = {'.csv': 'csv', '.tsv': 'csv', '.json': 'json', '.jsonl': 'json', '.orc': 'orc'}
 # Dates as `database.ISO` has them, in the one form that Spark reads.
@@ -126,8 +127,8 @@ def opened_table(options: ml_collections.ConfigDict) -> Iterator[FoundLog]:
             report_by_ids(engine, path, report)
             return collect(engine, options, path, report)
 
-        items = formats.item_file(options.attributes) if options.attributes else None
-        yield FoundLog(path, '', _fingerprint(engine), items, read)
+        item_file = formats.item_file(options.attributes)
+        yield FoundLog(path, '', _fingerprint(engine), item_file, read)
 
 
 @contextlib.contextmanager
@@ -189,29 +190,17 @@ def _find(engine, options):
         place = functions.struct(
             file['file_path'], file['file_block_start'], functions.monotonically_increasing_id()
         )
-        frame = frame.withColumn('_emkd_place', place)
+        frame = frame.withColumn(_PLACE, place)
     elif options.time_column == 'none':
         raise UserError(
             f'The rows of the table {source} have no order; name the column of their times with '
             '--config.data.time_column.'
         )
     frame.createOrReplaceTempView(_LOG)
-    sql = [as_text(column, kind) for _, column, kind in fields]
     relation = _LOG
     if _DAMAGED in frame.columns:
         relation = f'(SELECT * FROM {_LOG} WHERE {_DAMAGED} IS NULL)'
-    return EventTable(
-        [name for name, _, _ in fields],
-        sql,
-        relation,
-        engine.rows(f'SELECT {", ".join(sql)} FROM {relation} LIMIT {text_tables.SAMPLE}'),
-        dates=frozenset(
-            place
-            for place, (_, _, kind) in enumerate(fields)
-            if kind.startswith(('timestamp', 'date'))
-        ),
-        place='_emkd_place' if is_path else None,
-    )
+    return typed_table(engine, relation, fields, place=_PLACE if is_path else None)
 
 
 def _fingerprint(engine):
@@ -219,9 +208,7 @@ def _fingerprint(engine):
     from pyspark.sql import functions
 
     frame = engine.session.table(_LOG)
-    columns = [
-        name for name, kind in frame.dtypes if name != '_emkd_place' and not kind.startswith('map')
-    ]
+    columns = [name for name, kind in frame.dtypes if name != _PLACE and not kind.startswith('map')]
     digest = functions.xxhash64(*(functions.col(f'`{name}`') for name in columns))
     row = frame.select(
         functions.count(functions.lit(1)), functions.sum(digest.cast('decimal(38,0)'))
@@ -235,7 +222,7 @@ def _report_damaged(engine, path, report):
         return
     # Spark does not answer queries about nothing but the damaged lines.
     ((count, first, _),) = engine.rows(
-        f'SELECT count(*), min({_DAMAGED}), min("{frame.columns[0]}") FROM {_LOG} '
+        f'SELECT count(*), min({_DAMAGED}), min({quoted(frame.columns[0])}) FROM {_LOG} '
         f'WHERE {_DAMAGED} IS NOT NULL'
     )
     if count:
@@ -271,8 +258,7 @@ def _fields(schema, path=()):
         if kind.typeName() == 'struct':
             found += _fields(kind, names)
         elif field.name != _DAMAGED:
-            quoted = (f'"{name.replace(chr(34), chr(34) * 2)}"' for name in names)
-            found.append(('.'.join(names), '.'.join(quoted), kind.simpleString()))
+            found.append(('.'.join(names), '.'.join(map(quoted, names)), kind.simpleString()))
     return found
 
 
@@ -298,4 +284,4 @@ def _translated(query):
 
 def _reason(error):
     text = str(error).strip() or type(error).__name__
-    return literal(text.splitlines()[0][:200])
+    return text.splitlines()[0][:200]

@@ -1,6 +1,7 @@
 """Event tables and item tables with any column names: CSV, TSV, JSON lines and Parquet."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import duckdb
 import ml_collections
@@ -9,11 +10,12 @@ import pyarrow.parquet
 
 from emkd_jax.data.event_log import columns, items, json_lines, text_tables
 from emkd_jax.data.event_log.database import Database, file_literal
-from emkd_jax.data.event_log.event_table import EventTable, as_text, fill, in_partitions
+from emkd_jax.data.event_log.engine import quoted
+from emkd_jax.data.event_log.event_table import EventTable, fill, in_partitions, typed_table
 from emkd_jax.data.event_log.items import Item
 from emkd_jax.data.event_log.open_log import OpenLog
 from emkd_jax.data.event_log.report import Report
-from emkd_jax.data.event_log.rows import MISSING, bad_rows
+from emkd_jax.data.event_log.rows import MISSING, report_by_numbers
 from emkd_jax.data.source import Source
 from emkd_jax.errors import UserError
 
@@ -68,7 +70,7 @@ def read_items(
         ]
         yield Item(
             place,
-            _text(row[item]).strip(),
+            value_text(row[item]).strip(),
             items.name_attributes(values, len(attributes)),
             _present(row[title]) if title is not None else '',
         )
@@ -104,11 +106,11 @@ def _values(cell, options):
     written = isinstance(cell, str) and cell.startswith('[') and cell.endswith(']')
     parts = items.literal(cell) if written else cell
     if not isinstance(parts, list):
-        parts = _text(cell).split(options.attribute_delimiter)
+        parts = value_text(cell).split(options.attribute_delimiter)
     return [text for part in parts if (text := _present(part))]
 
 
-def _text(value):
+def value_text(value: Any) -> str:
     """A value as the user writes it: whole numbers have no fraction, whatever their type."""
     if value is None or value != value:  # NaN
         return ''
@@ -117,7 +119,7 @@ def _text(value):
 
 def _present(value):
     """The text of a value, '' if it stands for a missing one."""
-    text = _text(value).strip()
+    text = value_text(value).strip()
     return '' if text in _NO_ATTRIBUTES else text
 
 
@@ -125,32 +127,22 @@ def _is_json(lines):
     return next((line for line in lines if line.strip()), '').lstrip().startswith('{')
 
 
-def typed_table(database: Database, relation: str) -> EventTable:
-    """The events of an SQL relation whose columns have names and types."""
+def described_table(database: Database, relation: str) -> EventTable:
+    """The events of a relation of DuckDB, which knows the names and types of its columns."""
     described = database.rows(f'DESCRIBE SELECT * FROM {relation}')
-    names, types = [row[0] for row in described], [row[1] for row in described]
-    quoted = [f'"{name.replace(chr(34), chr(34) * 2)}"' for name in names]
-    sql = [as_text(*pair) for pair in zip(quoted, types, strict=True)]
-    return EventTable(
-        names,
-        sql,
-        relation,
-        database.rows(f'SELECT {", ".join(sql)} FROM {relation} LIMIT {text_tables.SAMPLE}'),
-        lists={
-            place: f'{quoted[place]}::VARCHAR[]'
-            for place, kind in enumerate(types)
-            if kind.endswith('[]')
-        },
-        dates=frozenset(
-            place for place, kind in enumerate(types) if kind.startswith(('TIMESTAMP', 'DATE'))
-        ),
-    )
+    fields = [(name, quoted(name), kind) for name, kind, *_ in described]
+    lists = {
+        place: f'{column}::VARCHAR[]'
+        for place, (_, column, kind) in enumerate(fields)
+        if kind.endswith('[]')
+    }
+    return typed_table(database, relation, fields, lists=lists)
 
 
 def _read_parquet_events(log):
     database, source, options, report = log
     try:
-        table = typed_table(
+        table = described_table(
             database, f'read_parquet({file_literal(source.path)}, hive_partitioning=false)'
         )
         fill(database, in_partitions(table, source), options, source.path, report)
@@ -158,8 +150,7 @@ def _read_parquet_events(log):
         raise UserError(
             f'{source.path} cannot be read as Parquet ({str(error).splitlines()[0]}).'
         ) from error
-    if bad := bad_rows(database):
-        report.bad_lines(source.path, f'row {bad.first + 1}', bad.complaint, bad.count)
+    report_by_numbers(database, source.path, report)
 
 
 def _parquet_rows(source):

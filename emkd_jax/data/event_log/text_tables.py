@@ -12,7 +12,7 @@ import ml_collections
 from emkd_jax.data.event_log import columns
 from emkd_jax.data.event_log.database import file_literal, reason
 from emkd_jax.data.event_log.engine import literal
-from emkd_jax.data.event_log.event_table import EventTable, fill, in_partitions
+from emkd_jax.data.event_log.event_table import SAMPLE, EventTable, fill, in_partitions
 from emkd_jax.data.event_log.open_log import OpenLog
 from emkd_jax.data.event_log.report import Report
 from emkd_jax.data.event_log.rows import bad_rows
@@ -21,7 +21,6 @@ from emkd_jax.data.source import Source, decoded
 from emkd_jax.errors import UserError
 
 DELIMITERS = '\t,;|'
-SAMPLE = 1000  # rows that tell how values are written
 _VALUE = re.compile(r'[+-]?\d+([.,]\d+)?$|\d{4}-\d\d-\d\d')  # no name of a column
 csv.field_size_limit(2**24)  # characters; a long description is no mistake
 _ERRORS_KEPT = 10_000  # at least, to tell the first bad line and what it lacks

@@ -202,8 +202,9 @@ def test_nothing_is_printed_and_the_database_leaves_nothing_behind(tmp_path, cap
     real = files.open_database
 
     @contextlib.contextmanager
-    def spilling(folder):
-        with real(folder) as database:
+    def spilling(scratch):
+        with real(scratch) as database:
+            (folder,) = (path.parent for path in scratch.glob('*/events.duckdb'))
             (folder / 'spilled').mkdir(exist_ok=True)
             (folder / 'spilled' / 'block').touch()
             yield database

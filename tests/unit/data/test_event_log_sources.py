@@ -135,6 +135,25 @@ def test_a_table_of_a_database(tmp_path, kind):
     assert histories(load(source, table='late')) == histories(load(tmp_path / 'late.parquet'))
 
 
+@pytest.mark.parametrize('kind', ['sqlite', 'duckdb'])
+def test_a_folder_of_databases(tmp_path, kind):
+    frame = made_up(6)
+    write(frame, tmp_path / 'whole.parquet')
+    (tmp_path / 'log').mkdir()
+    for number in range(3):
+        part = frame.iloc[number * 200 : (number + 1) * 200]
+        path = tmp_path / f'log/{number}.db'
+        if kind == 'sqlite':
+            connection = sqlite3.connect(path)
+            part.to_sql('orders', connection, index=False)
+        else:
+            connection = duckdb.connect(str(path))
+            connection.execute('CREATE TABLE orders AS FROM part')
+        connection.close()
+    data = load(tmp_path / 'log', k_core=3)
+    assert data.fingerprint == load(tmp_path / 'whole.parquet', k_core=3).fingerprint
+
+
 @pytest.mark.parametrize('start', [b'SQLite format 3\0', b'8 bytes.DUCK'])
 def test_a_damaged_database(tmp_path, start):
     (tmp_path / 'shop.db').write_bytes(start + bytes(5000))
