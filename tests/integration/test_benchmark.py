@@ -363,7 +363,9 @@ def test_both_sides_in_one_run(tmp_path, monkeypatch, capsys):
     clone = _clone(tmp_path / 'clone', counts)
     benchmark(config, '', str(clone), pairs=2, block_seconds=0.0)
     workdir = tmp_path / 'runs/toys_quick_stand_in'
-    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    lines = capsys.readouterr().out.splitlines()
+    assert [bool(re.fullmatch(r'about \d+ s left', line)) for line in lines].count(True) == 2
+    printed = json.loads(lines[-1])
     assert printed == json.loads((workdir / 'benchmark.json').read_text())
     assert printed['sizes'] == counts
     assert printed['stand_in']
