@@ -20,7 +20,7 @@ _ROWS = 500_000  # fetched at a time
 # A date as ISO 8601 writes it; also with slashes, one-digit months, 'UTC' and hours alone.
 ISO = (
     r'\d{4}[-/]\d{1,2}[-/]\d{1,2}([T ]\d{1,2}(:\d{1,2}(:\d{1,2}([.,]\d+)?)?)?)?'
-    r'( ?(Z|UTC|GMT|[+-]\d{2}(:?\d{2})?))?'
+    r'( ?(Z|UTC|GMT)|[+-]\d{2}(:?\d{2})?)?'
 )
 
 

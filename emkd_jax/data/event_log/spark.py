@@ -32,9 +32,7 @@ _FORMATS = {'.csv': 'csv', '.tsv': 'csv', '.json': 'json', '.jsonl': 'json', '.o
 # Dates as `database.ISO` has them, in the one form that Spark reads.
 _ISO_STEPS = (
     (' ?(UTC|GMT|Z)$', 'Z'),
-    ('([T ][0-9]{1,2})(Z|[+-].*)?$', r'$1:00$2'),  # hours alone
-    ('(:[0-9.]+) ?([+-][0-9]{2})$', r'$1$2:00'),
-    ('(:[0-9.]+) ?([+-][0-9]{2}):?([0-9]{2})$', r'$1$2:$3'),
+    ('([T ][0-9]{1,2}:[0-9]{1,2})(Z|[+-].*)$', '$1:00$2'),  # a zone follows seconds only
 )
 
 
