@@ -1,4 +1,4 @@
-"""Data sets in memory: prepared by TFDS, split, cut into windows, or made up."""
+"""Data sets by name: downloaded, prepared by TFDS, or made up."""
 
 import functools
 import http.server
@@ -8,16 +8,13 @@ import subprocess
 import sys
 import threading
 
-import jax
 import ml_collections
-import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from emkd_jax import data
 from emkd_jax.data import prepared, released, stand_in
 from emkd_jax.data.builders import EmkdToys
-from emkd_jax.data.dataset import Dataset, Holdout, Ragged, Split
 from emkd_jax.data.splits import leave_one_out
 from emkd_jax.data.windows import windows
 from emkd_jax.errors import UserError
@@ -282,89 +279,6 @@ def test_tensorflow_stays_out_and_fingerprints_are_the_same_in_every_process(toy
     ]
 
 
-def test_the_fingerprint_tells_contents_apart():
-    def make(**changes):
-        return Dataset(
-            **{
-                'name': 'x',
-                'histories': Ragged.from_rows([[1, 2], [2]]),
-                'item_attributes': np.array([[0], [1], [-1]], np.int32),
-                'num_items': 2,
-                'num_attributes': 1,
-                'user_ids': np.array([5, 6]),
-                'item_ids': np.array(['a', 'b']),
-            }
-            | changes
-        )
-
-    # Runs compare it with the one that they started from: no version of the code may change it.
-    assert make().fingerprint == (
-        'e4a87a3859635c01b498a0c0b4526c3d695ef64fe6c88ed18cc540771d213328'
-    )
-    rows, one = Ragged.from_rows([[1, 2], [2]]), np.zeros(1, np.int64)
-    none = Holdout(Ragged.from_rows([[1]]), np.ones(1, np.int32), one + 1)
-    others = (
-        make(histories=Ragged.from_rows([[1], [2, 2]])),
-        make(histories=Ragged.from_rows([[1, 2], [1]])),
-        make(item_attributes=np.array([[0], [-1], [1]], np.int32)),
-        make(user_ids=np.array([6, 5])),
-        make(item_ids=np.array(['b', 'a'])),
-        *(
-            make(split=Split(train, held_out, held_out))
-            for train, held_out in (
-                (rows, none),
-                (rows.take(np.arange(2), 1), none),
-                (rows, none._replace(users=one)),
-            )
-        ),
-    )
-    assert len({make().fingerprint, *(other.fingerprint for other in others)}) == 9
-
-
-def test_leave_one_out():
-    rows = [[1, 2, 3], [4], [5, 6, 7, 8, 8], [9, 1], [2, 3, 4, 5]]
-    split = leave_one_out(stand_in_with(rows))
-    assert [row.tolist() for row in split.train] == [[1], [4], [5, 6, 7], [9, 1], [2, 3]]
-    for part, left in ((split.validation, 2), (split.test, 1)):
-        assert part.users.tolist() == [0, 2, 4]
-        for place, user in enumerate(part.users):
-            assert part.histories[place].tolist() == rows[user][:-left]
-            assert part.targets[place] == rows[user][-left]
-
-
-def stand_in_with(rows):
-    return Dataset(
-        name='x',
-        histories=Ragged.from_rows(rows),
-        item_attributes=np.zeros((10, 1), np.int32),
-        num_items=9,
-        num_attributes=0,
-        user_ids=np.arange(len(rows)),
-        item_ids=np.arange(9),
-    )
-
-
-@pytest.mark.parametrize('max_len', [1, 4, 7])
-@pytest.mark.parametrize('step', [1, 3, 10])
-def test_windows(max_len, step):
-    random = np.random.default_rng(max_len)
-    rows = [random.integers(1, 9, length).tolist() for length in (0, 1, 4, 3, 7, 8, 0, 20, 31, 0)]
-    expected = []
-    for row in rows:
-        for start in [*range(len(row) - max_len, 0, -step), *([0] if row else [])]:
-            window = row[start : start + max_len]
-            expected.append([0] * (max_len - len(window)) + window)
-    cut = windows(Ragged.from_rows(rows), max_len, step)
-    assert {leaf.dtype for leaf in jax.tree.leaves(cut)} == {np.dtype(np.int32)}
-    rows = zip(cut.starts.tolist(), cut.lengths.tolist(), strict=True)
-    assert [
-        [0] * (cut.slots - length) + cut.values[start : start + length].tolist()
-        for start, length in rows
-    ] == expected
-    # Items are stored once, and each window takes 8 bytes.
-    assert sum(leaf.nbytes for leaf in jax.tree.leaves(cut)) == 4 * 74 + 8 * len(expected)
-
-
 @pytest.mark.parametrize('is_prepared', [False, True])
 def test_a_stand_in_is_made_up_whatever_lies_on_this_machine(toys, is_prepared):
     if is_prepared:
@@ -419,42 +333,3 @@ def test_an_unknown_set_is_refused():
     for action in (data.load, data.prepare):
         with pytest.raises(UserError, match=r"data.name is 'toy'; use one of toys, beauty, ml_1m"):
             action(make_options('toy'))
-
-
-@pytest.mark.parametrize('name', [*sorted(RELEASED), 'quickstart'])
-def test_a_stand_in_has_the_character_of_real_data(name):
-    made_up = stand_in.make(name)
-    assert made_up.fingerprint == stand_in.make(name).fingerprint
-    assert len(made_up.item_attributes) == made_up.num_items + 1
-    used = np.unique(made_up.item_attributes[made_up.item_attributes >= 0])
-    assert used.tolist() == list(range(made_up.num_attributes + 1))
-    values = made_up.histories.values
-    assert values.min() >= 1
-    assert values.max() <= made_up.num_items
-    assert made_up.histories.lengths.min() >= 5
-
-    # Popularity is skewed: a tenth of the items has far more than a tenth of the events.
-    popularity = np.sort(np.bincount(values, minlength=made_up.num_items + 1))[::-1]
-    assert popularity[: made_up.num_items // 10].sum() > 0.2 * len(values)
-
-    # Attributes follow transitions: neighbours share them far more often than chance.
-    groups = made_up.item_attributes[values, 1]
-    shared = (groups[1:] == groups[:-1]).mean()
-    assert shared > 3 * (np.bincount(groups) ** 2).sum() / len(values) ** 2
-
-    # Transitions repeat: their counts predict held-out items far better than popularity does.
-    split = leave_one_out(made_up)
-    hits = {'popularity': 0, 'markov': 0}
-    counts = np.zeros((made_up.num_items + 1,) * 2)
-    for row in split.train:
-        np.add.at(counts, (row[:-1], row[1:]), 1)
-    popular = np.bincount(split.train.values, minlength=made_up.num_items + 1) / 1e6
-    for history, target in zip(split.test.histories, split.test.targets, strict=True):
-        for scorer, scores in (
-            ('popularity', popular.copy()),
-            ('markov', counts[history[-1]] + popular),
-        ):
-            own = scores[target]
-            scores[history] = -1
-            hits[scorer] += (scores >= own).sum() < 10
-    assert hits['markov'] > 1.5 * hits['popularity']

@@ -1,4 +1,4 @@
-"""Rows of large logs: taken in blocks, sampled, and the users on whom a model is tested."""
+"""The split, and rows of large logs: taken in blocks, sampled, and the users who are tested."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from emkd_jax.data import dataset as dataset_module
-from emkd_jax.data.dataset import Ragged
+from emkd_jax.data.dataset import Dataset, Ragged
 from emkd_jax.data.splits import leave_one_out, split_of
 from emkd_jax.runs import experiment as experiment_module
 from emkd_jax.runs.experiment import make_experiment
@@ -67,3 +67,26 @@ def test_what_is_sampled_is_said(monkeypatch, capsys, tmp_path):
     assert 'a sample of 4' in printed or 'a sample of 5' in printed
     counted = make_experiment(config).counted
     assert results['counted_events'] == len(counted.values) < 700
+
+
+def test_leave_one_out():
+    rows = [[1, 2, 3], [4], [5, 6, 7, 8, 8], [9, 1], [2, 3, 4, 5]]
+    split = leave_one_out(stand_in_with(rows))
+    assert [row.tolist() for row in split.train] == [[1], [4], [5, 6, 7], [9, 1], [2, 3]]
+    for part, left in ((split.validation, 2), (split.test, 1)):
+        assert part.users.tolist() == [0, 2, 4]
+        for place, user in enumerate(part.users):
+            assert part.histories[place].tolist() == rows[user][:-left]
+            assert part.targets[place] == rows[user][-left]
+
+
+def stand_in_with(rows):
+    return Dataset(
+        name='x',
+        histories=Ragged.from_rows(rows),
+        item_attributes=np.zeros((10, 1), np.int32),
+        num_items=9,
+        num_attributes=0,
+        user_ids=np.arange(len(rows)),
+        item_ids=np.arange(9),
+    )
