@@ -96,8 +96,8 @@ def find(path: str | pathlib.Path, option: str) -> Source:
 def find_all(path: str | pathlib.Path, option: str) -> list[Source]:
     """The file at `path`; or all files in a folder, or of a pattern, in the order of their names.
 
-    Files whose name begins with a dot or an underscore are not taken, nor are empty ones, and a
-    folder's are searched at any depth.
+    Empty files are not taken. A folder is searched at any depth, but for files and folders whose
+    names begin with a dot or an underscore.
 
     Raises:
       UserError: there is none, or one of a kind that is not read.
