@@ -1,5 +1,6 @@
 """`--mode=study`: trains the systems of a comparison and reports what the differences are worth."""
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -90,6 +91,11 @@ def _check(config: ml_collections.ConfigDict, design: str) -> None:
             f'--study={design} compares ensembles, and ensemble.num_networks is '
             f'{config.ensemble.num_networks}; set it to 2 at least.'
         )
+    if design == 'ensemble_size' and config.ensemble.members:
+        raise UserError(
+            f'--study=ensemble_size chooses the number of networks, and ensemble.members='
+            f'{config.ensemble.members} names the networks; leave it out.'
+        )
     check_libraries()
 
 
@@ -101,16 +107,17 @@ def _carry_out(
     runs = {system.name: _runs(config, system) for system in comparison.systems}
     keep_data(experiment.data, folder)
     results: dict[str, dict[str, Any]] = {}
-    ranks: dict[str, Int[np.ndarray, 'scorers users']] = {}
     seconds = 0.0
     for group in _groups(run for system_runs in runs.values() for run in system_runs):
         done = train_runs(experiment.with_config(group[0].config), group, folder, signals)
         results |= {run.name: result for run, result in zip(group, done, strict=True)}
         seconds += timing(done, config.train.max_together)['seconds']
-        ranks |= {run.name: _test_ranks(experiment, folder / run.name) for run in group}
     signals.at_once = True  # what follows takes little time
+    ranks_of = functools.cache(functools.partial(_test_ranks, experiment, folder))
     scores = {
-        system.name: _user_scores(system, [ranks[run.name] for run in runs[system.name]])
+        system.name: _user_scores(
+            system, [ranks_of(run.name, system.first) for run in runs[system.name]]
+        )
         for system in comparison.systems
     }
     first = next(iter(results.values()))
@@ -161,11 +168,20 @@ def _groups(runs: Iterable[SweepRun]) -> list[list[SweepRun]]:
     return [list(group.values()) for group in groups.values()]
 
 
-def _test_ranks(experiment: Experiment, folder: epath.Path) -> Int[np.ndarray, 'scorers users']:
-    """Ranks of the test items by the ensemble and by each network, under the configured rule."""
-    run = load_run(folder, dataset=experiment.data)
-    evaluate = Evaluator(run.config.eval, run.experiment.placed_ensemble, run.experiment.split.test)
-    ranks = evaluate(run.experiment.place(run.params)).ranks
+def _test_ranks(
+    experiment: Experiment, folder: epath.Path, name: str, first: int | None
+) -> Int[np.ndarray, 'scorers users']:
+    """Ranks of the test items under the configured rule.
+
+    The ranks are those by the `first` networks of a run together, and then by each of them.
+    """
+    run = load_run(folder / name, dataset=experiment.data)
+    trained, params = run.experiment, run.params
+    if first is not None:
+        trained = trained.with_config(_changed(run.config, {'ensemble.num_networks': first}))
+        params = jax.tree.map(lambda x: x[:first], params)
+    evaluate = Evaluator(run.config.eval, trained.placed_ensemble, trained.split.test)
+    ranks = evaluate(trained.place(params)).ranks
     return ranks[:, RULES.index(run.config.eval.rule)]
 
 
@@ -206,6 +222,8 @@ def _costs(experiment: Experiment, systems: Sequence[System]) -> Iterator[dict[s
         config = _changed(experiment.config, system.changes)
         if system.alone:
             config.ensemble.num_networks = 1
+        elif system.first is not None:
+            config.ensemble.num_networks = system.first
         weights = ('contrast_weight', 'attribute_weight', 'kd_weight')
         work = (
             config.model.encoder,

@@ -20,11 +20,13 @@ class System(NamedTuple):
 
     If it is `alone`, each of its networks is evaluated by itself and the system is their mean.
     This is the same as training networks one at a time where nothing in the objective couples them.
+    In the same way, the `first` networks of a larger ensemble are a smaller ensemble; None: all.
     """
 
     name: str
     changes: dict[str, Any]
     alone: bool = False
+    first: int | None = None
 
 
 class Comparison(NamedTuple):
@@ -70,9 +72,18 @@ def generality(config: ml_collections.ConfigDict) -> Comparison:
 
 
 def ensemble_size(config: ml_collections.ConfigDict) -> Comparison:
-    """Compares ensembles of one to five networks, each with the next smaller one."""
-    del config
-    systems = [System(f'N = {size}', {'ensemble.num_networks': size}) for size in _SIZES]
+    """Compares ensembles of one to five networks, each with the next smaller one.
+
+    Where the networks do not teach each other, only the largest ensemble is trained.
+    """
+    objective = config.objective
+    coupled = objective.kd_weight or (objective.contrast_weight and objective.ccl_weight)
+    systems = [
+        System(f'N = {size}', {'ensemble.num_networks': size})
+        if coupled
+        else System(f'N = {size}', {'ensemble.num_networks': max(_SIZES)}, first=size)
+        for size in _SIZES
+    ]
     names = [system.name for system in systems]
     pairs = list(zip(names[1:], names, strict=False))
     return Comparison('How many networks are worth training?', systems, pairs)

@@ -14,6 +14,10 @@ from emkd_jax.runs.summary import format_mean_std
 from emkd_jax.runs.workdir import writing
 
 _PLOT = 'systems.png'
+_SMALLER = (
+    'The networks do not teach each other here, so one ensemble was trained for each seed, and the '
+    'smaller ensembles are its first networks. '
+)
 
 
 def write_report(folder: epath.Path, found: dict[str, Any]) -> None:
@@ -41,7 +45,8 @@ training together took {found['seconds']:,.0f} s on {found['device']}.
 {_systems_table(found['systems'], metrics)}
 
 Metrics are the mean ± standard deviation over seeds. A system that is alone is the mean over its \
-networks. Speeds are those of one run at a time.
+networks. {_SMALLER if any(s.get('first') for s in found['systems']) else ''}Speeds are those of \
+one run at a time.
 
 ![metrics and training speed]({_PLOT})
 

@@ -36,6 +36,8 @@ def test_runs_of_one_shape_train_together():
     assert sizes('ablation') == [12]
     assert sizes('generality') == [4] * 7
     assert sizes('ensemble_size') == [2] * 5
+    config.objective.kd_weight = config.objective.contrast_weight = 0.0
+    assert sizes('ensemble_size') == [2]
 
 
 def test_where_there_are_no_attributes_none_are_left_out():
@@ -105,6 +107,21 @@ def test_networks_alone_are_judged_by_the_mean_over_them():
     np.testing.assert_allclose(scores['NDCG@10'], [[0.75, 0, 0.5]])
 
 
+def test_the_first_networks_of_a_plain_ensemble_are_a_smaller_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(study_module, 'measure_cost', lambda experiment: {'parameters': 1})
+    monkeypatch.setattr(study_module, 'write_report', lambda folder, found: None)
+    monkeypatch.setattr(study_module, 'markdown', lambda found: '')
+    plain = {'objective__kd_weight': 0.0, 'objective__contrast_weight': 0.0}
+    config = small_config(**plain, train__num_epochs=1)
+    found = study(config, str(tmp_path / 'sizes'), 'ensemble_size')
+    [folder] = (tmp_path / 'sizes' / 'num_networks_5').iterdir()
+    results = json.loads((folder / 'results.json').read_text())
+    one, *_, five = [system['test']['NDCG@10']['mean'] for system in found['systems']]
+    assert one == pytest.approx(results['networks'][0]['window']['NDCG@10'])
+    assert five == pytest.approx(results['test']['window']['NDCG@10'])
+    assert one != five
+
+
 def test_costs_are_measured(monkeypatch):
     monkeypatch.setattr('emkd_jax.analysis.speed._SECONDS', 0.1)
     experiment = make_experiment(small_config())
@@ -125,6 +142,11 @@ def test_costs_are_measured(monkeypatch):
             'ablation',
             {'ensemble__num_networks': 1},
             r'ensemble\.num_networks is 1; set it to 2 at least',
+        ),
+        (
+            'ensemble_size',
+            {'ensemble__members': 'hstu,gru4rec'},
+            r'ensemble\.members=hstu,gru4rec names the networks; leave it out',
         ),
         ('generality', {'train__num_seeds': 0}, r'train\.num_seeds is 0; it must be at least 1'),
     ],
