@@ -24,6 +24,12 @@ from emkd_jax.evaluation.metrics import (
     user_metrics,
 )
 from emkd_jax.evaluation.scoring import Scorer, scoring_devices
+from emkd_jax.evaluation.sharded_scores import (
+    best_of_shards,
+    finite_rows,
+    own_classes,
+    ranks_of_shards,
+)
 from emkd_jax.model.counts import CountModel
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.training.placement import AXIS, own_places
@@ -83,7 +89,7 @@ class Evaluator:
         self._devices = tuple(devices or scoring_devices(ensemble))
         self._ensemble, self._ks, self._num_rows = ensemble, options.ks, len(holdout.targets)
         self._rank, self._best, self._rank_weights = _compiled(ensemble, self._devices)
-        self._score = Scorer(ensemble, self._devices)
+        self._score = Scorer(ensemble, self._devices, own=True)
         self._histories, self._counts, self._rule = holdout.histories, counts, options.rule
         network, count = ensemble.network, len(self._devices)
         rows = _rows_at_a_time(options.batch_size, ensemble, self._devices[0].platform)
@@ -180,39 +186,55 @@ def _compiled(ensemble, devices):
 
     The cache is small, so that a notebook that builds many ensembles does not keep them all.
     """
+    split, num_items = ensemble.shards > 1, ensemble.network.num_items
 
-    def scorers(scores: list[Float[Array, 'rows classes']]) -> list[Float[Array, 'rows classes']]:
+    def scorers(scores: list[Float[Array, '_ _']]) -> list[Float[Array, '_ _']]:
         networks = scores[: ensemble.num_networks]
-        without_counts = [sum(networks)] if len(scores) > len(networks) else []
-        return [sum(scores), *networks, *without_counts]
+        if len(scores) == len(networks):
+            return [sum(networks), *networks]
+        return [sum(networks) + of_counts(scores[-1], networks[0]), *networks, sum(networks)]
+
+    def of_counts(counts: Float[Array, '_ _'], like: Float[Array, '_ _']) -> Float[Array, '_ _']:
+        return own_classes(counts, like.shape[1]) if split else counts
+
+    def ranks_of(scores: Float[Array, '_ _'], *rule: Array) -> Int[Array, 'rules rows']:
+        return ranks_of_shards(scores, *rule, num_items) if split else target_ranks(scores, *rule)
 
     def rank(
-        scores: list[Float[Array, 'rows classes']],
+        scores: list[Float[Array, '_ _']],
         targets: Int[Array, ' rows'],
         others: Int[Array, 'rows width'],
         visible: Int[Array, ' rows'],
     ) -> Int[Array, 'rows scorers rules']:
         ranked = scorers(scores)
-        ranks = jnp.stack([target_ranks(s, targets, others, visible) for s in ranked])
+        ranks = jnp.stack([ranks_of(s, targets, others, visible) for s in ranked])
         # The sum is finite only if the scores of all networks are. No rank of a finite row is 0.
-        ranks = jnp.where(jnp.isfinite(ranked[0]).all(-1), ranks, 0)
+        finite = finite_rows(ranked[0]) if split else jnp.isfinite(ranked[0]).all(-1)
+        ranks = jnp.where(finite, ranks, 0)
         return jnp.moveaxis(ranks, -1, 0)
 
     def best(
-        scores: list[Float[Array, 'rows classes']], others: Int[Array, 'rows width'], k: int
+        scores: list[Float[Array, '_ _']], others: Int[Array, 'rows width'], k: int
     ) -> Int[Array, 'rows scorers k']:
-        return jnp.stack([best_items(s, others, k)[1] for s in scorers(scores)], axis=1)
+        allowed = jnp.ones(num_items + 1, bool)
+        found = [
+            best_of_shards(s, allowed, others, k) if split else best_items(s, others, k)
+            for s in scorers(scores)
+        ]
+        return jnp.stack([items for _, items in found], axis=1)
 
     def rank_weights(
-        scores: Float[Array, 'rows classes'],
-        counts: Float[Array, 'rows classes'],
+        scores: Float[Array, '_ _'],
+        counts: Float[Array, '_ _'],
         weights: Float[Array, ' weights'],
         targets: Int[Array, ' rows'],
         others: Int[Array, 'rows width'],
         visible: Int[Array, ' rows'],
     ) -> Int[Array, 'rows weights rules']:
+        counts = of_counts(counts, scores)
+
         def ranks(weight):
-            return target_ranks(scores + weight * counts, targets, others, visible)
+            return ranks_of(scores + weight * counts, targets, others, visible)
 
         return jnp.moveaxis(jax.lax.map(ranks, weights), -1, 0)
 

@@ -24,9 +24,17 @@ class Scorer:
     Where the item tables are split, each device has its own rows of them.
     """
 
-    def __init__(self, ensemble: Ensemble, devices: Sequence[jax.Device]):
-        """Prepares `ensemble` for `devices`: those of `scoring_devices`, as a rule."""
+    def __init__(self, ensemble: Ensemble, devices: Sequence[jax.Device], own: bool = False):
+        """Prepares to score.
+
+        Args:
+          ensemble: the networks.
+          devices: those of `scoring_devices`, as a rule.
+          own: whether each device keeps the scores of the items whose rows it has, for the rows of
+            all devices; see `Network.own_scores_of`.
+        """
         self._ensemble, self._devices = ensemble, tuple(devices)
+        self._function = Network.own_scores_of if own else Network.scores_of
 
     def networks(self, params: PyTree[Float[Array, '_ ...']]) -> list[PyTree]:
         """Returns the parameters of each network, from those of the ensemble on the devices."""
@@ -39,15 +47,18 @@ class Scorer:
 
     def __call__(
         self, networks: Sequence[PyTree], items: Int[Array | np.ndarray, 'devices rows slots']
-    ) -> list[Float[Array, 'devices rows classes']]:
+    ) -> list[Float[Array, 'devices scored classes']]:
         """Scores every item as the continuation of each history, by each network.
 
         Args:
           networks: as `networks` returns them.
           items: the rows of each device; see `Ensemble.scores`.
+
+        Returns:
+          The scores of all classes for the rows of each device, unless each keeps its `own`.
         """
         return [
-            _compiled(kind, self._devices)(network, items)
+            _compiled(kind, self._devices, self._function)(network, items)
             for kind, network in zip(self._ensemble.networks, networks, strict=True)
         ]
 
@@ -62,5 +73,6 @@ def axes_of(network: Network) -> PyTree:
 
 
 @functools.lru_cache(8)  # small, so that a notebook that builds many ensembles does not keep them
-def _compiled(network, devices):
-    return jax.pmap(network.scores_of, AXIS, in_axes=(axes_of(network), 0), devices=devices)
+def _compiled(network, devices, function):
+    score = functools.partial(function, network)
+    return jax.pmap(score, AXIS, in_axes=(axes_of(network), 0), devices=devices)

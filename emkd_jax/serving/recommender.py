@@ -15,7 +15,7 @@ from emkd_jax.evaluation.batches import compute_ahead, history_batches, last_val
 from emkd_jax.evaluation.counts import CountMember
 from emkd_jax.evaluation.metrics import best_items
 from emkd_jax.evaluation.scoring import axes_of
-from emkd_jax.evaluation.sharded_lists import best_of_shards
+from emkd_jax.evaluation.sharded_scores import best_of_shards, own_classes
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.training.placement import AXIS
 
@@ -160,10 +160,11 @@ def _best_items(
     added: Float[Array, 'rows _'],
 ) -> tuple[Float[Array, 'rows k'], Int[Array, 'rows k']]:
     if ensemble.shards > 1:
-        own = (
+        own = [
             network.own_scores_of(params, items)
             for network, params in zip(ensemble.networks, networks, strict=True)
-        )
-        return best_of_shards(functools.reduce(jnp.add, own), added, allowed, seen, k)
+        ]
+        scores = functools.reduce(jnp.add, own) + own_classes(added, own[0].shape[1])
+        return best_of_shards(scores, allowed, seen, k)
     scores = jnp.where(allowed[None], ensemble.score(networks, items) + added, -jnp.inf)
     return best_items(scores, seen, k)

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 
 from emkd_jax.data.dataset import Ragged
+from emkd_jax.errors import RunError
 from emkd_jax.evaluation import Evaluator
 from emkd_jax.evaluation.counts import CountMember
 from emkd_jax.evaluation.diversity import Diversity
 from emkd_jax.evaluation.scoring import Scorer
 from emkd_jax.model.counts import CountModel, CountSettings
+from emkd_jax.model.sharded_tables import rows_per_device
 from emkd_jax.serving.recommender import Recommender
 from emkd_jax.training import placement
 from tests.support.tiny import tiny_config, tiny_experiment
@@ -22,23 +24,43 @@ DEVICES = jax.local_devices()
     [{}, {'model__encoder': 'sasrec_plus', 'model__tied': True, 'model__attribute_inputs': True}],
     ids=['cloze, a head of its own', 'next items, tied, attributes'],
 )
-def test_ranks_and_lists_do_not_depend_on_where_the_rows_are(changes):
+@pytest.mark.parametrize('counted', [False, True])
+def test_ranks_and_lists_do_not_depend_on_where_the_rows_are(changes, counted):
     task = 'next_item' if changes else 'cloze'
     made = tiny_experiment(tiny_config(objective__task=task, **changes))
     params = jax.device_get(made.initial_state().params)
     # Larger weights than at the start, so that no two items have nearly the same score.
-    params = jax.tree.map(lambda x: 20 * x if x.ndim == 3 else x, params)
+    params = jax.tree.map(lambda x: 4 * x if x.ndim == 3 else x, params)
+    model = CountModel(made.split.train, made.ensemble.network.num_items, CountSettings())
+    counts = CountMember(model, 2.0) if counted else None
     found = []
     for shards in (1, len(DEVICES)):
         ensemble = made.ensemble.sharded(shards)
         placed = placement.place(params, DEVICES, shards)
-        result = Evaluator(made.config.eval, ensemble, made.split.test)(placed, list_length=5)
-        found.append((result, Diversity(ensemble, made.split.test)(placed)))
-    (whole, differ), (split, differ_split) = found
+        evaluate = Evaluator(made.config.eval, ensemble, made.split.test, counts=counts)
+        result = evaluate(placed, list_length=5)
+        weights = evaluate.find_weight(placed, model)
+        found.append((result, weights, Diversity(ensemble, made.split.test)(placed)))
+    (whole, weights, differ), (split, weights_split, differ_split) = found
     np.testing.assert_array_equal(split.ranks, whole.ranks)
     np.testing.assert_array_equal(split.lists, whole.lists)
     assert split.ensemble == whole.ensemble
+    assert split.without_counts == whole.without_counts
+    assert weights_split == weights
+    assert len(set(weights.values())) > 1
     assert differ_split == pytest.approx(differ, rel=1e-4)
+
+
+@pytest.mark.parametrize('device', range(len(DEVICES)))
+def test_a_score_that_is_not_finite_is_seen_on_whichever_device_it_is(device):
+    made = tiny_experiment(tiny_config())
+    params = jax.device_get(made.initial_state().params)
+    params['item_head_bias'] = params['item_head_bias'].copy()
+    num_items, shards = made.ensemble.network.num_items, len(DEVICES)
+    params['item_head_bias'][-1, rows_per_device(num_items + 1, shards) * device] = np.nan
+    evaluate = Evaluator(made.config.eval, made.ensemble.sharded(shards), made.split.test)
+    with pytest.raises(RunError, match='not finite'):
+        evaluate(placement.place(params, DEVICES, shards))
 
 
 @pytest.mark.parametrize('k', [3, 40])
