@@ -2,14 +2,15 @@
 
 A table has a row for every item: the embeddings of the items, and the kernel and the bias of an
 item head. With the moments of Adam, the tables are nearly all the memory of a model with
-millions of items. With D devices, device s holds R = ceil(rows / D) rows of each table, those from
-s R on; the last device's are filled up with zeros, which nothing reads.
+millions of items. With D devices, device s holds R >= rows / D rows of each table, those from s R
+on; the last ones are filled up with zeros, which nothing reads.
 
 A network never sees a table that is split. It is given a small table instead, which holds the rows
 that the batch looks up, one for each slot, and the items are numbered anew. Encoders, and those
 written elsewhere, therefore need not know about it.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -18,6 +19,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 AXIS = 'devices'  # the pmapped axis over which batches, and the rows of tables, are spread
+# TPUs store tables in tiles of 8 rows. Where R is a multiple, tables of several networks can be
+# read as one table, and a compiled step works on the arrays of the state instead of on copies.
+_TILE = 8
+_LOOKED_UP_AT_A_TIME = 1 << 14  # positions of all devices, whose rows a device holds together
 
 Tables = Float[Array, 'networks rows dim']
 
@@ -50,8 +55,8 @@ def row_axis(path: tuple[Any, ...]) -> int:
 
 
 def rows_per_device(rows: int, shards: int) -> int:
-    """Returns how many rows of a table each of `shards` devices holds."""
-    return -(-rows // shards)
+    """Returns R, how many rows of a table each of `shards` devices holds."""
+    return -(-rows // (shards * _TILE)) * _TILE
 
 
 def split_rows(
@@ -77,9 +82,9 @@ def join_rows(
     return np.take(whole.reshape(shape), np.arange(rows), axis=place)
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def lookup(
-    table: Tables, items: Int[Array, ' positions']
+    table: Tables, items: Int[Array, ' positions'], rows: int
 ) -> Float[Array, 'networks positions dim']:
     """Looks rows up in a table that is split over the devices.
 
@@ -91,24 +96,58 @@ def lookup(
       table: this device's rows of the tables of several networks.
       items: this device's items, numbered as in the whole table. Their number must be the same on
         every device.
+      rows: R, the rows of the table.
     """
-    return _lookup(table, items)[0]
+    networks, _, dim = table.shape
+    flat = table.reshape(-1, dim)
+
+    def some(items):
+        places = _places_in_all(items, networks, rows)
+        return sum_of_own(flat.at[places].get(mode='fill', fill_value=0))
+
+    # Only some positions at a time: those of all devices together may need more than the table.
+    found = jax.lax.map(some, _in_chunks(items, 0))
+    return jnp.moveaxis(found, 0, 1).reshape(networks, -1, dim)[:, : len(items)]
 
 
-def _lookup(table, items):
-    places = local_places(jax.lax.all_gather(items, AXIS, tiled=True), table.shape[1])
-    found = table.at[:, places].get(mode='fill', fill_value=0)
-    return sum_of_own(found), (jnp.zeros_like(table), places)
+def _lookup_forward(table, items, rows):
+    return lookup(table, items, rows), items
 
 
-def _lookup_backward(residuals, grad):
-    zeros, places = residuals
-    grad = jax.lax.all_gather(grad, AXIS, axis=1, tiled=True)
-    no_gradient = np.zeros(len(places) // jax.lax.axis_size(AXIS), jax.dtypes.float0)
-    return zeros.at[:, places].add(grad.astype(zeros.dtype), mode='drop'), no_gradient
+def _lookup_backward(rows, items, grad):
+    networks, _, dim = grad.shape
+
+    def add(sums, chunk):
+        items, grad = chunk
+        grad = jax.lax.all_gather(grad, AXIS, axis=1, tiled=True)
+        return sums.at[_places_in_all(items, networks, rows)].add(grad, mode='drop'), None
+
+    zeros = jnp.zeros((networks * rows, dim), grad.dtype)
+    sums, _ = jax.lax.scan(add, zeros, (_in_chunks(items, 0), _in_chunks(grad, 1)))
+    return sums.reshape(networks, rows, dim), np.zeros(items.shape, jax.dtypes.float0)
 
 
-lookup.defvjp(_lookup, _lookup_backward)
+lookup.defvjp(_lookup_forward, _lookup_backward)
+
+
+def _in_chunks(array, axis):
+    """Chunks of positions, which lie along `axis`; the last is filled up with zeros."""
+    count = array.shape[axis]
+    size = min(count, max(1, _LOOKED_UP_AT_A_TIME // jax.lax.axis_size(AXIS)))
+    padding = [(0, 0)] * array.ndim
+    padding[axis] = (0, -count % size)
+    chunks = (*array.shape[:axis], -1, size, *array.shape[axis + 1 :])
+    return jnp.moveaxis(jnp.pad(array, padding).reshape(chunks), axis, 0)
+
+
+def _places_in_all(items, networks, rows):
+    """Places (networks, positions of all devices) in the tables of all networks, one after another.
+
+    Rows that another device has are behind the last place.
+    """
+    places = local_places(jax.lax.all_gather(items, AXIS, tiled=True), rows)
+    firsts = jnp.arange(networks)[:, None] * rows
+    return jnp.where((places < rows)[None], firsts + places[None], networks * rows)
 
 
 def sum_of_own(
@@ -142,7 +181,8 @@ def with_rows_of(network: Any, params: PyTree, items: Int[Array, '*lead']) -> tu
       The network, its parameters, with a leading axis of networks, and the items, numbered anew.
     """
     count = items.size
-    tokens = lookup(params['encoder']['embedding']['tokens'], items.reshape(-1))
+    tokens = params['encoder']['embedding']['tokens']
+    tokens = lookup(tokens, items.reshape(-1), tokens.shape[1])
     networks, _, dim = tokens.shape
     # In front is the padding item; behind, what the cloze task would have for the mask token.
     encoder = network.encoder.clone(num_items=count)

@@ -34,7 +34,8 @@ class Cost(NamedTuple):
 
     Attributes:
       flops: floating-point operations.
-      bytes_accessed: bytes moved.
+      bytes_accessed: bytes moved. Of the lookups in split item tables, whose positions are looked
+        up in parts, one part counts.
       memory: bytes that must fit into the memory of the device.
       temporary: bytes of it that are neither state nor data.
       between: bytes that the device sends to others; see `bytes_between_devices`.

@@ -1,6 +1,9 @@
 """Bytes between devices: of single operations, and of a step with split item tables."""
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -26,7 +29,48 @@ from tests.unit.planning.test_plan import small_config, windows_of
     ],
 )
 def test_the_fewest_bytes_of_an_operation_count(operation, expected):
-    assert bytes_between_devices(f'  %name = {operation}\n', 4) == expected
+    assert bytes_between_devices(_program(operation), 4) == expected
+
+
+def _program(*operations, rest=''):
+    lines = ''.join(f'  %name.{n} = {text}\n' for n, text in enumerate(operations))
+    return f'HloModule jit_f\n{rest}\nENTRY %main.1 (x: f32[2]) -> f32[2] {{\n{lines}}}\n'
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+    def gathered(x, count):
+        def body(total, row):
+            return total + jax.lax.all_gather(row + total[0], 'devices').sum(0), None
+
+        return jax.lax.scan(body, jnp.zeros(100), jnp.stack([x] * count))[0]
+
+    sent = []
+    for count in (1, 7):
+        step = jax.pmap(functools.partial(gathered, count=count), 'devices')
+        program = step.lower(jnp.ones((4, 100))).compile().as_text()
+        sent.append(bytes_between_devices(program, 4))
+    assert sent == [1200, 7 * 1200]
+
+
+def test_a_loop_of_a_tpu_tells_its_length_in_its_condition():
+    condition = """%until (x: (s32[], f32[8])) -> pred[] {
+  %limit.1 = s32[]{:T(128)} constant(12), metadata={op_name="x"}
+  %x = (s32[], f32[8]) parameter(0)
+  %i = s32[] get-tuple-element(%x), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%i, %limit.1), direction=LT, metadata={}
+}
+%body.2 (x: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %y = f32[8,100]{1,0} all-gather(f32[2,100]{1,0} %x), dimensions={0}
+}
+"""
+    loop = '(s32[], f32[8]) while(%x), condition=%until, body=%body.2'
+    assert bytes_between_devices(_program(loop, rest=condition), 4) == 12 * 2400
+
+
+def test_a_collective_that_runs_beside_other_work_counts_once():
+    gather = 'f32[8,100] all-gather(f32[2,100] %x), frontend_attributes={chain_id="0"}'
+    other = gather.replace('"0"', '"1"')
+    assert bytes_between_devices(_program(gather, gather, other), 4) == 2 * 2400
 
 
 def test_split_tables_need_less_memory_and_other_traffic():

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from emkd_jax.model.sharded_tables import is_table, join_rows, row_axis, split_rows
+from emkd_jax.model.sharded_tables import AXIS, is_table, join_rows, lookup, row_axis, split_rows
 from emkd_jax.training import placement
 from emkd_jax.training.step import TrainingData, compile_train_steps, stack_states
 from emkd_jax.training.sweep import stack_hyper_parameters
@@ -90,6 +90,26 @@ def test_runs_that_train_together_have_split_tables():
             np.testing.assert_allclose(many[name], one[name], rtol=1e-5, atol=1e-6)
 
 
+def test_rows_are_looked_up_a_few_at_a_time(monkeypatch):
+    random = np.random.default_rng(0)
+    table = random.normal(size=(2, 30, 4)).astype(np.float32)
+    items = random.integers(0, 30, (4, 13))
+    grad = random.normal(size=(4, 2, 13, 4)).astype(np.float32)
+    wanted = np.zeros_like(table)
+    np.add.at(wanted, (slice(None), items.reshape(-1)), np.concatenate(list(grad), axis=1))
+    rows = split_rows(table, -2, 4)
+
+    def found(rows, items, grad):
+        values, back = jax.vjp(lambda t: lookup(t, items, t.shape[1]), rows)
+        return values, *back(grad)
+
+    for at_a_time in (1 << 14, 20):  # all, and 5 of each device
+        monkeypatch.setattr('emkd_jax.model.sharded_tables._LOOKED_UP_AT_A_TIME', at_a_time)
+        values, grads = jax.pmap(lambda *args: found(*args), AXIS)(rows, items, grad)
+        np.testing.assert_array_equal(values, table[:, items].swapaxes(0, 1))
+        np.testing.assert_allclose(join_rows(np.asarray(grads), -2, 30), wanted, rtol=1e-6)
+
+
 def test_no_device_holds_a_whole_table_or_its_moments():
     made = tiny_experiment(tiny_config(**PACKED))
     state = placement.place(jax.device_get(made.initial_state()), jax.devices()[:4], 4)
@@ -106,14 +126,16 @@ def test_no_device_holds_a_whole_table_or_its_moments():
 
 
 def test_rows_are_split_and_joined():
-    table = np.arange(2 * 7 * 3.0).reshape(2, 7, 3)
+    table = np.arange(2 * 17 * 3.0).reshape(2, 17, 3)
     split = split_rows(table, -2, 4)
-    assert split.shape == (4, 2, 2, 3)
-    np.testing.assert_array_equal(split[1], table[:, 2:4])
-    assert not split[3, :, 1].any()
-    np.testing.assert_array_equal(join_rows(split, -2, 7), table)
+    assert split.shape == (4, 2, 8, 3)  # whole tiles of 8 rows
+    np.testing.assert_array_equal(split[1], table[:, 8:16])
+    np.testing.assert_array_equal(split[2, :, :1], table[:, 16:])
+    assert not split[2, :, 1:].any()
+    assert not split[3].any()
+    np.testing.assert_array_equal(join_rows(split, -2, 17), table)
     bias = table[..., 0]
-    np.testing.assert_array_equal(join_rows(split_rows(bias, -1, 4), -1, 7), bias)
+    np.testing.assert_array_equal(join_rows(split_rows(bias, -1, 4), -1, 17), bias)
 
 
 def test_a_table_is_told_by_its_name():
