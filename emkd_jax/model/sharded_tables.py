@@ -124,7 +124,9 @@ def _lookup_backward(rows, items, grad):
 
     zeros = jnp.zeros((networks * rows, dim), grad.dtype)
     sums, _ = jax.lax.scan(add, zeros, (_in_chunks(items, 0), _in_chunks(grad, 1)))
-    return sums.reshape(networks, rows, dim), np.zeros(items.shape, jax.dtypes.float0)
+    # Without the barrier, parts of the optimizer would be computed before the reshape, and stored.
+    table_grad = jax.lax.optimization_barrier(sums.reshape(networks, rows, dim))
+    return table_grad, np.zeros(items.shape, jax.dtypes.float0)
 
 
 lookup.defvjp(_lookup_forward, _lookup_backward)
