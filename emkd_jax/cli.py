@@ -256,6 +256,11 @@ def _split(arguments: list[str]) -> tuple[str, str, list[str]]:
             mode = argument
             continue
         if not argument.startswith('-') or argument == '-':
+            if not (mode or rest or config):
+                raise UserError(
+                    f"'{argument}' is not a mode; the first word is one of {', '.join(MODES)}, or "
+                    'an option such as --config=NAME.'
+                )
             raise UserError(f"'{argument}' is not an option; options are written --name=value.")
         key, mark, value = argument.lstrip('-').partition('=')
         if not mark and waiting and not waiting[-1].startswith('--'):

@@ -38,6 +38,10 @@ def test_version(capsys):
         (['recommend'], '--config or --workdir is missing'),
         (['--mode=serf'], '--mode=serf is not known; use one of train, '),
         (['--config=tyos'], "no configuration 'tyos'"),
+        (
+            ['reccommend', '--workdir=x'],
+            "'reccommend' is not a mode; the first word is one of train",
+        ),
         (['--config=toys', 'stray'], "'stray' is not an option"),
         (['--config=toys', '--config.train.batchsize=3'], 'did you mean train.batch_size?'),
         (['--config=toys', '--config.train.batch_size=x'], '--config.train.batch_size=x'),
