@@ -226,9 +226,11 @@ def _run(arguments: list[str]) -> None:
         elif mode.starts_from == 'run':
             from emkd_jax.runs.trained import default_workdir, load_run
 
-            run = load_run(workdir or default_workdir(given.config), given.config)
-            if name == 'distill':
-                more = [given.config, signals]
+            folder, config = workdir or default_workdir(given.config), given.config
+            if name == 'distill':  # the options are those of the student, which is another run
+                run, more = load_run(folder), [config, signals]
+            else:
+                run = load_run(folder, config)
             function(run, *more)
         elif name == 'train':
             from emkd_jax.serving import after_training

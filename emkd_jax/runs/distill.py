@@ -6,6 +6,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from emkd_jax.config import differences, to_json
 from emkd_jax.errors import UserError
 from emkd_jax.runs.console import print_table, say
 from emkd_jax.runs.loop import train
@@ -36,13 +37,19 @@ def distill(
       the ensemble (None where there is no gain).
 
     Raises:
-      UserError: the teacher has not finished.
+      UserError: the teacher has not finished, or the student would have other data.
     """
     if not teacher.results:
         raise UserError(
             f'{teacher.folder} holds no finished run; train the teacher with --mode=train.'
         )
     options = (config or teacher.config).copy_and_resolve_references()
+    changed = differences(to_json(teacher.config), to_json(options))
+    if of_data := [change for change in changed if change.startswith('data.')]:
+        raise UserError(
+            f'A student learns from the data of its teacher, and {"; ".join(of_data)} would change '
+            f'it; leave it out.'
+        )
     options.unlock()
     options.ensemble.num_networks, options.distill.teacher = 1, teacher.workdir
     options.ensemble.members = ''

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from emkd_jax.cli import main
 from emkd_jax.errors import UserError
 from emkd_jax.runs.distill import compare, distill, in_words
 from emkd_jax.runs.experiment import make_experiment
@@ -25,6 +26,19 @@ def test_a_student_is_a_run_of_its_own(finished, capsys):
     tested = evaluate(load_run(folder / 'student'))
     assert tested['test']['window'] == found['test']['student']
     assert len(tested['networks']) == 1
+
+
+def test_a_student_may_have_other_options_but_no_other_data(finished, tmp_path, monkeypatch):
+    folder = shutil.copytree(finished[1], tmp_path / 'run')
+    asked = []
+    monkeypatch.setattr('emkd_jax.runs.cluster.join', lambda *where: None)
+    monkeypatch.setattr('emkd_jax.runs.distill.distill', lambda run, *more: asked.append(more[0]))
+    assert main(['distill', f'--workdir={folder}', '--config.train.num_epochs=9']) == 0
+    assert asked[0].train.num_epochs == 9
+    options = load_run(folder).config
+    options.data.window_step = 7
+    with pytest.raises(UserError, match=r'data\.window_step: 1 -> 7 would change it; leave it out'):
+        distill(load_run(folder), options)
 
 
 def test_what_is_kept_is_the_share_of_the_gain():
