@@ -149,7 +149,7 @@ def read_results(folder: epath.Path, name: str = 'results.json') -> dict[str, An
 def finished_results(
     folder: epath.Path, experiment: Experiment, name: str = 'results.json'
 ) -> dict[str, Any] | None:
-    """`read_results` for a run on the data of the experiment.
+    """`read_results` for a run of the experiment; None if it had fewer epochs.
 
     Raises:
       UserError: the file is damaged, or belongs to other data.
@@ -157,6 +157,9 @@ def finished_results(
     results, present = read_results(folder, name), experiment.data.fingerprint
     if results is not None:
         check_data(folder, results.get('data', {}).get('fingerprint', present), present)
+        epochs = experiment.config.train.num_epochs
+        if results.get('config', {}).get('train', {}).get('num_epochs', epochs) < epochs:
+            return None
     return results
 
 

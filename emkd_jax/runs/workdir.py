@@ -17,10 +17,13 @@ from emkd_jax.data.cache import holds_dataset, save_dataset
 from emkd_jax.data.dataset import Dataset
 from emkd_jax.errors import RunError, UserError
 from emkd_jax.runs.cluster import is_lost_host
+from emkd_jax.runs.console import say
 
 
 def open_workdir(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> epath.Path:
     """Creates the folder of a run, or checks that it belongs to a run of the same configuration.
+
+    The configuration may ask for more epochs than the run had; the folder then belongs to it.
 
     Raises:
       UserError: it belongs to another configuration, or it cannot be used.
@@ -28,10 +31,17 @@ def open_workdir(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> 
     with workdir_errors(workdir):
         folder = epath.Path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / 'config.json').exists():
+        file = folder / 'config.json'
+        begins = not file.exists()
+        if not begins and (before := _fewer_epochs(read_config(folder), config)):
+            say(
+                f'{folder} was begun with {before} epochs and goes on to {config.train.num_epochs}.'
+            )
+            begins = True
+        if not begins:
             check_same_config(folder, config)
         elif jax.process_index() == 0:
-            write_json(folder / 'config.json', to_json(config))
+            write_json(file, to_json(config))
     return folder
 
 
@@ -86,6 +96,14 @@ def check_same_config(folder: epath.Path, config: ml_collections.ConfigDict) -> 
             f'{folder / "config.json"} belongs to a run with another configuration '
             f'({"; ".join(differing)}); choose another --workdir, or the same configuration.'
         )
+
+
+def _fewer_epochs(stored: dict, config: ml_collections.ConfigDict) -> int | None:
+    """The epochs of a stored configuration that differs in nothing but having fewer of them."""
+    requested, epochs = to_json(config), config.train.num_epochs
+    before = stored.get('train', {}).get('num_epochs', epochs)
+    requested['train']['num_epochs'] = before
+    return before if before < epochs and not differences(stored, requested) else None
 
 
 def check_data(folder: epath.Path, stored: str, present: str) -> None:

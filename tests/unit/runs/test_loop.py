@@ -104,9 +104,29 @@ def test_evaluate_gives_the_same_test(finished):
 def test_another_configuration_is_refused_with_the_options_that_differ(finished):
     _, folder = finished
     before = (folder / 'config.json').read_text()
-    with pytest.raises(UserError, match=r'train\.num_epochs: 3 -> 4\).* --workdir'):
-        train(small_config(train__num_epochs=4), workdir=str(folder))
+    with pytest.raises(UserError, match=r'train\.num_epochs: 3 -> 2\).* --workdir'):
+        train(small_config(train__num_epochs=2), workdir=str(folder))
+    other = small_config(train__num_epochs=4, model__dropout=0.7)
+    with pytest.raises(UserError, match=r'model\.dropout: .* -> 0\.7; train\.num_epochs: 3 -> 4'):
+        train(other, workdir=str(folder))
     assert (folder / 'config.json').read_text() == before
+
+
+def test_a_finished_run_goes_on_for_more_epochs(finished, tmp_path, capsys):
+    for epochs in (1, 3):
+        train(small_config(train__num_epochs=epochs), workdir=str(tmp_path))
+    assert 'was begun with 1 epochs and goes on to 3.' in capsys.readouterr().out
+    assert_same_run(tmp_path, finished)
+
+
+def test_finished_runs_that_train_together_go_on_for_more_epochs(tmp_path):
+    for epochs in (1, 2):
+        config = small_config(train__num_epochs=epochs, train__num_seeds=2)
+        results = train(config, workdir=str(tmp_path)).results
+    assert results['config']['train']['num_epochs'] == 2
+    for seed in (0, 1):
+        steps = [line['step'] for line in lines(tmp_path / f'seed_{seed}', 'train')]
+        assert steps == [5, 10]
 
 
 @pytest.mark.parametrize('step, number', [(1, signal.SIGTERM), (7, signal.SIGINT)])
@@ -208,7 +228,7 @@ def test_a_run_keeps_its_data_and_needs_nothing_else_afterwards(finished, tmp_pa
 def test_windows_are_cut_once_for_runs_that_train_together():
     experiment = make_experiment(small_config())
     cut = experiment.rows
-    assert experiment.with_config(small_config(model__dropout=0.3)).rows is cut
+    assert experiment.with_config(small_config(model__dropout=0.7)).rows is cut
     assert experiment.with_config(small_config(model__max_len=5)).rows is not cut
 
 
