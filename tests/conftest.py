@@ -11,6 +11,9 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ['XLA_FLAGS'] = (
     os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=4'
 )
+if 'xla_backend_optimization_level' not in os.environ['XLA_FLAGS']:
+    # The tests compile much and compute little. `.ci/run` tries some of them as users compile.
+    os.environ['XLA_FLAGS'] += ' --xla_backend_optimization_level=0'
 if importlib.metadata.version('jaxlib').startswith('0.10.'):  # XLA aborts on flags it does not know
     # On a machine that stalls, the threads of a collective may meet later than XLA waits for them.
     os.environ['XLA_FLAGS'] += ' --xla_cpu_collective_call_terminate_timeout_seconds=600'
@@ -19,7 +22,7 @@ os.environ.setdefault(
     'JAX_COMPILATION_CACHE_DIR',
     str(pathlib.Path(tempfile.gettempdir(), f'emkd_jax_test_cache_{os.getuid()}')),
 )
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 # More fake devices than cores can abort in an XLA rendezvous; a larger thread pool cures it.
 os.environ.setdefault('NPROC', '16')
 os.environ['no_proxy'] = 'localhost,127.0.0.1'  # processes of a test speak with each other
