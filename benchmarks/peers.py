@@ -1,6 +1,7 @@
 """How long it takes until a model is good: this project beside what a user would pick instead.
 
-    python benchmarks/peers.py FOLDER --source=FOLDER_OF_THE_DATA [--systems=...] [--minutes=10]
+    python benchmarks/peers.py FOLDER --source=FOLDER_OF_THE_DATA [--systems ...] [--minutes=10]
+        [--clone=CLONE_OF_EMKD]
 
 On Toys, each system is trained alone on the machine, one after another, on the same training
 events: this project, and SASRec of RecTools (full and sampled softmax) and of RecBole
@@ -9,7 +10,8 @@ own defaults for the rest. Transition counts (PCTM) stand beside them. After eve
 writes the states of the held-out histories and the embeddings of the items, and this project ranks
 them: the same users, the same rule (the whole history is excluded). The clock runs in training
 alone. A peer ends with the epoch in which its minutes are up, and its best epoch on validation is
-tested.
+tested. With a clone of hw-du/EMKD, the speed of the authors' code at the released sizes is measured
+as well, by `--mode=benchmark` with batches of 32 sequences, and tells how long an epoch would take.
 
 Each peer has a virtual environment of its own, which the first call makes in FOLDER. The result
 is FOLDER/peers.json, FOLDER/peers.png, and a table. Systems of an earlier call that are not named
@@ -60,6 +62,7 @@ PEERS = {
     'RecBole: SASRec, cross-entropy': ('recbole', RECBOLE, ()),
 }
 COUNTS = 'transition counts (PCTM)'
+ORIGINAL = 'EMKD of its authors, released sizes'
 
 
 def absolute(path):
@@ -188,12 +191,30 @@ def counts(experiment):
     }
 
 
+def original(folder, clone, source):
+    """The time of an epoch of the authors' code, from the speed of some of its steps."""
+    work = folder / 'original'
+    command = [sys.executable, HERE.parent / 'launch.py', 'benchmark', '--config=toys']
+    command += [f'--config.data.source={source}', '--config.train.batch_size=32']
+    run_alone([*command, f'--pytorch_repo={clone}', f'--workdir={work}'], folder / 'original.txt')
+    found = json.loads((work / 'benchmark.json').read_text())
+    speed = found['sequences_per_second']['original']
+    return {
+        'seconds an epoch': round(found['sizes']['windows'] / speed, 1),
+        'peak memory': found['peak_host_bytes']['original'],
+        'sequences a second': speed,
+    }
+
+
 def draw(systems, file):
     """Draws validation NDCG@10 against the seconds of training, on a logarithmic axis."""
     with figure(file, width=8.0, height=4.2) as [axis]:
         for number, (name, found) in enumerate(systems.items()):
-            seconds = [point['seconds'] for point in found['curve']]
-            values = [point['NDCG@10'] for point in found['curve']]
+            curve = found.get('curve', [])  # not there where only the speed was measured
+            if not curve:
+                continue
+            seconds = [max(point['seconds'], 0.1) for point in curve]  # the axis has no 0
+            values = [point['NDCG@10'] for point in curve]
             axis.plot(seconds, values, 'o-', markersize=3.5, label=name, color=COLOURS[number])
         axis.set_xscale('log')
         axis.set_xlabel('seconds of training on two CPU cores')
@@ -206,18 +227,14 @@ def summary(record):
     """The table of a record: one row for each system."""
     rows = []
     for name, found in record['systems'].items():
-        best = next(p for p in found['curve'] if p['epoch'] == found['best epoch'])
+        trained = ['', '', *('' for _ in METRICS)]
+        if 'curve' in found:
+            best = next(p for p in found['curve'] if p['epoch'] == found['best epoch'])
+            tested = [f'{found["test"][metric]:.4f}' for metric in METRICS]
+            trained = [f'{best["seconds"]:.0f}', f'{best["NDCG@10"]:.4f}', *tested]
         memory = found.get('peak memory')
-        rows.append(
-            [
-                name,
-                f'{found["seconds an epoch"]:.1f}',
-                f'{best["seconds"]:.0f}',
-                f'{best["NDCG@10"]:.4f}',
-                *(f'{found["test"][metric]:.4f}' for metric in METRICS),
-                f'{memory / 2**30:.1f}' if memory else '',
-            ]
-        )
+        gibibytes = f'{memory / 2**30:.1f}' if memory else ''
+        rows.append([name, f'{found["seconds an epoch"]:.1f}', *trained, gibibytes])
     return rows
 
 
@@ -226,7 +243,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('folder', type=absolute)
     parser.add_argument('--source', type=absolute, required=True)
-    parser.add_argument('--systems', nargs='*', default=[COUNTS, *OURS, *PEERS])
+    parser.add_argument('--systems', nargs='*', default=[COUNTS, *OURS, *PEERS, ORIGINAL])
+    parser.add_argument('--clone', type=absolute, help='of hw-du/EMKD; without it, it is left out')
     parser.add_argument('--minutes', type=float, default=10.0, help='for each peer')
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
@@ -247,6 +265,9 @@ def main():
         print(name, flush=True)
         if name == COUNTS:
             systems[name] = counts(experiment)
+        elif name == ORIGINAL:
+            if given.clone:
+                systems[name] = original(given.folder, given.clone, given.source)
         elif name in OURS:
             systems[name] = ours(given.folder, name, given.source)
         else:
