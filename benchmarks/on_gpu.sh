@@ -10,6 +10,8 @@
 #     training   the whole training and its test
 #     plan       memory, work and roofline of the train step on this GPU
 #     tuned      beside the original with TF32
+#     peers      SASRec of this project, RecTools and RecBole, for a minute each; Toys alone, where
+#                the options have --config.data.source=FOLDER
 #
 # Parts that have a JSON file are not measured again, and training resumes, so a second call
 # continues where the first one ran out of time. Variables of the environment: CONFIG
@@ -26,7 +28,7 @@ mkdir -p "$folder" || exit 1
 export JAX_COMPILATION_CACHE_DIR="$folder/compiled"
 failed=0
 
-# part NAME FLAGS...: runs launch.py, and its last line of output becomes NAME.json.
+# part NAME SCRIPT FLAGS...: runs a script, and its last line of output becomes NAME.json.
 part() {
     local name=$1 left=$((${SECONDS_LEFT:-570} - SECONDS)) began=$SECONDS
     shift
@@ -34,8 +36,7 @@ part() {
         echo "$name: already measured"
         return
     fi
-    if [ $left -gt 0 ] && timeout --kill-after=20 $left "${PYTHON:-python}" launch.py \
-        "--config=${CONFIG:-configs/toys.py}" "--workdir=$folder/$name" "$@" \
+    if [ $left -gt 0 ] && timeout --kill-after=20 $left "${PYTHON:-python}" "$@" \
         > "$folder/$name.out" 2> "$folder/$name.log"; then
         tail -n 1 "$folder/$name.out" > "$folder/$name.json"
         echo "$name: done in $((SECONDS - began)) s"
@@ -45,10 +46,26 @@ part() {
     fi
 }
 
-part released --mode=benchmark "--pytorch_repo=$clone" "$@"
-part training --mode=train "$@"
-part plan --mode=plan "$@"
-part tuned --mode=benchmark "--pytorch_repo=$clone" --torch_tuned "$@"
-# The figures of the training are in its workdir.
+# launch NAME FLAGS...: a part that is a mode of launch.py.
+launch() {
+    local name=$1
+    shift
+    part "$name" launch.py "--config=${CONFIG:-configs/toys.py}" "--workdir=$folder/$name" "$@"
+}
+
+source=
+for option; do
+    case "$option" in --config.data.source=*) source=${option#*=} ;; esac
+done
+launch released --mode=benchmark "--pytorch_repo=$clone" "$@"
+launch training --mode=train "$@"
+launch plan --mode=plan "$@"
+launch tuned --mode=benchmark "--pytorch_repo=$clone" --torch_tuned "$@"
+case "${CONFIG:-toys}:$source" in
+    *toys*:?*) part peers benchmarks/peers.py "$folder/peers" "--source=$source" --minutes=1 ;;
+    *) echo 'peers: left out; they need Toys and --config.data.source=FOLDER' ;;
+esac
+# The figures of the training, and of the peers, are in their folders.
 [ -s "$folder/training.json" ] && cp "$folder/training/results.json" "$folder/training.json"
+[ -s "$folder/peers.json" ] && cp "$folder/peers/peers.json" "$folder/peers.json"
 exit $failed

@@ -206,7 +206,7 @@ def original(folder, clone, source):
     }
 
 
-def draw(systems, file):
+def draw(systems, device, file):
     """Draws validation NDCG@10 against the seconds of training, on a logarithmic axis."""
     with figure(file, width=8.0, height=4.2) as [axis]:
         for number, (name, found) in enumerate(systems.items()):
@@ -217,7 +217,7 @@ def draw(systems, file):
             values = [point['NDCG@10'] for point in curve]
             axis.plot(seconds, values, 'o-', markersize=3.5, label=name, color=COLOURS[number])
         axis.set_xscale('log')
-        axis.set_xlabel('seconds of training on two CPU cores')
+        axis.set_xlabel(f'seconds of training on {device}')
         axis.set_ylabel('validation NDCG@10')
         axis.set_ylim(bottom=0)
         axis.legend(loc='upper left', bbox_to_anchor=(1.0, 1.0))
@@ -276,7 +276,7 @@ def main():
             except RuntimeError as error:
                 print(error, flush=True)
         file.write_text(json.dumps(record, indent=2) + '\n')
-        draw(systems, epath.Path(given.folder / 'peers.png'))
+        draw(systems, record['device'], epath.Path(given.folder / 'peers.png'))
     print_table(
         'Toys: time to accuracy',
         ['', 's/epoch', 's to best', 'validation NDCG@10', *METRICS, 'GiB'],

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 
 from tests.support import ROOT as _ROOT
@@ -18,6 +19,9 @@ case "$*" in
     *--mode=train*)
         mkdir -p {tmp_path}/out/training
         echo '{{"steps": 7}}' > {tmp_path}/out/training/results.json ;;
+    benchmarks/peers.py*)
+        mkdir -p {tmp_path}/out/peers
+        echo '{{"systems": {{}}}}' > {tmp_path}/out/peers/peers.json ;;
 esac
 echo table
 echo '{{"speedup": 2}}'
@@ -68,3 +72,14 @@ def test_batch_script_stops_when_its_time_is_up(tmp_path):
     done, calls = _on_gpu(tmp_path, SECONDS_LEFT='0')
     assert done.returncode == 1
     assert not calls
+
+
+def test_peers_are_measured_where_the_data_of_toys_are_named(tmp_path):
+    done, calls = _on_gpu(tmp_path, '--config.data.source=/data')
+    assert calls[-1] == f'benchmarks/peers.py {tmp_path}/out/peers --source=/data --minutes=1'
+    assert json.loads((tmp_path / 'out' / 'peers.json').read_text()) == {'systems': {}}
+    assert 'peers: done' in done.stdout
+    shutil.rmtree(tmp_path / 'out')
+    done, calls = _on_gpu(tmp_path, '--config.data.source=/data', CONFIG='configs/beauty.py')
+    assert not [call for call in calls if 'benchmarks/peers.py' in call]
+    assert 'peers: left out; they need Toys' in done.stdout
