@@ -66,6 +66,16 @@ def named(stored):
     return f'{data}:{stored["name"].removeprefix(data + "_")}'
 
 
+def command(stored):
+    """Returns the command of a run."""
+    options = ''
+    for change in changed_options(stored):
+        name, _, values = change.partition(': ')
+        options += f' --config.{name}={values.rpartition(" -> ")[2]}'
+    start = f'python launch.py --config={named(stored)} --config.data.source=FOLDER'
+    return f'{start} --config.seed=SEED{options}'
+
+
 def changed_options(stored):
     """Returns the options of a run that its named configuration does not have."""
     config = to_json(get_config(named(stored)))
@@ -83,8 +93,7 @@ def summarise(folders):
             raise SystemExit(f'{folders[0]} and another run differ: {"; ".join(changes)}')
     with_counts = 'counts' in first
     return {
-        'command': f'python launch.py --config={named(first["config"])} '
-        '--config.data.source=FOLDER --config.seed=SEED',
+        'command': command(first['config']),
         'config': first['config'],
         'changed': changed_options(first['config']),
         'data': first['data'],
