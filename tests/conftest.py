@@ -1,5 +1,6 @@
 """The strictness every test runs under; set before jax starts."""
 
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -41,6 +42,17 @@ def pytest_make_parametrize_id(val):
     if isinstance(val, bytes | str) and len(val) > 100:
         return f'{type(val).__name__}{len(val)}'
     return None
+
+
+@pytest.fixture(autouse=True, scope='module')
+def few_programs():
+    """Frees the compiled programs of a module.
+
+    Each has memory mappings, of which a process may have 65,530 on Linux; beyond them, XLA aborts.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope='session')
