@@ -210,8 +210,8 @@ def draw(systems, device, file):
     """Draws validation NDCG@10 against the seconds of training, on a logarithmic axis."""
     with figure(file, width=8.0, height=4.2) as [axis]:
         for number, (name, found) in enumerate(systems.items()):
-            curve = found.get('curve', [])  # not there where only the speed was measured
-            if not curve:
+            curve = found.get('curve')
+            if curve is None:  # only the speed was measured
                 continue
             seconds = [max(point['seconds'], 0.1) for point in curve]  # the axis has no 0
             values = [point['NDCG@10'] for point in curve]
@@ -227,7 +227,7 @@ def summary(record):
     """The table of a record: one row for each system."""
     rows = []
     for name, found in record['systems'].items():
-        trained = ['', '', *('' for _ in METRICS)]
+        trained = [''] * (2 + len(METRICS))
         if 'curve' in found:
             best = next(p for p in found['curve'] if p['epoch'] == found['best epoch'])
             tested = [f'{found["test"][metric]:.4f}' for metric in METRICS]

@@ -66,10 +66,10 @@ def named(stored):
     return f'{data}:{stored["name"].removeprefix(data + "_")}'
 
 
-def command(stored):
-    """Returns the command of a run."""
+def command(stored, changed):
+    """Returns the command of a run with its `changed_options`."""
     options = ''
-    for change in changed_options(stored):
+    for change in changed:
         name, _, values = change.partition(': ')
         options += f' --config.{name}={values.rpartition(" -> ")[2]}'
     start = f'python launch.py --config={named(stored)} --config.data.source=FOLDER'
@@ -92,10 +92,11 @@ def summarise(folders):
         if changes:
             raise SystemExit(f'{folders[0]} and another run differ: {"; ".join(changes)}')
     with_counts = 'counts' in first
+    changed = changed_options(first['config'])
     return {
-        'command': command(first['config']),
+        'command': command(first['config'], changed),
         'config': first['config'],
-        'changed': changed_options(first['config']),
+        'changed': changed,
         'data': first['data'],
         'seeds': [result['config']['seed'] for result in results],
         'test': {

@@ -48,7 +48,7 @@ def distill(
     if of_data := [change for change in changed if change.startswith('data.')]:
         raise UserError(
             f'A student learns from the data of its teacher, and {"; ".join(of_data)} would change '
-            f'it; leave it out.'
+            'it; leave it out.'
         )
     options.unlock()
     options.ensemble.num_networks, options.distill.teacher = 1, teacher.workdir

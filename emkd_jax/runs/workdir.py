@@ -32,15 +32,14 @@ def open_workdir(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> 
         folder = epath.Path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / 'config.json'
-        begins = not file.exists()
-        if not begins and (before := _fewer_epochs(read_config(folder), config)):
-            say(
-                f'{folder} was begun with {before} epochs and goes on to {config.train.num_epochs}.'
-            )
-            begins = True
-        if not begins:
+        before = _fewer_epochs(read_config(folder), config) if file.exists() else 0
+        if before is None:
             check_same_config(folder, config)
-        elif jax.process_index() == 0:
+            return folder
+        if before:
+            epochs = config.train.num_epochs
+            say(f'{folder} was begun with {before} epochs and goes on to {epochs}.')
+        if jax.process_index() == 0:
             write_json(file, to_json(config))
     return folder
 
