@@ -23,7 +23,7 @@ from emkd_jax.training.step import (
     one_step,
 )
 from tests.support.golden_cases import relative_error
-from tests.support.tiny import tiny_config, tiny_experiment
+from tests.support.tiny import tiny_config, tiny_experiment, without_key_bias
 
 
 @functools.cache
@@ -69,17 +69,6 @@ def trajectories():
         sums += [steps(1).sums for _ in range(19)]
         runs[num_devices] = sums, first, steps.state
     return runs
-
-
-def without_key_bias(params):
-    """Drops the bias of the keys, which softmax ignores: Adam magnifies its rounding errors."""
-    for name, block in params['encoder'].items():
-        if name.startswith('block_'):
-            bias = block['attention']['qkv_bias']
-            block['attention']['qkv_bias'] = np.delete(
-                bias, np.arange(bias.shape[1] // 3, 2 * bias.shape[1] // 3), axis=1
-            )
-    return params
 
 
 @pytest.mark.parametrize('num_devices', [2, 4])
