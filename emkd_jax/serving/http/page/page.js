@@ -207,6 +207,8 @@ async function update() {
     return;
   }
   if (user === null) showHistory(history);
+  // Until the answer is there, the page shows that its lists are those of the history before.
+  byId('answers').setAttribute('aria-busy', 'true');
   const who = user === null ? { history: history.map((item) => item.item) } : { user };
   try {
     const answer = await ask('compare', { ...who, k: K });
@@ -214,6 +216,7 @@ async function update() {
     showHistory(answer.history);
     showLists(answer.lists);
     byId('answers').hidden = false;
+    byId('answers').setAttribute('aria-busy', 'false');
   } catch (error) {
     if (number === asked) showProblem(error.message);
   }
