@@ -248,9 +248,9 @@ EVENT_LOG_OPTIONS: dict[str, Option] = {
     ),
     'data.engine': Option(
         'duckdb',
-        'What reads, filters and sorts the log: duckdb, on this machine, or spark, for a table of '
-        'its catalogue or a path that it reads.',
-        choices=('duckdb', 'spark'),
+        'What reads, filters and sorts the log: duckdb, on this machine; spark, for a table of its '
+        'catalogue or a path that it reads; or bigquery, for a table project.dataset.table.',
+        choices=('duckdb', 'spark', 'bigquery'),
     ),
     'data.table': Option(
         '', 'Table of the events, if data.source is a database file. Empty: its only table.'

@@ -9,6 +9,7 @@ import ml_collections
 from configs import custom as custom_config
 from emkd_jax.data import event_log
 from emkd_jax.data.dataset import Dataset
+from emkd_jax.data.event_log.engine import Engine
 
 
 def options(source, **changes) -> ml_collections.ConfigDict:
@@ -44,3 +45,19 @@ def attributes(data: Dataset) -> dict:
         item: set(data.item_attributes[row][data.item_attributes[row] >= 0].tolist())
         for row, item in enumerate(data.item_ids.tolist(), 1)
     }
+
+
+def times_of_dates(engine: Engine) -> dict:
+    """{date: microseconds, or None where it is none}, of dates in all forms of ISO 8601."""
+    dates = [
+        f'{day}{time}{zone}'
+        for day in ('2031-01-09', '2031/1/9', '2031-13-09')
+        for time in ('', ' 10', 'T10', 'T1:5', ' 10:05', 'T10:05:03', ' 10:05:03,25', ' 25:00')
+        for zone in ('', 'Z', ' UTC', ' GMT', '+02', '-08:30', '+0530', ' +02', ' -08:30')
+        if (day, time) != ('2031/1/9', 'T10')  # which all but DuckDB read
+    ]
+    query = ' UNION ALL '.join(
+        f"SELECT {place} AS place, iso_microseconds('{date}') AS time"
+        for place, date in enumerate(dates)
+    )
+    return {dates[place]: time for place, time in engine.rows(query)}

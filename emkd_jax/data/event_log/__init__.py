@@ -1,10 +1,11 @@
 """An event log of one's own, read into a `Dataset`.
 
 files.py       logs in files; formats.py: which format, each with a module: tables, s3rec, ...
-remote.py      logs at an address, as s3:// has them; spark.py: logs that Spark reads
+remote.py      logs at an address, as s3:// has them
+warehouse.py   logs that are sorted where they lie, by spark.py or bigquery.py
 columns.py     which column is which; times.py: how times are written
 rows.py        rows, and what is wrong with them
-events.py      filters and order, in an engine (engine.py): a DuckDB database on disk, or Spark
+events.py      filters and order, in an engine (engine.py): DuckDB on disk, or a warehouse
 splits.py      a split by time (leave-one-out needs nothing here)
 items.py       attributes and titles
 
@@ -30,12 +31,11 @@ from emkd_jax.config import base_config, check_config, set_options
 from emkd_jax.data.atomic import atomic_folder
 from emkd_jax.data.cache import read_dataset, save_dataset
 from emkd_jax.data.dataset import Dataset
-from emkd_jax.data.event_log import items, splits
+from emkd_jax.data.event_log import bigquery, items, spark, splits
 from emkd_jax.data.event_log.files import opened_files
 from emkd_jax.data.event_log.found_log import FoundLog
 from emkd_jax.data.event_log.remote import is_address, opened_address
 from emkd_jax.data.event_log.report import Report
-from emkd_jax.data.event_log.spark import opened_table
 from emkd_jax.data.prepared import data_dir
 from emkd_jax.errors import UserError
 
@@ -88,7 +88,9 @@ def prepare(options: ml_collections.ConfigDict) -> pathlib.Path:
 
 def _opened(options: ml_collections.ConfigDict) -> AbstractContextManager[FoundLog]:
     if options.engine == 'spark':
-        return opened_table(options)
+        return spark.opened_table(options)
+    if options.engine == 'bigquery':
+        return bigquery.opened_table(options)
     return opened_address(options) if is_address(options.source) else opened_files(options)
 
 

@@ -1,4 +1,4 @@
-"""What filters and sorts a log: DuckDB on this machine, or Spark where the log is.
+"""What filters and sorts a log: DuckDB on this machine, or Spark or BigQuery where the log is.
 
 Everything that decides about a log (its filters, the k-core, the order and the numbers of users and
 items) is written once, in SQL of DuckDB's dialect. An engine with another dialect has it translated

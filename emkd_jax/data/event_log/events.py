@@ -153,13 +153,13 @@ def _find_core(engine, options, cuts, report):
     in_training = 'true' if cuts is None else f'time < {cuts.validation}'
     engine.keep('core', f'SELECT * FROM events WHERE {in_training}')
     before = _count(engine, 'core')
-    enough = ' '.join(
-        f'SEMI JOIN (SELECT {role}_number FROM core GROUP BY {role}_number '
-        f'HAVING count(*) >= {count}) USING ({role}_number)'
+    enough = ' AND '.join(
+        f'{role}_number IN (SELECT {role}_number FROM core GROUP BY {role}_number '
+        f'HAVING count(*) >= {count})'
         for role, count in least.items()
     )
     rounds = 1
-    while _replace(engine, 'core', f'SELECT user_number, item_number FROM core {enough}'):
+    while _replace(engine, 'core', f'SELECT user_number, item_number FROM core WHERE {enough}'):
         rounds += 1
     left = _count(engine, 'core')
     rule = f'{least["user"]} events and every item {least["item"]}'
@@ -181,13 +181,13 @@ def _find_core(engine, options, cuts, report):
 
 def _keep_known(engine, cuts, report):
     """Leaves the events on known items; of known users only, where the split is not by time."""
-    users = 'SEMI JOIN known_users ON user_number = known_users.number' if cuts is None else ''
+    users = 'AND user_number IN (SELECT number FROM known_users)' if cuts is None else ''
     dropped = _replace(
         engine,
         'events',
         f"""
         SELECT user_number, item_number, time, place FROM events
-        SEMI JOIN known_items ON item_number = known_items.number {users}
+        WHERE item_number IN (SELECT number FROM known_items) {users}
     """,
     )
     if cuts is not None:
@@ -196,16 +196,15 @@ def _keep_known(engine, cuts, report):
 
 def _rank(engine, role, kept):
     """Table {role}_ranks (number, rank from 0) in the order of the names of `kept`; these names."""
-    numeric = engine.rows(
-        f'SELECT bool_and({ids.IS_NUMBER}) FROM {role}s SEMI JOIN {kept} USING (number)'
-    )[0][0]
+    these = f'{role}s WHERE number IN (SELECT number FROM {kept})'
+    numeric = engine.rows(f'SELECT bool_and({ids.IS_NUMBER}) FROM {these}')[0][0]
     engine.keep(
         f'{role}_ranks',
         f"""
         SELECT number, name, row_number() OVER (
             ORDER BY {'name::BIGINT' if numeric else 'name'}
         )::INTEGER - 1 AS rank
-        FROM {role}s SEMI JOIN {kept} USING (number)
+        FROM {these}
         """,
     )
     return ids.as_array(_column(engine, f'SELECT name FROM {role}_ranks ORDER BY rank'))
@@ -220,7 +219,9 @@ def _fetch(engine, cuts, report):
     user_ids = _rank(engine, 'user', 'left_users')
     item_ids = _rank(engine, 'item', 'known_items')
     trained = np.array(
-        _column(engine, 'SELECT rank FROM user_ranks SEMI JOIN known_users USING (number)'),
+        _column(
+            engine, 'SELECT rank FROM user_ranks WHERE number IN (SELECT number FROM known_users)'
+        ),
         np.int32,
     )
     trained.sort()

@@ -55,7 +55,7 @@ def store(engine: Engine, relation: str, values: EventValues) -> None:
             f"WHEN {name} IS NULL OR {name} = '' THEN 'the {role} is empty' "
             f"WHEN {name} IN {_MISSING_SQL} THEN 'the {role} is missing (' || {name} || ')' "
             f"WHEN length({name}) > {_LONGEST_ID} THEN 'the {role} is longer than {_LONGEST_ID} "
-            f"characters' WHEN contains({name}, chr(0)) THEN 'the {role} has a NUL character' "
+            f"characters' WHEN strpos({name}, chr(0)) > 0 THEN 'the {role} has a NUL character' "
             f"WHEN regexp_matches({name}, '[\\t\\r\\n]') "
             f"THEN 'the {role} has a tab or a line break in it'"
         )

@@ -6,6 +6,7 @@ histories leave it. https://spark.apache.org/docs/latest/configuration.html
 """
 
 import contextlib
+import functools
 import logging
 import pathlib
 from collections.abc import Iterator
@@ -15,14 +16,17 @@ import ml_collections
 import pyarrow
 import pyarrow.ipc
 
-from emkd_jax.data.event_log import formats
 from emkd_jax.data.event_log.database import ISO
 from emkd_jax.data.event_log.engine import Engine, quoted
-from emkd_jax.data.event_log.event_table import fill, typed_table
-from emkd_jax.data.event_log.events import Events, collect
+from emkd_jax.data.event_log.event_table import typed_table
 from emkd_jax.data.event_log.found_log import FoundLog
-from emkd_jax.data.event_log.report import Report
-from emkd_jax.data.event_log.rows import report_by_ids
+from emkd_jax.data.event_log.warehouse import (
+    log_in_warehouse,
+    reason,
+    refuse_missing_times,
+    refuse_sequences,
+    translated,
+)
 from emkd_jax.errors import UserError
 
 _LOG = 'emkd_log'  # the view of the log as it lies there
@@ -117,16 +121,14 @@ def opened_table(options: ml_collections.ConfigDict) -> Iterator[FoundLog]:
     """
     path = pathlib.PurePath(options.source)
     with _open_spark(options.source) as engine:
-        table = _find(engine, options)
-
-        def read(scratch: pathlib.Path, report: Report) -> Events:
-            fill(engine, table, options, path, report)
-            _report_damaged(engine, path, report)
-            report_by_ids(engine, path, report)
-            return collect(engine, options, path, report)
-
-        item_file = formats.item_file(options.attributes)
-        yield FoundLog(path, '', _fingerprint(engine), item_file, read)
+        look = _find(engine, options)
+        yield log_in_warehouse(
+            engine,
+            look,
+            _fingerprint(engine),
+            options,
+            lambda report: _report_damaged(engine, path, report),
+        )
 
 
 @contextlib.contextmanager
@@ -151,13 +153,13 @@ def _open_spark(source):
         engine = Spark(whole.newSession())
     except failures as error:
         raise UserError(
-            f'Spark cannot be reached ({_reason(error)}); it needs a Java runtime here, and finds '
+            f'Spark cannot be reached ({reason(error)}); it needs a Java runtime here, and finds '
             'its cluster by PYSPARK_SUBMIT_ARGS or spark-defaults.conf.'
         ) from error
     try:
         yield engine
     except failures as error:
-        raise UserError(f'Spark cannot read or sort {source} ({_reason(error)}).') from error
+        raise UserError(f'Spark cannot read or sort {source} ({reason(error)}).') from error
     finally:
         with contextlib.suppress(*failures):
             for view in engine.session.catalog.listTables():
@@ -166,7 +168,7 @@ def _open_spark(source):
 
 
 def _find(engine, options):
-    """The `EventTable` of `data.source`, in the view `_LOG`.
+    """Makes `data.source` the view `_LOG`; returns what makes an `EventTable` of it.
 
     A source with a slash in it is a file, a folder or a pattern, in any place that Spark reads;
     anything else is a table of its catalogue. Events of the same user and time keep the order of
@@ -175,11 +177,7 @@ def _find(engine, options):
     from pyspark.sql import functions
 
     source = options.source
-    if options.sequence_column:
-        raise UserError(
-            'Rows that hold whole histories are read with data.engine=duckdb only; leave '
-            'data.sequence_column out, or make a row of each event with Spark.'
-        )
+    refuse_sequences(options)
     is_path = '/' in source or pathlib.Path(source).exists()
     frame = _files(engine, source, options) if is_path else engine.session.table(source)
     fields = _fields(frame.schema)
@@ -189,16 +187,14 @@ def _find(engine, options):
             file['file_path'], file['file_block_start'], functions.monotonically_increasing_id()
         )
         frame = frame.withColumn(_PLACE, place)
-    elif options.time_column == 'none':
-        raise UserError(
-            f'The rows of the table {source} have no order; name the column of their times with '
-            '--config.data.time_column.'
-        )
+    else:
+        refuse_missing_times(options)
     frame.createOrReplaceTempView(_LOG)
     relation = _LOG
     if _DAMAGED in frame.columns:
         relation = f'(SELECT * FROM {_LOG} WHERE {_DAMAGED} IS NULL)'
-    return typed_table(engine, relation, fields, place=_PLACE if is_path else None)
+    place = _PLACE if is_path else None
+    return functools.partial(typed_table, engine, relation, fields, place=place)
 
 
 def _fingerprint(engine):
@@ -261,25 +257,17 @@ def _fields(schema, path=()):
 
 
 def _translated(query):
-    """A query in the dialect of Spark."""
-    import sqlglot
     from sqlglot import expressions
 
-    def renamed(node):
-        if isinstance(node, expressions.Anonymous):
-            if node.name.lower() == 'epoch_us':
-                node.set('this', 'unix_micros')
-            if node.name.lower() == 'try_strptime':
-                text, pattern = node.expressions
-                # SQLGlot knows the form of Spark's patterns, but not the function that never fails.
-                dated = expressions.StrToTime(this=expressions.Null(), format=pattern).sql('spark')
-                pattern = expressions.Literal.string(dated.split("'")[1])
-                return expressions.Anonymous(this='try_to_timestamp', expressions=[text, pattern])
-        return node
+    def try_strptime(arguments):
+        text, pattern = arguments
+        # SQLGlot knows the form of Spark's patterns, but not the function that never fails.
+        dated = expressions.StrToTime(this=expressions.Null(), format=pattern).sql('spark')
+        pattern = expressions.Literal.string(dated.split("'")[1])
+        return expressions.Anonymous(this='try_to_timestamp', expressions=[text, pattern])
 
-    return sqlglot.parse_one(query, read='duckdb').transform(renamed).sql('spark')
-
-
-def _reason(error):
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]
+    functions = {
+        'epoch_us': lambda time: expressions.Anonymous(this='unix_micros', expressions=time),
+        'try_strptime': try_strptime,
+    }
+    return translated(query, 'spark', functions)
