@@ -10,7 +10,6 @@ that the batch looks up, one for each slot, and the items are numbered anew. Enc
 written elsewhere, therefore need not know about it.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -82,9 +81,9 @@ def join_rows(
     return np.take(whole.reshape(shape), np.arange(rows), axis=place)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@jax.custom_vjp
 def lookup(
-    table: Tables, items: Int[Array, ' positions'], rows: int
+    table: Tables, items: Int[Array, ' positions']
 ) -> Float[Array, 'networks positions dim']:
     """Looks rows up in a table that is split over the devices.
 
@@ -96,9 +95,8 @@ def lookup(
       table: this device's rows of the tables of several networks.
       items: this device's items, numbered as in the whole table. Their number must be the same on
         every device.
-      rows: R, the rows of the table.
     """
-    networks, _, dim = table.shape
+    networks, rows, dim = table.shape
     flat = table.reshape(-1, dim)
 
     def some(items):
@@ -110,12 +108,12 @@ def lookup(
     return jnp.moveaxis(found, 0, 1).reshape(networks, -1, dim)[:, : len(items)]
 
 
-def _lookup_forward(table, items, rows):
-    return lookup(table, items, rows), items
+def _lookup_forward(table, items):
+    return lookup(table, items), (table.shape, items)
 
 
-def _lookup_backward(rows, items, grad):
-    networks, _, dim = grad.shape
+def _lookup_backward(kept, grad):
+    (networks, rows, dim), items = kept
 
     def add(sums, chunk):
         items, grad = chunk
@@ -184,7 +182,7 @@ def with_rows_of(network: Any, params: PyTree, items: Int[Array, '*lead']) -> tu
     """
     count = items.size
     tokens = params['encoder']['embedding']['tokens']
-    tokens = lookup(tokens, items.reshape(-1), tokens.shape[1])
+    tokens = lookup(tokens, items.reshape(-1))
     networks, _, dim = tokens.shape
     # In front is the padding item; behind, what the cloze task would have for the mask token.
     encoder = network.encoder.clone(num_items=count)

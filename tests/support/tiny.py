@@ -1,5 +1,6 @@
 """A run small enough for tests: 40 users, 30 items, every part of the objective on."""
 
+import jax
 import numpy as np
 
 from emkd_jax.config import base_config
@@ -65,12 +66,17 @@ def tiny_experiment(config=None, data=None):
     )
 
 
-def without_key_bias(params):
-    """Drops the bias of the keys, which softmax ignores: Adam magnifies its rounding errors."""
-    for name, block in params['encoder'].items():
-        if name.startswith('block_'):
-            bias = block['attention']['qkv_bias']
-            block['attention']['qkv_bias'] = np.delete(
-                bias, np.arange(bias.shape[1] // 3, 2 * bias.shape[1] // 3), axis=1
-            )
-    return params
+def without_key_bias(tree):
+    """{path: array} of a tree without the bias of the keys of attention.
+
+    Softmax ignores it: its gradient is a rounding error, which Adam magnifies.
+    """
+    kept = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        name = jax.tree_util.keystr(path)
+        if name.endswith("['qkv_bias']"):
+            third = leaf.shape[-1] // 3
+            kept[name] = np.delete(leaf, np.arange(third, 2 * third), axis=-1)
+        elif not ('attention' in name and name.endswith("['key']['bias']")):
+            kept[name] = leaf
+    return kept

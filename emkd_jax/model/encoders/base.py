@@ -167,7 +167,7 @@ class SequenceEncoder(nn.Module):
 
         Args:
           x: the embedded items.
-          items: the items that are embedded, after the shift if the encoder is causal.
+          segments: of each slot, the number of its segment in the row; 0 is padding.
           keys: a hash key for each slot, or None; see `__call__`. `each_block` derives the keys of
             the blocks, with which the `site` of `hash_rng.dropout` starts from 0 in each block.
           last_only: whether to return the last slot alone.

@@ -11,7 +11,7 @@ from emkd_jax.training import placement
 from emkd_jax.training.step import TrainingData, compile_train_steps, stack_states
 from emkd_jax.training.sweep import stack_hyper_parameters
 from tests.support.golden_cases import relative_error
-from tests.support.tiny import tiny_config, tiny_experiment
+from tests.support.tiny import tiny_config, tiny_experiment, without_key_bias
 
 # All parts of the objective have a weight, and dropout and masks are drawn.
 PACKED = {
@@ -59,15 +59,6 @@ def trained(case, num_devices, sharded, seeds=(0,)):
     return sums, *kept
 
 
-def without_key_bias(tree):
-    """Drops the bias of the keys, which softmax ignores: Adam magnifies its rounding errors."""
-    return {
-        jax.tree_util.keystr(path): leaf
-        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-        if "'key'" not in jax.tree_util.keystr(path) and 'qkv_bias' not in str(path)
-    }
-
-
 @pytest.mark.parametrize(
     ('case', 'num_devices'), [('cloze', 2), ('cloze', 4), ('packed', 4), ('mixed', 2)]
 )
@@ -100,7 +91,7 @@ def test_rows_are_looked_up_a_few_at_a_time(monkeypatch):
     rows = split_rows(table, -2, 4)
 
     def found(rows, items, grad):
-        values, back = jax.vjp(lambda t: lookup(t, items, t.shape[1]), rows)
+        values, back = jax.vjp(lambda t: lookup(t, items), rows)
         return values, *back(grad)
 
     for at_a_time in (1 << 14, 20):  # all, and 5 of each device

@@ -23,8 +23,7 @@ from emkd_jax.training.sweep import expand_sweep, stack_hyper_parameters
 from emkd_jax.training.trainer import Request, Trainer
 from tests.support.golden_cases import relative_error
 from tests.support.runs import lines, small_config, stop_at
-from tests.support.tiny import tiny_config, tiny_experiment
-from tests.unit.training.test_step import without_key_bias
+from tests.support.tiny import tiny_config, tiny_experiment, without_key_bias
 
 OTHERS = {
     'optimizer.learning_rate': 5e-3,
