@@ -325,6 +325,7 @@ def make_ensemble(
     for kind in dict.fromkeys(kinds):
         model.encoder = kind
         encoder = make_encoder(model, num_items, dtype, config.objective.task)
+        encoder = encoder.clone(on_tpu=platform == 'tpu')
         network = Network(encoder, num_items, num_attributes, model.item_bias, pairs)
         stacks.append((network, kinds.count(kind)))
     tasks = {network.encoder.task for network, _ in stacks}

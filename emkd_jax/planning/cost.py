@@ -1,7 +1,7 @@
-"""What XLA counts in a compiled train step: FLOPs, bytes moved and memory."""
+"""The cost of a compiled train step: FLOPs, bytes moved and memory."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,17 +13,15 @@ from emkd_jax.data.windows import Windows
 from emkd_jax.model import sharded_tables
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.objective.catalogue_loss import BLOCK, catalogue_loss
-from emkd_jax.objective.hyper_parameters import hyper_parameters
-from emkd_jax.objective.item_loss import distils
-from emkd_jax.objective.kept_cross_entropy import keeps_exponentials
 from emkd_jax.planning.collectives import bytes_between_devices
-from emkd_jax.training.placement import rows_per_device
+from emkd_jax.planning.flops import product_flops
+from emkd_jax.planning.main_memory import bytes_of_main_memory
+from emkd_jax.planning.program import read_program
 from emkd_jax.training.step import (
     TrainingData,
     TrainState,
     compile_train_steps,
     init_state,
-    make_capacity,
     make_optimizer,
 )
 from emkd_jax.training.sweep import stack_hyper_parameters
@@ -33,9 +31,9 @@ class Cost(NamedTuple):
     """The cost of one step on one device, without the order of the epoch, which is drawn once.
 
     Attributes:
-      flops: floating-point operations.
-      bytes_accessed: bytes moved. Of the lookups in split item tables, whose positions are looked
-        up in parts, one part counts.
+      flops: floating-point operations of the matrix products; see `product_flops`.
+      bytes_accessed: bytes that move to and from memory, on a TPU to and from its main memory; see
+        `bytes_of_main_memory`.
       memory: bytes that must fit into the memory of the device.
       temporary: bytes of it that are neither state nor data.
       between: bytes that the device sends to others; see `bytes_between_devices`.
@@ -57,7 +55,7 @@ def step_cost(
     most_attributes: int,
     devices: Sequence[jax.Device],
 ) -> Cost | None:
-    """Compiles a train step and reads what XLA counted. Nothing runs.
+    """Compiles a train step and counts what it takes. Nothing runs.
 
     Args:
       configs: the options of each run that takes this step.
@@ -86,38 +84,28 @@ def step_cost(
     )
     lengths = None if isinstance(rows, Packing) else rows.lengths
     steps: Any = compile_train_steps(config, ensemble, lengths, devices)
-    scalar, requests = shape((), jnp.int32), shape((len(devices),), jnp.int32)
+    requests = shape((len(devices),), jnp.int32)
+    arguments = states, data, shape((), jnp.int32), requests
     began = time.monotonic()
     try:
-        step = steps.lower(states, data, scalar, requests).compile()
+        step = steps.lower(*arguments).compile()
     except jax.errors.JaxRuntimeError as error:
         if 'RESOURCE_EXHAUSTED' in str(error) or 'Ran out of memory' in str(error):
             return None
         raise
     seconds = time.monotonic() - began
-    flops, moved = _counts([step])
-    # XLA counts the body of a loop once: the other blocks of the catalogue are added.
-    classes = sharded_tables.rows_per_device(num_items + 1, ensemble.shards)
-    repeats = len(configs) * (classes // BLOCK - 1)
-    distilled = distils(ensemble, varying.over(hyper_parameters(config)))
-    per_device = rows_per_device(config.train.batch_size, len(devices))
-    if lengths is None:
-        positions = per_device * config.train.row_width
-        if keeps_exponentials(ensemble, positions, distilled):
-            repeats = 0
-    else:
-        positions = make_capacity(config.objective, lengths, per_device).all_views
-    if repeats > 0:
-        # A device with a share of the classes visits them for the positions of all devices.
-        positions *= ensemble.shards
-        passes = _compile_block(ensemble, positions, devices[0], 1.0 if distilled else None)
-        block_flops, block_moved = _counts(passes)
-        flops, moved = flops + repeats * block_flops, moved + repeats * block_moved
     sizes = step.memory_analysis()
     kept = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     temporary = sizes.temp_size_in_bytes
-    between = bytes_between_devices(step.as_text(), len(devices)) if len(devices) > 1 else 0
-    return Cost(flops, moved, kept + temporary, temporary, between, seconds)
+    program = read_program(step.as_text())
+    return Cost(
+        product_flops(steps, *arguments),
+        bytes_of_main_memory(program),
+        kept + temporary,
+        temporary,
+        bytes_between_devices(program, len(devices)) if len(devices) > 1 else 0,
+        seconds,
+    )
 
 
 def _split(states: TrainState, shards: int) -> TrainState:
@@ -149,26 +137,6 @@ def compile_loss(
     return jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(*_on(device, shapes)).compile()
 
 
-def _compile_block(
-    ensemble: Ensemble, positions: int, device: jax.Device, temperature: float | None
-) -> Iterator[jax.stages.Compiled]:
-    """The forward and the backward pass of the loss over one block of the catalogue.
-
-    They are compiled apart: together they would share the logits, which a step computes twice.
-    """
-
-    def forward(*arrays: jax.Array) -> tuple[Any, Any]:
-        def losses(*differentiated: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return catalogue_loss(*differentiated, *arrays[3:], temperature, BLOCK)
-
-        return jax.vjp(losses, *arrays[:3])
-
-    shapes = _loss_shapes(ensemble, positions, BLOCK)
-    losses, backward = jax.eval_shape(forward, *shapes)
-    yield jax.jit(lambda *arrays: forward(*arrays)[0]).lower(*_on(device, shapes)).compile()
-    yield jax.jit(lambda f, grads: f(grads)).lower(*_on(device, (backward, losses))).compile()
-
-
 def _loss_shapes(
     ensemble: Ensemble, positions: int, num_classes: int
 ) -> tuple[jax.ShapeDtypeStruct, ...]:
@@ -187,9 +155,3 @@ def _on(device: jax.Device, shapes: Any) -> Any:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
     )
-
-
-def _counts(programs: Iterable[jax.stages.Compiled]) -> list[float]:
-    """FLOPs and bytes of several programs together."""
-    counts = [program.cost_analysis() or {} for program in programs]
-    return [sum(c.get(name, 0.0) for c in counts) for name in ('flops', 'bytes accessed')]

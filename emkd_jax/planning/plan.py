@@ -22,7 +22,6 @@ from emkd_jax.runs.workdir import make_folder, writing
 from emkd_jax.training.batches import steps_per_epoch
 from emkd_jax.training.sweep import expand_sweep
 
-_COUNTED_ONCE = 'gru4rec'  # XLA counts the body of its loop over slots once
 _GUESSES = 2  # of the largest batch; each compiles the step
 SHARE = 0.4  # of the speed at the roofline, which a whole run is planned with as well
 _MARGIN = 0.97  # share of the free memory that a guess uses: one just too large would be wasted
@@ -109,8 +108,6 @@ def _plan(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> d
     per_epoch = steps_per_epoch(len(rows), batch_size)
     report['steps'] = options.num_steps or options.num_epochs * per_epoch
     report['data_bytes'] = sum(leaf.nbytes for leaf in jax.tree.leaves(rows))
-    if config.model.encoder == _COUNTED_ONCE:
-        report['note'] = f'the recurrence of {_COUNTED_ONCE} is counted for one slot only'
     if cost:
         report |= {
             'hbm_bytes': cost.memory,
@@ -221,8 +218,8 @@ def _print(report: dict[str, Any]) -> None:
             ('memory per device', f'{gigabytes("hbm_bytes")} of {there}{verdict}'),
             ('... only during a step', gigabytes('temporary_bytes')),
             ('... for the training data', gigabytes('data_bytes')),
-            ('FLOPs per device and step', f'{report["flops"] / 1e12:.3f} T'),
-            ('bytes moved per device and step', gigabytes('bytes_accessed', 1)),
+            ('FLOPs of products, per device and step', f'{report["flops"] / 1e12:.3f} T'),
+            ('bytes to and from memory, per device and step', gigabytes('bytes_accessed', 1)),
             *_traffic(report),
             ('time to compile', f'{report["compile_seconds"]} s'),
         ]
@@ -248,6 +245,4 @@ def _print(report: dict[str, Any]) -> None:
     largest = report['largest_batch']
     found = f'at least {largest:,}' if largest else 'none was found' if largest == 0 else 'unknown'
     rows.append(('largest global batch', found))
-    if 'note' in report:
-        rows.append(('note', report['note']))
     print_table('', ['', ''], rows, text_columns=2)

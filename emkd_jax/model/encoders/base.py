@@ -69,6 +69,7 @@ class SequenceEncoder(nn.Module):
       task: 'cloze' or 'next_item'; see above.
       tied: whether the item head shares its weights with the item embeddings, which then start
         small.
+      on_tpu: whether it will run on TPUs, where some layers are computed in another way.
     """
 
     num_items: int
@@ -80,6 +81,7 @@ class SequenceEncoder(nn.Module):
     dtype: jnp.dtype
     task: str = 'cloze'
     tied: bool = False
+    on_tpu: bool = False
 
     packs: ClassVar[bool] = False  # keeps the segments of packed rows apart
     scales_embeddings: ClassVar[bool] = False  # multiplies item embeddings by sqrt(dim)

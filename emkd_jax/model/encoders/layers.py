@@ -73,13 +73,22 @@ class Linear(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Float[Array, '*lead inputs'] | Normed) -> Float[Array, '*lead features']:
+    def __call__(self, x: Float[Array, '*lead inputs']) -> Float[Array, '*lead features']:
         """Maps `x`."""
-        values = x.values if isinstance(x, Normed) else x
-        kernel, bias = linear_params(self, '', self.features, values.shape[-1])
-        if isinstance(x, Normed):
-            kernel, bias = x.fold_affine(kernel, bias)
-        return linear(values.astype(self.dtype), kernel, bias)
+        kernel, bias = linear_params(self, '', self.features, x.shape[-1])
+        return linear(x.astype(self.dtype), kernel, bias)
+
+
+class LinearParams(nn.Module):
+    """The weight and bias of a `Linear`, for layers that apply them in another way."""
+
+    features: int
+    inputs: int
+
+    @nn.compact
+    def __call__(self) -> tuple[Float[Array, 'features inputs'], Float[Array, ' features']]:
+        """Declares them."""
+        return linear_params(self, '', self.features, self.inputs)
 
 
 def linear_params(
@@ -201,10 +210,10 @@ def _embed_forward(tokens, slots, items, dtype):
 def _embed_backward(dtype, residuals, grad):
     del dtype
     tokens, slots, items = residuals
-    grad = grad.swapaxes(0, 1).astype(tokens.dtype)
+    grad = grad.swapaxes(0, 1)
     row = jnp.where(items > 0, items, len(tokens)).T  # the gradient of padding is dropped
-    token_grad = jnp.zeros_like(tokens).at[row].add(grad, mode='drop')
-    slot_grad = None if slots is None else grad.sum(1)
+    token_grad = jnp.zeros_like(tokens).at[row].add(grad.astype(tokens.dtype), mode='drop')
+    slot_grad = None if slots is None else grad.sum(1, dtype=tokens.dtype)
     return token_grad, slot_grad, np.zeros(items.shape, jax.dtypes.float0)
 
 

@@ -11,6 +11,7 @@ from emkd_jax.model.ensemble import make_ensemble
 from emkd_jax.planning.collectives import bytes_between_devices
 from emkd_jax.planning.cost import step_cost
 from emkd_jax.planning.plan import plan
+from emkd_jax.planning.program import read_program
 from emkd_jax.planning.topology import slices_of
 from tests.support import tiny
 from tests.unit.planning.test_plan import small_config, windows_of
@@ -29,7 +30,11 @@ from tests.unit.planning.test_plan import small_config, windows_of
     ],
 )
 def test_the_fewest_bytes_of_an_operation_count(operation, expected):
-    assert bytes_between_devices(_program(operation), 4) == expected
+    assert sent(_program(operation)) == expected
+
+
+def sent(program):
+    return bytes_between_devices(read_program(program), 4)
 
 
 def _program(*operations, rest=''):
@@ -44,12 +49,12 @@ def test_a_loop_counts_as_often_as_it_runs():
 
         return jax.lax.scan(body, jnp.zeros(100), jnp.stack([x] * count))[0]
 
-    sent = []
+    counts = []
     for count in (1, 7):
         step = jax.pmap(functools.partial(gathered, count=count), 'devices')
         program = step.lower(jnp.ones((4, 100))).compile().as_text()
-        sent.append(bytes_between_devices(program, 4))
-    assert sent == [1200, 7 * 1200]
+        counts.append(sent(program))
+    assert counts == [1200, 7 * 1200]
 
 
 def test_a_loop_of_a_tpu_tells_its_length_in_its_condition():
@@ -64,13 +69,13 @@ def test_a_loop_of_a_tpu_tells_its_length_in_its_condition():
 }
 """
     loop = '(s32[], f32[8]) while(%x), condition=%until, body=%body.2'
-    assert bytes_between_devices(_program(loop, rest=condition), 4) == 12 * 2400
+    assert sent(_program(loop, rest=condition)) == 12 * 2400
 
 
 def test_a_collective_that_runs_beside_other_work_counts_once():
     gather = 'f32[8,100] all-gather(f32[2,100] %x), frontend_attributes={chain_id="0"}'
     other = gather.replace('"0"', '"1"')
-    assert bytes_between_devices(_program(gather, gather, other), 4) == 2 * 2400
+    assert sent(_program(gather, gather, other)) == 2 * 2400
 
 
 def test_split_tables_need_less_memory_and_other_traffic():

@@ -1,0 +1,72 @@
+"""Layers that map a few slots at a time, as TPUs have them: the same as all slots at once."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from emkd_jax.model import hash_rng
+from emkd_jax.model.encoders import in_parts
+from emkd_jax.model.encoders.in_parts import map_in_parts, slots_per_part
+from emkd_jax.model.ensemble import make_ensemble
+from tests.support.golden_cases import relative_error
+from tests.support.tiny import tiny_config
+
+
+def test_a_part_is_the_largest_that_is_small_enough():
+    assert slots_per_part(2304, 20, 1024, np.dtype(jnp.bfloat16)) == 2  # 9.4 MB
+    assert slots_per_part(2304, 21, 1024, np.dtype(jnp.bfloat16)) == 1
+    assert (
+        slots_per_part(9000, 50, 1024, np.dtype(jnp.bfloat16)) == 1
+    )  # too much, but the least there is
+    assert slots_per_part(16, 50, 64, np.dtype('f4')) == 50
+
+
+@pytest.mark.parametrize('slots', [1, 2, 6])
+def test_values_and_gradients_are_those_of_all_slots(slots):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(3, 6, 5))
+    keys = hash_rng.fold(jnp.uint32(1), jnp.arange(18).reshape(3, 6))
+    params = random.normal(size=(5, 5)), np.float64(0.3)
+
+    def function(x, keys, params):
+        return hash_rng.dropout(jnp.tanh(x @ params[0]), keys, 0, params[1])
+
+    def total(x, params, in_parts):
+        run = functools.partial(map_in_parts, function, slots=slots) if in_parts else function
+        return (run(x, keys, params) ** 2).sum()
+
+    with jax.enable_x64(True):
+        whole, parted = (
+            jax.value_and_grad(total, (0, 1))(
+                jnp.asarray(x), jax.tree.map(jnp.asarray, params), how
+            )
+            for how in (False, True)
+        )
+        assert relative_error(parted[0], whole[0]) < 1e-12
+        errors = jax.tree.map(relative_error, parted[1], whole[1])
+    assert max(jax.tree.leaves(errors)) < 1e-12, errors
+
+
+@pytest.mark.parametrize('rate', [0.2, jnp.float32(0.2)], ids=['fixed', 'traced'])
+def test_an_encoder_on_a_tpu_is_the_same(monkeypatch, rate):
+    monkeypatch.setattr(in_parts, '_FAST', 1e3)  # parts of one slot
+    found = []
+    for platform in ('cpu', 'tpu'):
+        config = tiny_config(model__encoder='bert4rec', model__dtype='float32')
+        ensemble = make_ensemble(config, 30, 6, platform)
+        encoder = ensemble.network.encoder.clone(dropout=rate)
+        assert encoder.on_tpu == (platform == 'tpu')
+        items = jnp.asarray(np.random.default_rng(0).integers(0, 30, (5, 8)))
+        keys = hash_rng.fold(jnp.uint32(1), jnp.arange(40).reshape(5, 8))
+        params = encoder.init(jax.random.key(0), items)
+
+        def total(params, encoder=encoder, items=items, keys=keys):
+            return (encoder.apply(params, items, keys) ** 2).sum()
+
+        assert ('while' in jax.jit(total).lower(params).as_text()) == encoder.on_tpu
+        found.append(jax.jit(jax.value_and_grad(total))(params))
+    errors = jax.tree.map(relative_error, *found)
+    assert max(jax.tree.leaves(errors)) < 1e-5, errors
