@@ -10,6 +10,7 @@ from typing import NamedTuple
 _HEADER = re.compile(r'^(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) \(.*\{$')
 _OPERATION = re.compile(r'^\s*(?P<root>ROOT )?%?(?P<name>[\w.-]+) = ')
 _ARRAY = re.compile(r'(pred|[a-z]+(\d+))\w*\[([\d,]*)\](\{[^}]*\})?')
+_TILE = re.compile(r':T\(([\d,]+)\)')
 _CALLED = re.compile(r'(?:calls|to_apply|body)=%?([\w.-]+)|branch_computations=\{([^}]*)\}')
 
 
@@ -17,7 +18,7 @@ class ArrayType(NamedTuple):
     """An array in a program.
 
     Attributes:
-      size: in bytes.
+      size: in bytes, with the padding of the last tiles on a TPU.
       in_main_memory: whether it lies there, and not in a faster memory of the chip.
     """
 
@@ -114,6 +115,12 @@ def _parted(text):
 
 
 def _array(found):
-    bits = 8 if found[1] == 'pred' else int(found[2])
-    size = bits / 8 * math.prod(int(length) for length in found[3].split(',') if length)
-    return ArrayType(size, 'S(' not in (found[4] or ''))
+    bits, shape, layout = found[2], found[3], found[4] or ''
+    lengths = [int(length) for length in shape.split(',') if length]
+    # TPUs store whole tiles of the axes that vary fastest, which stand first in the layout.
+    if tile := _TILE.search(layout):
+        order = [int(axis) for axis in layout.strip('{').split(':')[0].split(',') if axis]
+        for axis, length in zip(order, reversed(tile[1].split(',')), strict=False):
+            lengths[axis] = math.ceil(lengths[axis] / int(length)) * int(length)
+    size = (8 if found[1] == 'pred' else int(bits)) / 8 * math.prod(lengths)
+    return ArrayType(size, 'S(' not in layout)

@@ -11,13 +11,12 @@ from jaxtyping import Array, Bool, Float
 
 from emkd_jax.model import hash_rng
 from emkd_jax.model.encoders.base import Hidden, HiddenOut, Segments, SequenceEncoder, SlotKeys
-from emkd_jax.model.encoders.in_parts import map_in_parts, slots_per_part
+from emkd_jax.model.encoders.in_parts import map_in_parts, rows_per_part
 from emkd_jax.model.encoders.layers import (
     JoinHeads,
     LayerNorm,
-    LinearParams,
+    Linear,
     Normed,
-    linear,
     linear_params,
     split_heads,
 )
@@ -96,33 +95,21 @@ class FeedForward(nn.Module):
 
     dropout: hash_rng.Rate
     dtype: jnp.dtype
-    on_tpu: bool
 
     @nn.compact
     def __call__(self, normed: Normed, keys: SlotKeys) -> Float[Array, 'rows slots dim']:
         """Maps each slot."""
-        x, rate = normed.values.astype(self.dtype), self.dropout
-        rows, slots, dim = x.shape
-        up = normed.fold_affine(*LinearParams(4 * dim, dim, name='up')())
-        down = LinearParams(dim, 4 * dim, name='down')()
-        params = (*up, *down, rate) if isinstance(rate, jax.Array) else (*up, *down)
+        dim = normed.values.shape[-1]
+        inner = Linear(4 * dim, self.dtype, name='up')(normed)
 
-        def feed(x, keys, params):
-            up, up_bias, down, down_bias, *given = params
+        def activate(inner):
+            widened = jax.nn.gelu(inner.astype(accumulation_dtype(inner.dtype)), approximate=True)
+            return hash_rng.dropout(widened, keys, 2, self.dropout).astype(inner.dtype)
 
-            def activate(inner):
-                widened = inner.astype(accumulation_dtype(inner.dtype))
-                widened = jax.nn.gelu(widened, approximate=True)
-                return hash_rng.dropout(widened, keys, 2, *(given or [rate])).astype(inner.dtype)
-
-            # The backward pass computes the activation again. XLA does so by itself in bfloat16 on
-            # TPUs. In float32 on CPUs it must be told to, and then needs a seventh less memory.
-            activate = jax.checkpoint(activate, prevent_cse=self.dtype == jnp.float32)
-            return linear(activate(linear(x, up, up_bias)), down, down_bias)
-
-        if keys is None or not self.on_tpu:
-            return feed(x, keys, params)
-        return map_in_parts(feed, x, keys, params, slots_per_part(rows, slots, 4 * dim, self.dtype))
+        # The backward pass computes the activation again. XLA does so by itself in bfloat16 on
+        # TPUs. In float32 on CPUs it must be told to, and then needs a seventh less memory.
+        inner = jax.checkpoint(activate, prevent_cse=self.dtype == jnp.float32)(inner)
+        return Linear(dim, self.dtype, name='down')(inner)
 
 
 class Block(nn.Module):
@@ -131,7 +118,6 @@ class Block(nn.Module):
     num_heads: int
     dropout: hash_rng.Rate
     dtype: jnp.dtype
-    on_tpu: bool
 
     @nn.compact
     def __call__(
@@ -144,7 +130,7 @@ class Block(nn.Module):
         if last_only:
             x = x[:, -1:]
         x = x + hash_rng.dropout(attended, keys, 1, self.dropout)
-        fed = FeedForward(self.dropout, self.dtype, self.on_tpu, name='feed_forward')(
+        fed = FeedForward(self.dropout, self.dtype, name='feed_forward')(
             LayerNorm(name='feed_forward_norm')(x), keys
         )
         x = x + hash_rng.dropout(fed, keys, 3, self.dropout)
@@ -164,8 +150,25 @@ class BERT4Rec(SequenceEncoder):
     def blocks(self, x: Hidden, segments: Segments, keys: SlotKeys, last_only: bool) -> HiddenOut:
         """Applies the Transformer blocks."""
         for block, block_keys, last in self.each_block(keys, last_only):
-            layers = Block(
-                self.num_heads, self.dropout, self.dtype, self.on_tpu, name=f'block_{block}'
-            )
-            x = layers(x, segments > 0, block_keys, last)
+            name = f'block_{block}'
+            if self.on_tpu and block_keys is not None and not last and not self.is_initializing():
+                x = self._in_parts(x, segments > 0, block_keys, self.variables['params'][name])
+            else:
+                x = Block(self.num_heads, self.dropout, self.dtype, name=name)(
+                    x, segments > 0, block_keys, last
+                )
         return x
+
+    def _in_parts(self, x, real, keys, params):
+        """A block of which only the input and the output move to the main memory of a TPU."""
+        rate = self.dropout
+        given = (rate,) if isinstance(rate, jax.Array) else ()
+
+        def function(x, fixed, params):
+            params, *given = params
+            block = Block(self.num_heads, *(given or [rate]), self.dtype, parent=None)
+            return block.apply({'params': params}, x, *fixed, False)
+
+        rows, slots, dim = x.shape
+        part = rows_per_part(rows, slots * 4 * dim * x.dtype.itemsize)
+        return map_in_parts(function, x, (real, keys), (params, *given), part)

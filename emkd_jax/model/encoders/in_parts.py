@@ -1,7 +1,7 @@
-"""A map of every slot that is applied to a few slots at a time, for TPUs.
+"""A block of layers that is applied to a few rows at a time, for TPUs.
 
-What a layer computes between its input and its output is then small enough for the fast memory of
-the chip, and never moves to the main memory. The backward pass computes it again.
+What it computes between its input and its output is then small enough for the fast memory of the
+chip, and never moves to the main memory. The backward pass computes it again.
 """
 
 from collections.abc import Callable
@@ -10,71 +10,103 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt32
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Float
 
-_FAST = 10e6  # bytes that one network may use between the input and the output of a part
+_FAST = 10e6  # bytes that the widest array of one network may have within a part
 
 
-def slots_per_part(rows: int, slots: int, inner_width: int, dtype: np.dtype) -> int:
-    """The most slots, among the divisors of `slots`, whose inner activations are small enough."""
-    most = _FAST // (rows * inner_width * jnp.dtype(dtype).itemsize)
-    return next(
-        count for count in range(slots, 0, -1) if slots % count == 0 and count <= max(most, 1)
-    )
+def rows_per_part(rows: int, bytes_per_row: int) -> int:
+    """The most rows, among the divisors of `rows`, that are small enough; at least one."""
+    most = max(_FAST // bytes_per_row, 1)
+    return next(count for count in range(rows, 0, -1) if rows % count == 0 and count <= most)
 
 
 def map_in_parts(
     function: Callable[[Any, Any, Any], Any],
     x: Float[Array, 'rows slots dim'],
-    keys: UInt32[Array, 'rows slots'],
+    fixed: Any,
     params: Any,
-    slots: int,
+    rows: int,
 ) -> Float[Array, 'rows slots dim']:
-    """Returns function(x, keys, params), which maps every slot by itself.
+    """Returns function(x, fixed, params), which maps every row by itself.
 
     Args:
       function: it must use no other traced arrays. Its result has the shape and type of `x`.
       x: the input.
-      keys: hash keys of the slots.
+      fixed: arrays with as many rows that have no gradient, such as hash keys.
       params: arrays, whose gradients are summed over the parts in their own type.
-      slots: how many are mapped at a time; it divides the slots of `x`.
+      rows: how many are mapped at a time; it divides the rows of `x`.
     """
 
-    def part(array, number):
-        return jax.lax.dynamic_slice_in_dim(array, number * slots, slots, axis=1)
+    def part(arrays, number):
+        return jax.tree.map(lambda array: _part(array, number * rows, rows), arrays)
 
     def put(array, new, number):
-        return jax.lax.dynamic_update_slice_in_dim(array, new, number * slots, axis=1)
+        return _put(array, new, number * rows)
 
     # A loop whose steps write into one array: stacked outputs would be stored in another order.
-    def each_part(step, *start):
-        return jax.lax.fori_loop(0, x.shape[1] // slots, step, *start)
+    def each_part(step, start):
+        return jax.lax.fori_loop(0, x.shape[0] // rows, step, start)
 
     @jax.custom_vjp
-    def mapped(x, keys, params):
+    def mapped(x, fixed, params):
         def step(number, result):
-            return put(result, function(part(x, number), part(keys, number), params), number)
+            return put(result, function(part(x, number), part(fixed, number), params), number)
 
         return each_part(step, jnp.zeros_like(x))
 
-    def forward(x, keys, params):
-        return mapped(x, keys, params), (x, keys, params)
+    def forward(x, fixed, params):
+        return mapped(x, fixed, params), (x, fixed, params)
 
     def backward(kept, grad):
-        x, keys, params = kept
+        x, fixed, params = kept
 
         def step(number, sums):
             x_grad, params_grad = sums
-            some_keys = part(keys, number)
+            some = part(fixed, number)
             # The barrier brings both into fast memory once, for all the products that read them.
-            some_x, some_grad = jax.lax.optimization_barrier((part(x, number), part(grad, number)))
-            _, back = jax.vjp(lambda x, params: function(x, some_keys, params), some_x, params)
+            some_x, some_grad = jax.lax.optimization_barrier(part((x, grad), number))
+            _, back = jax.vjp(lambda x, params: function(x, some, params), some_x, params)
             new_x, new_params = back(some_grad)
             return put(x_grad, new_x, number), jax.tree.map(jnp.add, params_grad, new_params)
 
-        zeros = jax.tree.map(jnp.zeros_like, (x, params))
-        x_grad, params_grad = each_part(step, zeros)
-        return x_grad, np.zeros(keys.shape, jax.dtypes.float0), params_grad
+        x_grad, params_grad = each_part(step, jax.tree.map(jnp.zeros_like, (x, params)))
+        none = jax.tree.map(lambda array: np.zeros(array.shape, jax.dtypes.float0), fixed)
+        return x_grad, none, params_grad
 
     mapped.defvjp(forward, backward)
-    return mapped(x, keys, params)
+    return mapped(x, fixed, params)
+
+
+def _part(array, start, rows, axis=0):
+    """Takes rows. Under `vmap` it stays one slice; that of JAX becomes a gather."""
+
+    @custom_vmap
+    def part(array, start):
+        return jax.lax.dynamic_slice_in_dim(array, start, rows, axis)
+
+    @part.def_vmap
+    def of_several(size, batched, array, start):
+        del size
+        assert batched == [True, False]
+        return _part(array, start, rows, axis + 1), True
+
+    return part(array, start)
+
+
+def _put(array, new, start, axis=0):
+    """Replaces rows. Under `vmap` it stays one update; that of JAX becomes a scatter."""
+
+    @custom_vmap
+    def put(array, new, start):
+        return jax.lax.dynamic_update_slice_in_dim(array, new, start, axis)
+
+    @put.def_vmap
+    def of_several(size, batched, array, new, start):
+        assert batched[1:] == [True, False]
+        if not batched[0]:
+            array = jnp.broadcast_to(array[None], (size, *array.shape))
+        return _put(array, new, start, axis + 1), True
+
+    return put(array, new, start)

@@ -73,22 +73,13 @@ class Linear(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Float[Array, '*lead inputs']) -> Float[Array, '*lead features']:
+    def __call__(self, x: Float[Array, '*lead inputs'] | Normed) -> Float[Array, '*lead features']:
         """Maps `x`."""
-        kernel, bias = linear_params(self, '', self.features, x.shape[-1])
-        return linear(x.astype(self.dtype), kernel, bias)
-
-
-class LinearParams(nn.Module):
-    """The weight and bias of a `Linear`, for layers that apply them in another way."""
-
-    features: int
-    inputs: int
-
-    @nn.compact
-    def __call__(self) -> tuple[Float[Array, 'features inputs'], Float[Array, ' features']]:
-        """Declares them."""
-        return linear_params(self, '', self.features, self.inputs)
+        values = x.values if isinstance(x, Normed) else x
+        kernel, bias = linear_params(self, '', self.features, values.shape[-1])
+        if isinstance(x, Normed):
+            kernel, bias = x.fold_affine(kernel, bias)
+        return linear(values.astype(self.dtype), kernel, bias)
 
 
 def linear_params(
