@@ -100,7 +100,7 @@ def step_cost(
     program = read_program(step.as_text())
     return Cost(
         product_flops(steps, *arguments),
-        bytes_of_main_memory(program),
+        float(bytes_of_main_memory(program)),
         kept + temporary,
         temporary,
         bytes_between_devices(program, len(devices)) if len(devices) > 1 else 0,

@@ -33,8 +33,8 @@ FUSED = """%parts (a: f32[10,100], i: s32[], b: f32[8,100]) -> f32[10,100] {
   %s = f32[8]{0} iota(), iota_dimension=0
 }
 """
-MAIN = 'f32[10,100]{1,0:T(8,128)} '
-FAST = 'f32[10,100]{1,0:T(8,128)S(1)} '
+MAIN = 'f32[10,100]{1,0} '
+FAST = 'f32[10,100]{1,0:S(1)} '
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,9 @@ FAST = 'f32[10,100]{1,0:T(8,128)S(1)} '
             ],
             400 + 400 + 800,
         ),
+        # TPUs store whole tiles: 16 x 128 here, and 24 x 128 of two bytes.
+        (['%p = f32[10,100]{1,0:T(8,128)} iota(), iota_dimension=0'], 8192),
+        (['%p = bf16[20,3,20]{0,2,1:T(8,128)(2,1)} iota(), iota_dimension=0'], 18432),
         (['%w = (s32[]) while(%t), condition=%until, body=%body'], 12 * 2000),
         (['%c = f32[8] conditional(%t), branch_computations={%small, %body}'], 2000),
         (

@@ -26,8 +26,8 @@ needs_libtpu = pytest.mark.skipif(
 )
 # Counted on one CPU: 12.2e9, 0.213e12 and 1.02e9.
 CPU_BYTES, CPU_FLOPS, CPU_TEMPORARY = 12.6e9, 0.22e12, 1.1e9
-# Counted for a small model on four TPU v5e: 41.5e6, 2.65e9 and 20.9e6.
-TPU_BYTES, TPU_FLOPS, TPU_MEMORY = 44e6, 2.75e9, 22e6
+# Counted for a small model on four TPU v5e: 41.5e6, 2.83e9 and 20.9e6.
+TPU_BYTES, TPU_FLOPS, TPU_MEMORY = 44e6, 2.9e9, 22e6
 # The size of Toys.
 ITEMS, ATTRIBUTES, WINDOWS = 11_924, 1_027, 31_506
 
@@ -74,7 +74,7 @@ def test_a_step_on_a_tpu_moves_no_more_than_it_did():
 def test_a_step_of_full_size_on_a_tpu_moves_no_more_than_it_did():
     with target_devices('v5e:2x2') as devices:
         cost = cost_of(get_config('toys', **{'train.batch_size': 1024}), devices, 'tpu')
-    assert cost.bytes_accessed < 12e9
+    assert cost.bytes_accessed < 5.5e9
     assert cost.memory < 3e9
 
 
@@ -89,16 +89,17 @@ def test_every_block_of_the_catalogue_counts():
     config, device = small_config(objective__contrast_weight=0.0), jax.devices()[0]
     rows = windows_of(np.full(100, 8), config)
 
-    def flops_of(blocks, kd_weight):
-        config.objective.kd_weight = kd_weight
+    def cost_of(blocks):
         ensemble = make_ensemble(config, BLOCK * blocks - 1, 1, 'cpu')
-        return step_cost([config], ensemble, rows, 1, [device]).flops
+        return step_cost([config], ensemble, rows, 1, [device])
 
-    of_eight = flops_of(12, 0.1) - flops_of(4, 0.1)
-    products = 4 * 2 * 3 * BLOCK * config.model.hidden_dim  # forward once, backward thrice
+    more, fewer = cost_of(12), cost_of(4)
+    weights = 3 * BLOCK * config.model.hidden_dim
     positions = make_capacity(config.objective, np.full(100, 8), 8).all_views
-    assert of_eight > 8 * positions * products
-    assert flops_of(12, 0.0) - flops_of(4, 0.0) < 0.95 * of_eight
+    # Forward once and backward thrice.
+    assert more.flops - fewer.flops == 8 * positions * 4 * 2 * weights
+    # The weights are read in each pass, and their gradients are written; Adam reads and writes.
+    assert more.bytes_accessed - fewer.bytes_accessed > 8 * 4 * weights * 10
 
 
 def test_memory_of_the_loss_does_not_grow_with_the_catalogue():
