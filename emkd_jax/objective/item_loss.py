@@ -1,5 +1,7 @@
 """The prediction of items and the distillation, by whichever way fits device and catalogue."""
 
+import math
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -9,6 +11,9 @@ from emkd_jax.objective.catalogue_loss import BLOCK, catalogue_loss
 from emkd_jax.objective.hyper_parameters import HyperParameters
 from emkd_jax.objective.kept_cross_entropy import keeps_exponentials, kept_cross_entropy
 from emkd_jax.objective.sharded_loss import sharded_catalogue_loss
+
+_FAST_LOGITS = 48e6  # bytes of logits in float32 that a TPU holds in its fast memory
+_FEWEST = 256  # classes: with fewer, XLA moves other arrays out of it
 
 
 def distils(ensemble: Ensemble, hyper: HyperParameters) -> bool:
@@ -37,10 +42,28 @@ def item_loss(
     arrays = (hidden, *ensemble.item_heads(params), labels, weights)
     distilled = distils(ensemble, hyper)
     temperature = hyper.temperature if distilled else None
+    block = block_size(ensemble, len(labels))
     if ensemble.shards > 1:
         classes = ensemble.network.num_items + 1
-        return sharded_catalogue_loss(*arrays, temperature, classes, BLOCK)
+        return sharded_catalogue_loss(*arrays, temperature, classes, block)
     if keeps_exponentials(ensemble, len(labels), distilled):
         cross_entropy = kept_cross_entropy(*arrays)
         return cross_entropy, jnp.zeros_like(cross_entropy)
-    return catalogue_loss(*arrays, temperature, BLOCK)
+    return catalogue_loss(*arrays, temperature, block)
+
+
+def block_size(ensemble: Ensemble, positions: int) -> int:
+    """Returns how many classes of the catalogue the loss visits at a time.
+
+    On a TPU, as many as leave the logits of a block in its fast memory, as a power of 2.
+
+    Args:
+      ensemble: the networks.
+      positions: labelled positions of one device; one with a share of the classes visits them for
+        the positions of all.
+    """
+    if not ensemble.network.encoder.on_tpu:
+        return BLOCK
+    of_a_class = 4 * ensemble.num_networks * positions * ensemble.shards
+    most = max(_FAST_LOGITS / of_a_class, 1)
+    return min(BLOCK, max(_FEWEST, 2 ** int(math.log2(most))))

@@ -1,0 +1,25 @@
+"""How many classes of the catalogue the loss visits at a time."""
+
+import pytest
+
+from emkd_jax.model.ensemble import make_ensemble
+from emkd_jax.objective.catalogue_loss import BLOCK
+from emkd_jax.objective.item_loss import block_size
+from tests.support.tiny import tiny_config
+
+
+@pytest.mark.parametrize(
+    ('platform', 'shards', 'positions', 'expected'),
+    [
+        ('cpu', 4, 3584, BLOCK),
+        ('gpu', 1, 100_000, BLOCK),
+        ('tpu', 1, 64, BLOCK),
+        ('tpu', 1, 3584, 1024),  # 44 MB of logits of three networks
+        ('tpu', 4, 3584, 256),
+        ('tpu', 1, 4000, 512),
+        ('tpu', 8, 100_000, 256),
+    ],
+)
+def test_logits_of_a_block_stay_in_the_fast_memory_of_a_tpu(platform, shards, positions, expected):
+    ensemble = make_ensemble(tiny_config(ensemble__num_networks=3), 30, 6, platform)
+    assert block_size(ensemble.sharded(shards), positions) == expected
