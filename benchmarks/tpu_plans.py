@@ -54,7 +54,9 @@ def plan_catalogue(topology: str, num_items: int) -> dict:
     """The memory of the step with this many items, and of the loss alone."""
     with target_devices(topology) as devices:
         config = get_config('toys', **{'train.batch_size': ROWS * len(devices)})
-        ensemble = make_ensemble(config, num_items, ATTRIBUTES, 'tpu')
+        ensemble = make_ensemble(
+            config, num_items, ATTRIBUTES, 'tpu', device_kind=devices[0].device_kind
+        )
         rows = toys_windows(config)
         cost = step_cost([config], ensemble, rows, 8, devices)
         positions = make_capacity(config.objective, rows.lengths, ROWS).all_views
@@ -78,7 +80,9 @@ def plan_split(kind: str, num_items: int, width: int) -> dict:
         with target_devices(topology) as devices:
             options = {'train.batch_size': ROWS * len(devices), 'model.hidden_dim': width}
             config = get_config('toys', **options)
-            whole = make_ensemble(config, num_items, ATTRIBUTES, 'tpu')
+            whole = make_ensemble(
+                config, num_items, ATTRIBUTES, 'tpu', device_kind=devices[0].device_kind
+            )
             ensemble = whole.sharded(len(devices))
             cost = step_cost([config], ensemble, toys_windows(config), 8, devices)
             memory, chip = device_memory(devices), device_chip(devices)

@@ -16,6 +16,7 @@ from emkd_jax.model import hash_rng
 from emkd_jax.model.attribute_inputs import AttributePairs
 from emkd_jax.model.encoders import make_encoder
 from emkd_jax.model.encoders.base import Items, Segments
+from emkd_jax.model.encoders.in_parts import WITH_FAST_MEMORY
 from emkd_jax.model.network import Network
 from emkd_jax.model.precision import activation_dtype
 from emkd_jax.model.sharded_tables import rows_per_device, with_rows_of
@@ -300,6 +301,7 @@ def make_ensemble(
     num_attributes: int,
     platform: str | None = None,
     item_attributes: Int[np.ndarray, 'items most'] | None = None,
+    device_kind: str | None = None,
 ) -> Ensemble:
     """Makes the ensemble that `config.model` and `config.ensemble` describe.
 
@@ -310,11 +312,13 @@ def make_ensemble(
       platform: 'cpu', 'gpu' or 'tpu', where it will run; None: the backend of this process.
       item_attributes: the attribute ids of every item, padded with -1; read where
         `model.attribute_inputs` is set.
+      device_kind: of the devices there, as JAX calls it; None: unknown, or that of this process.
 
     Raises:
       UserError: the options do not fit together.
     """
-    platform = platform or jax.default_backend()
+    if platform is None:
+        platform, device_kind = jax.default_backend(), jax.devices()[0].device_kind
     dtype = activation_dtype(config.model.dtype, platform)
     pairs = None
     if config.model.attribute_inputs and num_attributes and item_attributes is not None:
@@ -325,7 +329,7 @@ def make_ensemble(
     for kind in dict.fromkeys(kinds):
         model.encoder = kind
         encoder = make_encoder(model, num_items, dtype, config.objective.task)
-        encoder = encoder.clone(on_tpu=platform == 'tpu')
+        encoder = encoder.clone(fast_memory=device_kind in WITH_FAST_MEMORY)
         network = Network(encoder, num_items, num_attributes, model.item_bias, pairs)
         stacks.append((network, kinds.count(kind)))
     tasks = {network.encoder.task for network, _ in stacks}

@@ -12,7 +12,7 @@ from emkd_jax.objective.hyper_parameters import HyperParameters
 from emkd_jax.objective.kept_cross_entropy import keeps_exponentials, kept_cross_entropy
 from emkd_jax.objective.sharded_loss import sharded_catalogue_loss
 
-_FAST_LOGITS = 48e6  # bytes of logits in float32 that a TPU holds in its fast memory
+_FAST_LOGITS = 48e6  # bytes of logits in float32 that the fast memory of a TPU holds
 _FEWEST = 256  # classes: with fewer, XLA moves other arrays out of it
 
 
@@ -55,14 +55,14 @@ def item_loss(
 def block_size(ensemble: Ensemble, positions: int) -> int:
     """Returns how many classes of the catalogue the loss visits at a time.
 
-    On a TPU, as many as leave the logits of a block in its fast memory, as a power of 2.
+    Where there is a fast memory, as many as leave the logits of a block in it, as a power of 2.
 
     Args:
       ensemble: the networks.
       positions: labelled positions of one device; one with a share of the classes visits them for
         the positions of all.
     """
-    if not ensemble.network.encoder.on_tpu:
+    if not ensemble.network.encoder.fast_memory:
         return BLOCK
     of_a_class = 4 * ensemble.num_networks * positions * ensemble.shards
     most = max(_FAST_LOGITS / of_a_class, 1)

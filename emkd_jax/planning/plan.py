@@ -75,6 +75,7 @@ def _plan(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> d
         data.num_attributes,
         devices[0].platform,
         data.item_attributes,
+        devices[0].device_kind,
     )
     memory = device_memory(devices)
 

@@ -69,7 +69,8 @@ class SequenceEncoder(nn.Module):
       task: 'cloze' or 'next_item'; see above.
       tied: whether the item head shares its weights with the item embeddings, which then start
         small.
-      on_tpu: whether it will run on TPUs, where some layers are computed in another way.
+      fast_memory: whether the device has one that holds what is computed for some of the rows; see
+        `in_parts.py`.
     """
 
     num_items: int
@@ -81,7 +82,7 @@ class SequenceEncoder(nn.Module):
     dtype: jnp.dtype
     task: str = 'cloze'
     tied: bool = False
-    on_tpu: bool = False
+    fast_memory: bool = False
 
     packs: ClassVar[bool] = False  # keeps the segments of packed rows apart
     scales_embeddings: ClassVar[bool] = False  # multiplies item embeddings by sqrt(dim)

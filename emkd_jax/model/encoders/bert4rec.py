@@ -151,7 +151,8 @@ class BERT4Rec(SequenceEncoder):
         """Applies the Transformer blocks."""
         for block, block_keys, last in self.each_block(keys, last_only):
             name = f'block_{block}'
-            if self.on_tpu and block_keys is not None and not last and not self.is_initializing():
+            training = block_keys is not None and not self.is_initializing()
+            if self.fast_memory and training and not last:
                 x = self._in_parts(x, segments > 0, block_keys, self.variables['params'][name])
             else:
                 x = Block(self.num_heads, self.dropout, self.dtype, name=name)(
@@ -160,7 +161,7 @@ class BERT4Rec(SequenceEncoder):
         return x
 
     def _in_parts(self, x, real, keys, params):
-        """A block of which only the input and the output move to the main memory of a TPU."""
+        """A block of which only the input and the output move to the main memory."""
         rate = self.dropout
         given = (rate,) if isinstance(rate, jax.Array) else ()
 

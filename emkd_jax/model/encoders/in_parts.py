@@ -1,7 +1,7 @@
-"""A block of layers that is applied to a few rows at a time, for TPUs.
+"""A block of layers that is applied to a few rows at a time, for chips with a large fast memory.
 
-What it computes between its input and its output is then small enough for the fast memory of the
-chip, and never moves to the main memory. The backward pass computes it again.
+What it computes between its input and its output is then small enough for that memory, and never
+moves to the main memory. The backward pass computes it again.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,9 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
+# Kinds of devices, as JAX calls them, for which XLA keeps such arrays in fast memory. For TPU v5p
+# it does not: the bytes to and from main memory stay the same there.
+WITH_FAST_MEMORY = ('TPU v5 lite', 'TPU v6 lite')
 _FAST = 10e6  # bytes that the widest array of one network may have within a part
 
 

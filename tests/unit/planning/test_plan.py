@@ -34,7 +34,9 @@ ITEMS, ATTRIBUTES, WINDOWS = 11_924, 1_027, 31_506
 
 def cost_of(config, devices, platform, items=ITEMS, attributes=ATTRIBUTES, count=WINDOWS):
     lengths = np.minimum(np.random.default_rng(0).geometric(1 / 8, count) + 2, 20)
-    ensemble = make_ensemble(config, items, attributes, platform)
+    ensemble = make_ensemble(
+        config, items, attributes, platform, device_kind=devices[0].device_kind
+    )
     return step_cost([config], ensemble, windows_of(lengths, config), 8, devices)
 
 
