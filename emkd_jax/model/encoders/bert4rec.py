@@ -149,18 +149,22 @@ class BERT4Rec(SequenceEncoder):
 
     def blocks(self, x: Hidden, segments: Segments, keys: SlotKeys, last_only: bool) -> HiddenOut:
         """Applies the Transformer blocks."""
+        rows, slots, dim = x.shape
+        part = rows
+        if self.fast_memory and keys is not None and not self.is_initializing():
+            part = rows_per_part(rows, slots * 4 * dim * x.dtype.itemsize)
         for block, block_keys, last in self.each_block(keys, last_only):
             name = f'block_{block}'
-            training = block_keys is not None and not self.is_initializing()
-            if self.fast_memory and training and not last:
-                x = self._in_parts(x, segments > 0, block_keys, self.variables['params'][name])
+            if part < rows and not last:
+                params = self.variables['params'][name]
+                x = self._in_parts(x, segments > 0, block_keys, params, part)
             else:
                 x = Block(self.num_heads, self.dropout, self.dtype, name=name)(
                     x, segments > 0, block_keys, last
                 )
         return x
 
-    def _in_parts(self, x, real, keys, params):
+    def _in_parts(self, x, real, keys, params, rows):
         """A block of which only the input and the output move to the main memory."""
         rate = self.dropout
         given = (rate,) if isinstance(rate, jax.Array) else ()
@@ -170,6 +174,4 @@ class BERT4Rec(SequenceEncoder):
             block = Block(self.num_heads, *(given or [rate]), self.dtype, parent=None)
             return block.apply({'params': params}, x, *fixed, False)
 
-        rows, slots, dim = x.shape
-        part = rows_per_part(rows, slots * 4 * dim * x.dtype.itemsize)
-        return map_in_parts(function, x, (real, keys), (params, *given), part)
+        return map_in_parts(function, x, (real, keys), (params, *given), rows)
