@@ -12,6 +12,7 @@ them: the same users, the same rule (the whole history is excluded). The clock r
 alone. A peer ends with the epoch in which its minutes are up, and its best epoch on validation is
 tested. With a clone of hw-du/EMKD, the speed of the authors' code at the released sizes is measured
 as well, by `--mode=benchmark` with batches of 32 sequences, and tells how long an epoch would take.
+It needs the extra `torch`.
 
 Each peer has a virtual environment of its own, which the first call makes in FOLDER. The result
 is FOLDER/peers.json, FOLDER/peers.png, and a table. Systems of an earlier call that are not named
@@ -263,18 +264,18 @@ def main():
     }
     for name in given.systems:
         print(name, flush=True)
-        if name == COUNTS:
-            systems[name] = counts(experiment)
-        elif name == ORIGINAL:
-            if given.clone:
-                systems[name] = original(given.folder, given.clone, given.source)
-        elif name in OURS:
-            systems[name] = ours(given.folder, name, given.source)
-        else:
-            try:
+        try:
+            if name == COUNTS:
+                systems[name] = counts(experiment)
+            elif name == ORIGINAL:
+                if given.clone:
+                    systems[name] = original(given.folder, given.clone, given.source)
+            elif name in OURS:
+                systems[name] = ours(given.folder, name, given.source)
+            else:
                 systems[name] = peer(given.folder, name, experiment, 60 * given.minutes)
-            except RuntimeError as error:
-                print(error, flush=True)
+        except RuntimeError as error:  # the others go on
+            print(error, flush=True)
         file.write_text(json.dumps(record, indent=2) + '\n')
         draw(systems, record['device'], epath.Path(given.folder / 'peers.png'))
     print_table(

@@ -52,8 +52,24 @@ def open_clone(path: str, dataset_code: str) -> Clone:
             f'run git clone {_URL} again and give its folder.'
         )
     commit = _git(folder, 'rev-parse', 'HEAD')
-    changes = _git(folder, 'diff', '--name-only', 'HEAD', '--', '*.py') if commit else None
-    return Clone(folder, commit, None if changes is None else bool(changes))
+    return Clone(folder, commit, _modified(folder) if commit else None)
+
+
+def _modified(folder):
+    """Whether Python files differ from the commit; None: git does not tell.
+
+    The files themselves are compared, because a checkout that could not get a large file of data
+    leaves an index without the others.
+    """
+    listed = _git(folder, 'ls-tree', '-r', 'HEAD')
+    if listed is None:
+        return None
+    entries = (line.split('\t') for line in listed.splitlines() if line.endswith('.py'))
+    blobs = {folder / name: facts.split()[2] for facts, name in entries}
+    if not all(path.is_file() for path in blobs):
+        return True
+    found = _git(folder, 'hash-object', '--', *map(str, blobs))
+    return None if found is None else found.split() != list(blobs.values())
 
 
 def link_data(clone: Clone, folder: pathlib.Path) -> None:

@@ -200,6 +200,8 @@ def test_clone_knows_its_commit(tmp_path):
     git('add', '.')
     git('commit', '-qm', 'all')
     assert open_clone(str(clone), 'toys')[1:] == (git('rev-parse', 'HEAD'), False)
+    git('read-tree', '--empty')  # as after a checkout that ended early
+    assert not open_clone(str(clone), 'toys').modified
     with open(clone / 'trainers/bert.py', 'a') as file:
         file.write('# changed\n')
     assert open_clone(str(clone), 'toys').modified
