@@ -338,7 +338,11 @@ def make_ensemble(
             f'ensemble.members={config.ensemble.members} would be trained on different tasks; set '
             '--config.objective.task=cloze, which every encoder can be trained on.'
         )
-    return Ensemble(tuple(stacks), config.ensemble.shared_init, one_after_another=platform == 'cpu')
+    return Ensemble(
+        tuple(stacks),
+        config.ensemble.shared_init,
+        one_after_another=platform == 'cpu' and tasks == {'next_item'},
+    )
 
 
 def member_encoders(config: ml_collections.ConfigDict) -> list[str]:

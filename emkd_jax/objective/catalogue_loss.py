@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from emkd_jax.model.blocks import over_blocks
 from emkd_jax.model.precision import accumulation_dtype
 
 BLOCK = 1024  # classes of the catalogue that training holds at a time
@@ -119,6 +118,16 @@ def _accumulate(sums, logits, lead, hits, temperature):
     soft = jnp.exp(shifted / temperature)
     old_soft = jnp.exp((top - new_top) / temperature)
     return (*new_sums, sum_soft * old_soft + soft.sum(0), moment * old_soft + (soft * lead).sum(0))
+
+
+def over_blocks(visit, carry, classes, block):
+    """Runs visit(first class, classes, carry) over the blocks, of which the last may be smaller."""
+    full, rest = divmod(classes, block)
+    if full:
+        carry = jax.lax.fori_loop(
+            np.int32(0), np.int32(full), lambda i, carry: visit(i * block, block, carry), carry
+        )
+    return visit(np.int32(full * block), rest, carry) if rest else carry
 
 
 def block_logits(hidden, kernel, bias, first, size):

@@ -14,11 +14,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, UInt32
 
 from emkd_jax.model import hash_rng
-from emkd_jax.model.blocks import over_blocks
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.model.precision import accumulation_dtype
 from emkd_jax.objective import next_item
-from emkd_jax.objective.catalogue_loss import BLOCK, block_logits, label_hits
+from emkd_jax.objective.catalogue_loss import BLOCK, block_logits, label_hits, over_blocks
 from emkd_jax.objective.emkd import PARTS, Batch, Capacity
 from emkd_jax.objective.masking import masked_positions
 from emkd_jax.objective.next_item import PackedBatch, label_weights

@@ -1,4 +1,4 @@
-"""Products of activations and weights in bfloat16, forward and backward."""
+"""Products of activations and weights, forward and backward."""
 
 import jax
 import jax.numpy as jnp
@@ -70,3 +70,44 @@ def test_results_are_wide_where_that_is_fast(platform, result):
     products = [line for line in lowered.as_text().splitlines() if 'dot_general' in line]
     assert len(products) == (4 if platform == 'cpu' else 3)
     assert all(line.rstrip().endswith(f'x{result}>') for line in products)
+
+
+def float32_gradients(x, kernel, bias):
+    """Those of x, kernel and bias, where a computation leads to the gradient of each row."""
+
+    def value(x, kernel, bias):
+        return jnp.tanh(matmul('abi,fi->abf', jnp.sin(x), kernel, bias)).sum()
+
+    return jax.grad(value, (0, 1, 2))(x, kernel, bias)
+
+
+@pytest.mark.parametrize(('features', 'inputs'), [(24, 32), (32, 24), (32, 32)])
+class TestFloat32:
+    rows = (50, 25)
+
+    def arrays(self, features, inputs):
+        rng = np.random.default_rng(0)
+        shapes = (*self.rows, inputs), (features, inputs), (features,)
+        return tuple(rng.normal(size=shape).astype(np.float32) for shape in shapes)
+
+    def test_gradients_are_those_of_the_formula(self, features, inputs):
+        x, kernel, bias = self.arrays(features, inputs)
+        read = np.sin(x, dtype=np.float64)
+        y_grad = 1 / np.cosh(np.einsum('abi,fi->abf', read, kernel) + bias) ** 2
+        expected = (
+            np.einsum('abf,fi->abi', y_grad, kernel) * np.cos(x, dtype=np.float64),
+            np.einsum('abf,abi->fi', y_grad, read),
+            y_grad.sum((0, 1)),
+        )
+        for found, reference in zip(float32_gradients(x, kernel, bias), expected, strict=True):
+            np.testing.assert_allclose(found, reference, rtol=1e-5, atol=2e-5)
+
+    def test_only_the_narrower_rows_are_transposed(self, features, inputs):
+        """XLA computes what leads to a row once more, for every element of a transposed copy."""
+        arrays = self.arrays(features, inputs)
+        text = jax.jit(float32_gradients).trace(*arrays).lower().as_text()
+        [product] = [
+            line for line in text.splitlines() if 'contracting_dims = [0, 1] x [0, 1]' in line
+        ]
+        first, second = (inputs, features) if inputs <= features else (features, inputs)
+        assert product.rstrip().endswith(f'-> tensor<{first}x{second}xf32>')
