@@ -25,8 +25,7 @@ def matmul(
     """Computes einsum(spec, x, kernel) + bias in the dtype of x.
 
     Args:
-      spec: 'x,kernel->y', where the axes of y that x does not have come last in y and first in
-        the kernel.
+      spec: 'x,kernel->y', where the axes of y that x does not have come last.
       x: activations.
       kernel, bias: float32, or wider; the bias has the last axes of y, those that x does not have.
     """
@@ -57,9 +56,9 @@ def _backward(spec, residuals, y_grad):
         x_grad = product(f'{y_axes},{kernel_axes}->{x_axes}', y_grad, kernel.astype(x.dtype))
         # XLA transposes the operand whose axes come first in the result.
         if result_dtype == x.dtype and kernel.size // bias.size <= bias.size:
-            features, inputs = kernel_axes[: bias.ndim], kernel_axes[bias.ndim :]
-            kernel_grad = product(f'{x_axes},{y_axes}->{inputs}{features}', x, y_grad)
-            kernel_grad = kernel_grad.reshape(-1, bias.size).T.reshape(kernel.shape)
+            inputs_first = ''.join(sorted(kernel_axes, key=y_axes.__contains__))
+            kernel_grad = product(f'{x_axes},{y_axes}->{inputs_first}', x, y_grad)
+            kernel_grad = jnp.einsum(f'{inputs_first}->{kernel_axes}', kernel_grad)
         else:
             kernel_grad = product(f'{x_axes},{y_axes}->{kernel_axes}', x, y_grad)
         if result_dtype is None or result_dtype == x.dtype:
