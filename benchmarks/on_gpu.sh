@@ -10,6 +10,7 @@
 #     training   the whole training and its test
 #     plan       memory, work and roofline of the train step on this GPU
 #     tuned      beside the original with TF32
+#     step       where the time of a train step of the variant `best` goes
 #     peers      SASRec of this project, RecTools and RecBole, for a minute each; Toys alone, where
 #                the options have --config.data.source=FOLDER
 #
@@ -24,6 +25,7 @@ fi
 clone=$(realpath "$1") folder=$(realpath -m "$2")
 shift 2
 cd "$(dirname "$0")/.." || exit 1
+CONFIG=${CONFIG:-configs/toys.py}
 mkdir -p "$folder" || exit 1
 export JAX_COMPILATION_CACHE_DIR="$folder/compiled"
 failed=0
@@ -50,7 +52,7 @@ part() {
 launch() {
     local name=$1
     shift
-    part "$name" launch.py "--config=${CONFIG:-configs/toys.py}" "--workdir=$folder/$name" "$@"
+    part "$name" launch.py "--config=$CONFIG" "--workdir=$folder/$name" "$@"
 }
 
 source=
@@ -61,7 +63,8 @@ launch released --mode=benchmark "--pytorch_repo=$clone" "$@"
 launch training --mode=train "$@"
 launch plan --mode=plan "$@"
 launch tuned --mode=benchmark "--pytorch_repo=$clone" --torch_tuned "$@"
-case "${CONFIG:-toys}:$source" in
+part step benchmarks/step_profile.py "--config=${CONFIG%%:*}:best" "$@"
+case "${CONFIG%%:*}:$source" in
     *toys*:?*) part peers benchmarks/peers.py "$folder/peers" "--source=$source" --minutes=1 ;;
     *) echo 'peers: left out; they need Toys and --config.data.source=FOLDER' ;;
 esac

@@ -1,10 +1,11 @@
 """Where the time of a train step goes on this machine, by part of the step:
 
-    python benchmarks/step_profile.py --config=toys:best --output=FILE [--config.OPTION=VALUE ...]
+    python benchmarks/step_profile.py --config=toys:best [--config.OPTION=VALUE ...]
 
 First the step is timed, and then it is run under JAX's profiler. The operations that XLA ran are
 added up by the place in the code that they come from. Operations run beside each other on several
-cores, so that the parts may add up to more than the time of the step.
+cores, so that the parts may add up to more than the time of the step. The last line of the output
+is the record, as JSON.
 """
 
 import argparse
@@ -93,10 +94,9 @@ def profile(trainer):
 
 
 def main():
-    """Times and profiles the step, prints a table, and writes the record."""
+    """Times and profiles the step, and prints a table and the record."""
     parser = argparse.ArgumentParser(description=__doc__.split(':\n')[0])
     parser.add_argument('--config', required=True)
-    parser.add_argument('--output', required=True)
     arguments, rest = parser.parse_known_args()
     config = get_config(arguments.config, **dict(map(option, rest)))
     trainer = make_trainer(make_experiment(config))
@@ -111,7 +111,7 @@ def main():
         'command': ' '.join(
             ['python', 'benchmarks/step_profile.py', f'--config={arguments.config}']
             + [text for text in rest if 'data.source' not in text]
-            + ['--config.data.source=FOLDER', '--output=FILE']
+            + ['--config.data.source=FOLDER']
         ),
         'date': time.strftime('%Y-%m-%d'),
         'device': device_name(),
@@ -123,7 +123,7 @@ def main():
     print(f'{record["ms a step, median"]} ms a step')
     for part, found in parts.items():
         print(f'{found["ms"]:9.2f} ms  {found["operations"]:7.1f} operations  {part}')
-    pathlib.Path(arguments.output).write_text(json.dumps(record, indent=2) + '\n')
+    print(json.dumps(record))
 
 
 if __name__ == '__main__':

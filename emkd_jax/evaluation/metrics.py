@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Int32, Shaped
 
 from emkd_jax.data.dataset import Holdout
+from emkd_jax.model.folding import fold
 
 RULES = ('window', 'history', 'none')
 
@@ -37,7 +38,8 @@ def target_ranks(
     """
     target_score = jnp.take_along_axis(scores, targets[:, None], 1)
     # The target scores at least as high as itself, which is the 1.
-    ranks = (scores >= target_score)[:, 1:].sum(1, dtype=jnp.int32)
+    at_least = (scores >= target_score)[:, 1:].astype(jnp.int32)
+    ranks = fold(jnp.add, at_least).sum(1)
     ahead = (others > 0) & (jnp.take_along_axis(scores, others, 1) >= target_score)
     in_window = jnp.arange(others.shape[1])[None, :] < visible[:, None]
     excluded = jnp.stack([(ahead & in_window).sum(1), ahead.sum(1)]).astype(jnp.int32)

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from emkd_jax.model.ensemble import Ensemble
+from emkd_jax.model.folding import fold
 from emkd_jax.model.precision import accumulation_dtype
 
 MOST_KEPT = 1 << 24  # numbers of a network and step: 64 MiB in float32
@@ -55,7 +56,7 @@ def _forward(hidden, kernel, bias, labels, weights):
     for h, k, b in zip(hidden, kernel, bias, strict=True):
         narrow, b = k.astype(h.dtype), b.astype(wide)
         logits = jnp.einsum('pd,cd->pc', h, narrow, preferred_element_type=wide) + b[None]
-        top = logits.max(1)
+        top = fold(jnp.maximum, logits).max(1)
         exponentials = jnp.exp(logits - top[:, None])
         sums = exponentials.sum(1)
         picked = (h.astype(wide) * narrow[labels].astype(wide)).sum(1) + b[labels]

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -21,24 +20,7 @@ from emkd_jax.benchmark.protocol import Child
 from emkd_jax.errors import UserError
 from emkd_jax.runs.experiment import make_experiment
 from tests.support import ROOT
-
-_PREPROCESSED = 'Data/preprocessed/toys_min_rating0-min_uc5-min_sc5-splitleave_one_out'
-
-_COUNTS = {'users': 600, 'items': 40, 'attributes': 5, 'windows': 50}
-
-
-def _clone(folder, counts=_COUNTS):
-    """A folder with the fake, its data set and an attribute file."""
-    shutil.copytree(
-        ROOT / 'tests' / 'support' / 'fake_clone',
-        folder,
-        ignore=lambda *_: ['__pycache__'],
-        dirs_exist_ok=True,
-    )
-    (folder / _PREPROCESSED).mkdir(parents=True)
-    (folder / _PREPROCESSED / 'dataset.pkl').write_text(json.dumps(counts))
-    (folder / 'Toys_and_Games_item2attributes.json').write_text('{}')
-    return folder
+from tests.support.clones import COUNTS, make_clone
 
 
 def _config(**changes):
@@ -179,14 +161,14 @@ def test_summary_of_this_code_alone(capsys):
 def test_clone_is_checked(tmp_path):
     with pytest.raises(UserError, match=r'is not a clone of hw-du/EMKD \(there is no options\.py'):
         open_clone(str(tmp_path), 'toys')
-    clone = _clone(tmp_path)
+    clone = make_clone(tmp_path)
     assert open_clone(str(clone), 'toys') == (clone, None, None)
     with pytest.raises(UserError, match='has no Data/preprocessed/beauty_'):
         open_clone(str(clone), 'beauty')
 
 
 def test_clone_knows_its_commit(tmp_path):
-    clone = _clone(tmp_path)
+    clone = make_clone(tmp_path)
 
     def git(*words):
         env = {k: v for k, v in os.environ.items() if not k.startswith('GIT_')}
@@ -208,7 +190,7 @@ def test_clone_knows_its_commit(tmp_path):
 
 
 def test_original_is_driven_and_left_as_it_was(tmp_path):
-    clone, workplace = _clone(tmp_path / 'clone'), tmp_path / 'workplace'
+    clone, workplace = make_clone(tmp_path / 'clone'), tmp_path / 'workplace'
     workplace.mkdir()
     link_data(open_clone(str(clone), 'toys'), workplace)
     before = _files(clone)
@@ -232,7 +214,7 @@ def test_original_is_driven_and_left_as_it_was(tmp_path):
         one_batch = original.ask('evaluate', max_batches=1)
         whole = original.ask('evaluate')
         peaks = original.ask('memory')
-    assert about['counts'] == _COUNTS
+    assert about['counts'] == COUNTS
     # 50 windows in batches of 20: the third is short, and the next epoch follows.
     assert [(b['steps'], b['sequences']) for b in blocks] == [(2, 40), (1, 10), (2, 40)]
     assert (one_batch['users'], whole['users']) == (256, 600)
@@ -259,7 +241,7 @@ def _set_up(tmp_path, **arguments_changed):
 
 
 def test_module_the_original_lacks(tmp_path):
-    (_clone(tmp_path) / 'models/__init__.py').write_text('import a_module_nobody_has')
+    (make_clone(tmp_path) / 'models/__init__.py').write_text('import a_module_nobody_has')
     with pytest.raises(UserError, match=r"'a_module_nobody_has'.*pip install 'emkd-jax\[torch\]'"):
         _set_up(tmp_path)
     project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
@@ -269,7 +251,7 @@ def test_module_the_original_lacks(tmp_path):
 
 
 def test_other_version_of_the_original(tmp_path):
-    _clone(tmp_path)
+    make_clone(tmp_path)
     with pytest.raises(UserError, match=r'has no argument no_such; check out the released code'):
         _set_up(tmp_path, no_such=1)
 
@@ -318,8 +300,8 @@ def test_original_at_full_batch_is_too_big_for_24_gigabytes():
     assert 7e9 < memory.original_host_bytes(config, counts) < 10e9
 
 
-def _start_original(tmp_path, config, platform='cpu', counts=_COUNTS):
-    clone = open_clone(str(_clone(tmp_path / 'clone')), 'toys')
+def _start_original(tmp_path, config, platform='cpu', counts=COUNTS):
+    clone = open_clone(str(make_clone(tmp_path / 'clone')), 'toys')
     with contextlib.ExitStack() as stack:
         sides.start_original(
             stack, clone, config, {'platform': platform, 'counts': counts}, False, tmp_path
@@ -340,7 +322,7 @@ def test_original_has_no_tpu(tmp_path):
 
 
 def test_other_data_is_refused(tmp_path):
-    counts = _COUNTS | {'windows': 51}
+    counts = COUNTS | {'windows': 51}
     with pytest.raises(UserError, match=r'\(51 windows here, 50 in .*--config.data.source='):
         _start_original(tmp_path, _config(), counts=counts)
 
@@ -362,7 +344,7 @@ def test_both_sides_in_one_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     config = _config()
     counts = make_experiment(config).counts
-    clone = _clone(tmp_path / 'clone', counts)
+    clone = make_clone(tmp_path / 'clone', counts)
     benchmark(config, '', str(clone), pairs=2, block_seconds=0.0)
     workdir = tmp_path / 'runs/toys_quick_stand_in'
     lines = capsys.readouterr().out.splitlines()

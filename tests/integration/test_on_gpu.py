@@ -1,16 +1,46 @@
-"""The script that measures everything on a GPU, with a launch.py that only notes its flags."""
+"""The script that measures everything on a GPU: what it runs, and that all of it runs."""
 
 import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 
+from emkd_jax.config import get_config
+from emkd_jax.runs.experiment import make_experiment
 from tests.support import ROOT as _ROOT
+from tests.support.clones import make_clone
+
+# Runs what it is asked to, with less patience.
+BRIEF = f"""#!{sys.executable}
+import sys
+
+sys.argv, sys.path[0] = sys.argv[1:], ''
+if sys.argv[0] == 'launch.py':
+    from emkd_jax import cli
+    from emkd_jax.benchmark.compare import benchmark
+
+    benchmark.__defaults__ = (*benchmark.__defaults__[:-2], 1, 0.0)
+    sys.exit(cli.main())
+from benchmarks import step_profile
+
+step_profile.ROUNDS, step_profile.SECONDS = 1, 0.0
+step_profile.main()
+"""
+SMALL = {
+    'data.stand_in': True,
+    'model.max_len': 4,
+    'model.hidden_dim': 8,
+    'model.num_blocks': 1,
+    'objective.num_views': 1,
+    'train.batch_size': 16,
+    'train.num_steps': 2,
+}
 
 
 def _on_gpu(tmp_path, *flags, **env):
-    """Runs the batch script with a launch.py that notes its flags; the parts that were run."""
+    """Runs the batch script with a Python that notes its flags; the parts that were run."""
     python = tmp_path / 'python'
     python.write_text(f"""#!/usr/bin/env bash
 echo "$@" >> {tmp_path}/calls
@@ -43,7 +73,9 @@ def test_batch_script_measures_every_part_and_goes_on_after_a_failure(tmp_path):
     assert re.search(r'plan: no result after \d+ s; no plan', done.stdout)
     clone = f'--pytorch_repo={tmp_path}'
     flags = [call.split() for call in calls]
-    assert all({'--config=configs/beauty.py', '--config.seed=3'} <= set(f) for f in flags)
+    assert all('--config.seed=3' in f for f in flags)
+    assert flags.pop()[:2] == ['benchmarks/step_profile.py', '--config=configs/beauty.py:best']
+    assert all('--config=configs/beauty.py' in f for f in flags)
     assert [
         set(f) & {'--mode=benchmark', '--mode=train', '--mode=plan', '--torch_tuned', clone}
         for f in flags
@@ -58,7 +90,35 @@ def test_batch_script_measures_every_part_and_goes_on_after_a_failure(tmp_path):
         'released.json': {'speedup': 2},
         'training.json': {'steps': 7},
         'tuned.json': {'speedup': 2},
+        'step.json': {'speedup': 2},
     }
+
+
+def test_every_part_works_at_small_size(tmp_path):
+    counts = make_experiment(get_config('toys:quick', **SMALL)).counts
+    clone = make_clone(tmp_path / 'clone', counts)
+    python = tmp_path / 'python'
+    python.write_text(BRIEF)
+    python.chmod(0o755)
+    flags = [f'--config.{name}={value}' for name, value in SMALL.items()]
+    done = subprocess.run(
+        [_ROOT / 'benchmarks/on_gpu.sh', clone, tmp_path / 'out', *flags],
+        env=os.environ
+        | {
+            'PYTHON': str(python),
+            'CONFIG': 'configs/toys.py:quick',
+            'XLA_FLAGS': '--xla_backend_optimization_level=0',  # one device
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    found = {p.stem: json.loads(p.read_text()) for p in (tmp_path / 'out').glob('*.json')}
+    assert set(found) == {'released', 'training', 'plan', 'tuned', 'step'}
+    assert found['released']['speedup'] > 0 and found['tuned']['torch_tuned']
+    assert found['training']['steps'] == 2
+    assert found['plan']['flops'] > 0
+    assert found['step']['ms a step, median'] > 0 and 'softmax' in found['step']['parts']
 
 
 def test_batch_script_goes_on_where_it_stopped(tmp_path):
