@@ -111,3 +111,19 @@ class TestFloat32:
         ]
         first, second = (inputs, features) if inputs <= features else (features, inputs)
         assert product.rstrip().endswith(f'-> tensor<{first}x{second}xf32>')
+
+    def test_what_leads_to_narrow_gradients_of_rows_is_not_computed_again(self, features, inputs):
+        """A conditional keeps XLA from it, and stays one where networks and runs are vectorised."""
+        arrays = self.arrays(features, inputs)
+        stacked = [np.stack([np.stack([array] * NETWORKS)] * 2) for array in arrays]
+        vectorised = jax.jit(jax.vmap(jax.vmap(float32_gradients)))
+        for function, given in ((jax.jit(float32_gradients), arrays), (vectorised, stacked)):
+            text = function.lower(*given).compile().as_text()
+            assert text.count(' conditional(') == (inputs > features)
+        for found, reference in zip(vectorised(*stacked), float32_gradients(*arrays), strict=True):
+            np.testing.assert_allclose(found[1, 2], reference, rtol=1e-5, atol=2e-5)
+
+    def test_what_is_not_a_number_has_no_gradient(self, features, inputs):
+        x, kernel, bias = self.arrays(features, inputs)
+        x[0, 0, 0] = np.nan
+        assert np.isnan(float32_gradients(x, kernel, bias)[1]).any()
