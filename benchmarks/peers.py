@@ -149,6 +149,19 @@ def peer(folder, name, experiment, seconds):
     }
 
 
+def validations(workdir, rule):
+    """Metrics of the ensemble after each validated epoch of a run, with the seconds of training."""
+    return [
+        {
+            'epoch': event['epoch'],
+            'seconds': round(event['seconds'], 1),
+            **{metric: round(event['ensemble'][rule][metric], 5) for metric in METRICS},
+        }
+        for event in read_log(epath.Path(workdir))
+        if event['kind'] == 'validation'
+    ]
+
+
 def ours(folder, name, source):
     """Trains a recipe of this project with its own command."""
     work = folder / name.replace(':', '_').replace(' ', '_')
@@ -156,15 +169,7 @@ def ours(folder, name, source):
     command += [f'--config.data.source={source}', f'--workdir={work}']
     memory = run_alone(command, folder / f'{work.name}.txt')
     results = json.loads((work / 'results.json').read_text())
-    curve = [
-        {
-            'epoch': event['epoch'],
-            'seconds': round(event['seconds'], 1),
-            **{metric: round(event['ensemble'][RULE][metric], 5) for metric in METRICS},
-        }
-        for event in read_log(epath.Path(work))
-        if event['kind'] == 'validation'
-    ]
+    curve = validations(work, RULE)
     return {
         'seconds an epoch': round(curve[-1]['seconds'] / curve[-1]['epoch'], 2),
         'peak memory': memory,

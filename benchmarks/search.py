@@ -27,10 +27,9 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import optuna
-from etils import epath
 
+from benchmarks.peers import validations
 from emkd_jax.config import flatten, get_config, to_json
-from emkd_jax.runs.metrics_log import read_log
 from emkd_jax.runs.results import device_name, versions
 
 LAUNCH = pathlib.Path(__file__).absolute().parents[1] / 'launch.py'
@@ -57,19 +56,6 @@ def parse_space(words):
 def rounded(value):
     """A number with three digits, so that a command that shows it can be repeated."""
     return float(f'{value:.3g}') if isinstance(value, float) else value
-
-
-def curve(workdir, rule):
-    """Validation NDCG@10 of the network by epoch, with the seconds of training."""
-    return [
-        {
-            'epoch': event['epoch'],
-            'seconds': round(event['seconds'], 1),
-            'NDCG@10': round(event['ensemble'][rule]['NDCG@10'], 5),
-        }
-        for event in read_log(epath.Path(workdir))
-        if event['kind'] == 'validation'
-    ]
 
 
 def train(folder, options, given):
@@ -113,7 +99,7 @@ def main():
     while len(study.get_trials(states=done)) < given.trials:
         trial = study.ask(space)
         options = {name: rounded(value) for name, value in trial.params.items()}
-        found = curve(train(folder, options, given), config.eval.rule)
+        found = validations(train(folder, options, given), config.eval.rule)
         best = max(found, key=lambda point: point['NDCG@10'])
         trial.set_user_attr('options', options)
         trial.set_user_attr('curve', found)

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 
-from jax import numpy as jnp
+import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 _SLICES = 8
