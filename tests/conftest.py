@@ -14,7 +14,9 @@ os.environ['XLA_FLAGS'] = (
 )
 if 'xla_backend_optimization_level' not in os.environ['XLA_FLAGS']:
     # The tests compile much and compute little. `.ci/run` tries some of them as users compile.
+    # Kernels made the older way compile in about half of the time.
     os.environ['XLA_FLAGS'] += ' --xla_backend_optimization_level=0'
+    os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
 if importlib.metadata.version('jaxlib').startswith('0.10.'):  # XLA aborts on flags it does not know
     # On a machine that stalls, the threads of a collective may meet later than XLA waits for them.
     os.environ['XLA_FLAGS'] += ' --xla_cpu_collective_call_terminate_timeout_seconds=600'
@@ -23,7 +25,7 @@ os.environ.setdefault(
     'JAX_COMPILATION_CACHE_DIR',
     str(pathlib.Path(tempfile.gettempdir(), f'emkd_jax_test_cache_{os.getuid()}')),
 )
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 # More fake devices than cores can abort in an XLA rendezvous; a larger thread pool cures it.
 os.environ.setdefault('NPROC', '16')
 os.environ['no_proxy'] = 'localhost,127.0.0.1'  # processes of a test speak with each other
