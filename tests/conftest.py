@@ -8,15 +8,14 @@ import tempfile
 
 import pytest
 
+from tests.support import QUICK_TO_COMPILE
+
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ['XLA_FLAGS'] = (
     os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=4'
 )
 if 'xla_backend_optimization_level' not in os.environ['XLA_FLAGS']:
-    # The tests compile much and compute little. `.ci/run` tries some of them as users compile.
-    # Kernels made the older way compile in about half of the time.
-    os.environ['XLA_FLAGS'] += ' --xla_backend_optimization_level=0'
-    os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
+    os.environ['XLA_FLAGS'] += f' {QUICK_TO_COMPILE}'
 if importlib.metadata.version('jaxlib').startswith('0.10.'):  # XLA aborts on flags it does not know
     # On a machine that stalls, the threads of a collective may meet later than XLA waits for them.
     os.environ['XLA_FLAGS'] += ' --xla_cpu_collective_call_terminate_timeout_seconds=600'

@@ -19,7 +19,7 @@ from emkd_jax.benchmark.compare import benchmark
 from emkd_jax.benchmark.protocol import Child
 from emkd_jax.errors import UserError
 from emkd_jax.runs.experiment import make_experiment
-from tests.support import ROOT
+from tests.support import QUICK_TO_COMPILE, ROOT
 from tests.support.clones import COUNTS, make_clone
 
 
@@ -340,7 +340,7 @@ def test_workdir_that_is_a_file(tmp_path):
 
 def test_both_sides_in_one_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'nothing_prepared'))
-    monkeypatch.setenv('XLA_FLAGS', '')  # one device
+    monkeypatch.setenv('XLA_FLAGS', QUICK_TO_COMPILE)  # one device
     monkeypatch.chdir(tmp_path)
     config = _config()
     counts = make_experiment(config).counts

@@ -9,6 +9,7 @@ import sys
 
 from emkd_jax.config import get_config
 from emkd_jax.runs.experiment import make_experiment
+from tests.support import QUICK_TO_COMPILE
 from tests.support import ROOT as _ROOT
 from tests.support.clones import make_clone
 
@@ -107,7 +108,7 @@ def test_every_part_works_at_small_size(tmp_path):
         | {
             'PYTHON': str(python),
             'CONFIG': 'configs/toys.py:quick',
-            'XLA_FLAGS': '--xla_backend_optimization_level=0',  # one device
+            'XLA_FLAGS': QUICK_TO_COMPILE,  # one device
         },
         capture_output=True,
         text=True,

@@ -19,7 +19,7 @@ from emkd_jax.runs.trained import load_run
 from emkd_jax.serving.http import serve
 from emkd_jax.serving.http.app import make_app
 from emkd_jax.serving.http.served import Served
-from tests.support import ROOT
+from tests.support import QUICK_TO_COMPILE, ROOT
 from tests.support.launches import LONGEST
 
 SECOND = 1000  # milliseconds
@@ -160,7 +160,7 @@ def test_the_page_comes_back_when_the_server_does(served, open_page):
 
 def test_a_server_of_its_own_answers_and_ends(finished):
     command = [sys.executable, 'launch.py', 'serve', f'--workdir={finished[1]}', '--port=0']
-    environment = os.environ | {'XLA_FLAGS': ''}
+    environment = os.environ | {'XLA_FLAGS': QUICK_TO_COMPILE}
     with subprocess.Popen(
         command,
         cwd=ROOT,

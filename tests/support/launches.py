@@ -17,10 +17,9 @@ from tensorboardX.proto import event_pb2
 from configs import quickstart
 from emkd_jax.runs.checkpoints import Checkpoints
 from emkd_jax.runs.experiment import make_experiment
-from tests.support import ROOT
+from tests.support import QUICK_TO_COMPILE, ROOT
 
 OF_THE_CLOCK = ('seconds', 'sequences_per_second')
-QUICK = '--xla_backend_optimization_level=0'  # to compile
 LONGEST = 300  # seconds that a small run may take on a busy machine
 
 OPTIONS = {
@@ -77,7 +76,7 @@ class Launch:
             | {
                 'JAX_PLATFORMS': 'cpu',
                 'NPROC': '16',
-                'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {QUICK}',
+                'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {QUICK_TO_COMPILE}',
             }
             | (environment or {}),
         )

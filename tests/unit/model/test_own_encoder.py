@@ -10,7 +10,7 @@ import textwrap
 import numpy as np
 
 import emkd_jax
-from tests.support import ROOT
+from tests.support import QUICK_TO_COMPILE, ROOT
 from tests.support.launches import OPTIONS
 
 HEADER = 'import emkd_jax as emkd\nimport jax.numpy as jnp\n\n\n'
@@ -32,7 +32,7 @@ def test_the_example_of_the_documentation_trains_on_the_command_line(tmp_path, m
     done = subprocess.run(
         [sys.executable, 'launch.py', '--config=quickstart', f'--workdir={workdir}', *flags],
         cwd=ROOT,
-        env=os.environ | {'PYTHONPATH': str(tmp_path), 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''},
+        env=os.environ | {'PYTHONPATH': str(tmp_path), 'XLA_FLAGS': QUICK_TO_COMPILE},
         capture_output=True,
         text=True,
         check=False,
