@@ -6,7 +6,7 @@
         [--config.OPTION=VALUE ...]
 
 Each trial trains one network, without transition counts, with all other options of the command. Its
-value is the best validation NDCG@10 under the rule of the configuration; the test with which a
+value is the best validation NDCG@10 under the rule `eval.rule`; the test with which a
 training ends is not read. LEAST:MOST is a range, which is searched on a logarithmic scale where
 `:log` follows; values with commas between them are alternatives. The first trial has the values of
 the recipe.
@@ -31,6 +31,7 @@ import optuna
 from benchmarks.peers import validations
 from emkd_jax.config import flatten, get_config, to_json
 from emkd_jax.runs.results import device_name, versions
+from emkd_jax.runs.trained import stored_config
 
 LAUNCH = pathlib.Path(__file__).absolute().parents[1] / 'launch.py'
 ONE_NETWORK = ('--config.ensemble.num_networks=1', '--config.ensemble.counts=False')
@@ -81,8 +82,7 @@ def main():
     given, given.more = parser.parse_known_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     folder, space = given.folder.absolute(), parse_space(given.search)
-    config = get_config(given.config)
-    recipe = {name: flatten(to_json(config))[name] for name in space}
+    recipe = flatten(to_json(get_config(given.config)))
     study = optuna.create_study(
         storage=f'sqlite:///{folder}/search.db',
         study_name=given.config,
@@ -94,12 +94,14 @@ def main():
         study.enqueue_trial(stopped.params)
         study.tell(stopped.number, state=optuna.trial.TrialState.FAIL)
     if not study.trials:
-        study.enqueue_trial(recipe)
+        study.enqueue_trial({name: recipe[name] for name in space})
     done = [optuna.trial.TrialState.COMPLETE]
     while len(study.get_trials(states=done)) < given.trials:
         trial = study.ask(space)
         options = {name: rounded(value) for name, value in trial.params.items()}
-        found = validations(train(folder, options, given), config.eval.rule)
+        workdir = train(folder, options, given)
+        rule = stored_config(workdir).eval.rule
+        found = validations(workdir, rule)
         best = max(found, key=lambda point: point['NDCG@10'])
         trial.set_user_attr('options', options)
         trial.set_user_attr('curve', found)
@@ -109,9 +111,10 @@ def main():
             {**trial.user_attrs, 'best': trial.value} for trial in study.get_trials(states=done)
         ]
         record = {
-            'what': f'Validation NDCG@10 (rule {config.eval.rule}) of one network of '
-            f'{given.config} by epoch, for options that Optuna proposed.',
+            'what': f'Validation NDCG@10 (rule {rule}) of one network of {given.config} by epoch, '
+            'for options that Optuna proposed.',
             'searched': given.search,
+            'other options': [word for word in given.more if '.data.source=' not in word],
             'trials': sorted(trials, key=lambda trial: -trial['best']),
             'date': time.strftime('%Y-%m-%d'),
             'device': device_name(),

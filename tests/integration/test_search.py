@@ -11,6 +11,7 @@ from benchmarks import search
 # NDCG@10 is best with a dropout of 0.6 and 96 dimensions. The first call is killed.
 LAUNCH = """
 import json, pathlib, sys
+from emkd_jax.config import get_config, to_json
 
 given = dict(a.lstrip('-').partition('=')[::2] for a in sys.argv[1:])
 assert given['config'] == 'beauty:best' and given['config.train.num_epochs'] == '3'
@@ -25,9 +26,11 @@ value = 0.1 - abs(float(given['config.model.dropout']) - 0.6) / 10
 value -= 0.01 * (int(given['config.model.hidden_dim']) != 96)
 work = pathlib.Path(given['workdir'])
 work.mkdir(exist_ok=True)  # where the same options are proposed again
+config = get_config(given['config'], **{'eval.rule': given['config.eval.rule']})
+(work / 'config.json').write_text(json.dumps(to_json(config)))
 with (work / 'metrics.jsonl').open('w') as log:
     for epoch, share in ((1, 0.5), (2, 1), (3, 0.9)):
-        values = {'history': {'HR@10': 0.5, 'NDCG@10': value * share}, 'window': {'NDCG@10': 1.0}}
+        values = {'none': {'HR@10': 0.5, 'NDCG@10': value * share}, 'history': {'NDCG@10': 1.0}}
         event = {'kind': 'validation', 'epoch': epoch, 'seconds': 2.0 * epoch, 'step': epoch}
         print(json.dumps(event | {'ensemble': values}), file=log)
 """
@@ -39,7 +42,8 @@ def run(tmp_path, monkeypatch, trials):
     monkeypatch.setattr(search, 'LAUNCH', tmp_path / 'launch.py')
     command = ['search.py', str(tmp_path / 'found'), '--config=beauty:best', f'--trials={trials}']
     command += ['--search', 'model.dropout=0.4:0.7', 'model.hidden_dim=96,128']
-    monkeypatch.setattr(sys, 'argv', [*command, '--config.train.num_epochs=3'])
+    options = ['--config.train.num_epochs=3', '--config.eval.rule=none']
+    monkeypatch.setattr(sys, 'argv', [*command, *options])
     search.main()
     return json.loads((tmp_path / 'found' / 'search.json').read_text())
 
@@ -49,6 +53,7 @@ def test_the_search_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
         run(tmp_path, monkeypatch, 8)
     assert len(run(tmp_path, monkeypatch, 8)['trials']) == 8
     record = run(tmp_path, monkeypatch, 12)
+    assert record['other options'] == ['--config.train.num_epochs=3', '--config.eval.rule=none']
     trials = record['trials']
     assert len(trials) == 12
     calls = (tmp_path / 'calls').read_text().split()
