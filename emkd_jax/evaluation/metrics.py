@@ -37,9 +37,11 @@ def target_ranks(
       visible: how many of `others` are in the window.
     """
     target_score = jnp.take_along_axis(scores, targets[:, None], 1)
-    # The target scores at least as high as itself, which is the 1.
-    at_least = (scores >= target_score)[:, 1:].astype(jnp.int32)
-    ranks = fold(jnp.add, at_least).sum(1)
+    # The target is left out, not compared with itself: where the scores are computed while they are
+    # compared, a compiler may round the same score in two ways.
+    competes = jnp.arange(scores.shape[1])[None] != targets[:, None]
+    at_least = ((scores >= target_score) & competes)[:, 1:].astype(jnp.int32)
+    ranks = 1 + fold(jnp.add, at_least).sum(1)
     ahead = (others > 0) & (jnp.take_along_axis(scores, others, 1) >= target_score)
     in_window = jnp.arange(others.shape[1])[None, :] < visible[:, None]
     excluded = jnp.stack([(ahead & in_window).sum(1), ahead.sum(1)]).astype(jnp.int32)

@@ -57,15 +57,17 @@ def ranks_of_shards(
     found = scores.at[rows, local_places(targets, own)[:, None]].get(mode='fill', fill_value=0)
     target_score = jax.lax.psum(found, AXIS)
     classes = jax.lax.axis_index(AXIS) * own + jnp.arange(own)
-    competes = (classes > 0) & (classes <= num_items)
+    of_items = (classes > 0) & (classes <= num_items)
+    competes = of_items[None] & (classes[None] != targets[:, None])
     # A class of another device is not ahead here.
     of_others = scores.at[rows, local_places(others, own)].get(mode='fill', fill_value=-jnp.inf)
     ahead = (others > 0) & (of_others >= target_score)
     in_window = jnp.arange(others.shape[1])[None, :] < visible[:, None]
-    counts = [(scores >= target_score) & competes[None], ahead & in_window, ahead]
+    counts = [(scores >= target_score) & competes, ahead & in_window, ahead]
     counts = jnp.stack([count.sum(1, dtype=jnp.int32) for count in counts])
     at_least, in_window, in_history = _own_rows(jax.lax.psum(counts, AXIS))
-    return jnp.stack([at_least - in_window, at_least - in_history, at_least])
+    ranks = 1 + at_least
+    return jnp.stack([ranks - in_window, ranks - in_history, ranks])
 
 
 def best_of_shards(
