@@ -5,11 +5,11 @@
                  model.hidden_dim=96,128,192 \\
         [--config.OPTION=VALUE ...]
 
-Each trial trains one network, without transition counts, with all other options of the command. Its
-value is the best validation NDCG@10 under the rule `eval.rule`; the test with which a
-training ends is not read. LEAST:MOST is a range, which is searched on a logarithmic scale where
-`:log` follows; values with commas between them are alternatives. The first trial has the values of
-the recipe.
+Each trial trains one network of `model.encoder`, without transition counts, with all other options
+of the command. Its value is the best validation NDCG@10 under the rule `eval.rule`; the test with
+which a training ends is not read. LEAST:MOST is a range, which is searched on a logarithmic scale
+where `:log` follows; values with commas between them are alternatives. The first trial has the
+values of the recipe.
 
 The trials are kept in FOLDER/search.db and their workdirs in FOLDER, so that the same command goes
 on where it was stopped, and one with more trials goes on from there. The record is
@@ -34,7 +34,11 @@ from emkd_jax.runs.results import device_name, versions
 from emkd_jax.runs.trained import stored_config
 
 LAUNCH = pathlib.Path(__file__).absolute().parents[1] / 'launch.py'
-ONE_NETWORK = ('--config.ensemble.num_networks=1', '--config.ensemble.counts=False')
+ONE_NETWORK = (
+    '--config.ensemble.members=',
+    '--config.ensemble.num_networks=1',
+    '--config.ensemble.counts=False',
+)
 STARTED = 4  # trials at random before Optuna's model of the trials proposes
 
 

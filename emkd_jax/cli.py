@@ -19,7 +19,14 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from emkd_jax import __version__
-from emkd_jax.config import check_config, check_names, config_names, flatten, get_config
+from emkd_jax.config import (
+    check_config,
+    check_names,
+    check_networks,
+    config_names,
+    flatten,
+    get_config,
+)
 from emkd_jax.errors import PreemptedError, RunError, UserError
 
 
@@ -300,6 +307,7 @@ def _parse(arguments: list[str], config: ConfigDict, mode: Mode) -> flags.FlagVa
     except (flags.Error, ValueError, TypeError) as error:
         message = ' '.join(str(error).split()).removeprefix('flag ')
         raise UserError(f'{message[:300].rstrip(".")}.') from error
+    check_networks(options, values.config)
     for name in _FLAGS:
         if values[name].present and name not in mode.flags:
             takers = ' and '.join(m for m, other in MODES.items() if name in other.flags)

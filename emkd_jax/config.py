@@ -141,6 +141,7 @@ def get_config(name: str, **options: Any) -> ml_collections.ConfigDict:
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f'{file} cannot be used: its get_config returns no configuration.')
     set_options(config, options)
+    check_networks(options, config)
     return config
 
 
@@ -165,6 +166,23 @@ def set_options(config: ml_collections.ConfigDict, options: Mapping[str, Any]) -
                 f'{name} is {value!r}; it must be of the type {type(current).__name__}, such as '
                 f'{current!r}.'
             ) from error
+
+
+def check_networks(names: Iterable[str], config: ml_collections.ConfigDict) -> None:
+    """Raises UserError where a number of networks is asked for, and others are named.
+
+    Args:
+      names: the options that the user gave.
+      config: the configuration with these options.
+    """
+    members, number = config.ensemble.members, config.ensemble.num_networks
+    named = members.count(',') + 1
+    if 'ensemble.num_networks' in names and members and number != named:
+        raise UserError(
+            f'ensemble.num_networks is {number}, and ensemble.members={members} names {named} '
+            'networks; leave the number out, or set --config.ensemble.members= to train networks '
+            'of model.encoder alone.'
+        )
 
 
 def check_names(names: Iterable[str], config: ml_collections.ConfigDict) -> None:

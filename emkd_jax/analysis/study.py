@@ -91,10 +91,11 @@ def _check(config: ml_collections.ConfigDict, design: str) -> None:
             f'--study={design} compares ensembles, and ensemble.num_networks is '
             f'{config.ensemble.num_networks}; set it to 2 at least.'
         )
-    if design == 'ensemble_size' and config.ensemble.members:
+    if design in ('ensemble_size', 'generality') and config.ensemble.members:
         raise UserError(
-            f'--study=ensemble_size chooses the number of networks, and ensemble.members='
-            f'{config.ensemble.members} names the networks; leave it out.'
+            f'--study={design} chooses the networks, and ensemble.members='
+            f'{config.ensemble.members} names them; set --config.ensemble.members= to leave them '
+            'out.'
         )
     check_libraries()
 

@@ -50,6 +50,14 @@ def test_version(capsys):
         (['--from=nowhere'], 'nowhere holds no run'),
         (['--config=toys', '--output=x'], '--output belongs to --mode=recommend'),
         (['--config=toys', '--config.model.dropout=2'], 'model.dropout is 2.0; it must be less'),
+        (
+            [
+                '--config=toys:best',
+                '--config.ensemble.members=hstu,bsarec',
+                '--config.ensemble.num_networks=3',
+            ],
+            'ensemble.num_networks is 3, and ensemble.members=hstu,bsarec names 2 networks',
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(capsys, arguments, message):

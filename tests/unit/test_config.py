@@ -106,6 +106,12 @@ def test_options_are_changed_by_name_and_mistakes_are_named():
     ):
         with pytest.raises(UserError, match=message):
             config.get_config('custom', **{name: value})
+    members = {'ensemble.members': 'hstu,bsarec'}
+    config.get_config('toys:best', **members)
+    with pytest.raises(
+        UserError, match=r'num_networks is 1, and ensemble\.members=hstu,bsarec names 2'
+    ):
+        config.get_config('toys:best', **members, **{'ensemble.num_networks': 1})
     with pytest.raises(UserError, match=r"no configuration 'tyos'; use one of beauty, custom"):
         config.get_config('tyos')
 

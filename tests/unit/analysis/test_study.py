@@ -146,8 +146,9 @@ def test_costs_are_measured(monkeypatch):
         (
             'ensemble_size',
             {'ensemble__members': 'hstu,gru4rec'},
-            r'ensemble\.members=hstu,gru4rec names the networks; leave it out',
+            r'chooses the networks, and ensemble\.members=hstu,gru4rec names them',
         ),
+        ('generality', {'ensemble__members': 'hstu,gru4rec'}, '--study=generality chooses the net'),
         ('generality', {'train__num_seeds': 0}, r'train\.num_seeds is 0; it must be at least 1'),
     ],
 )
