@@ -171,7 +171,7 @@ def draw(record, file):
                         label='its networks' if not number and not n else None,
                     )
             axis.set_title(name)
-            axis.set_xlabel('minutes on two CPU cores')
+            axis.set_xlabel('minutes of training')
             axis.set_ylabel('validation NDCG@10')
             axis.set_xlim(left=0)
             best = max(p['ensemble'] for points in recipe['curves'] for p in points)
