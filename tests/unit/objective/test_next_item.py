@@ -174,8 +174,8 @@ def test_kept_exponentials_and_blocks_of_the_catalogue_give_the_same(monkeypatch
         def loss(p):
             return next_item_loss(p, ensemble, options, hyper, batch(), small.item_attributes())
 
-        compiled = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(params).compile()
-        return compiled(params), 'while' in compiled.as_text()
+        lowered = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(params)
+        return lowered.compile()(params), 'while' in lowered.as_text()
 
     keeps, has_blocks = found()
     assert not has_blocks
