@@ -30,7 +30,7 @@ _STYLE: Any = {
 def check_libraries() -> None:
     """Raises UserError if what a report needs is missing; called before any long work."""
     for name in ('matplotlib', 'markdown'):
-        import_extra(name, 'A report', "'emkd-jax[report]'")
+        import_extra(name, 'A report', '[report]')
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 
 from emkd_jax.benchmark.memory import peak_host_bytes
 from emkd_jax.benchmark.protocol import serve
-from emkd_jax.errors import UserError
+from emkd_jax.errors import UserError, install_command
 
 
 class PyTorchSide:
@@ -52,8 +52,8 @@ class PyTorchSide:
             from utils import setup_train
         except ModuleNotFoundError as error:
             raise UserError(
-                f"The original imports '{error.name}', which is not installed; run pip install "
-                "'emkd-jax[torch]'."
+                f"The original imports '{error.name}', which is not installed; run: "
+                f'{install_command("[torch]")}'
             ) from None
         unknown = arguments.keys() - vars(args).keys()
         if unknown:

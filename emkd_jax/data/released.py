@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from emkd_jax.data.dataset import Ragged
-from emkd_jax.errors import UserError
+from emkd_jax.errors import UserError, this_program
 
 _REPOSITORY = (
     'https://raw.githubusercontent.com/hw-du/EMKD/984d46cffe8298dc9f55e808ee949f371229ecfe/'
@@ -94,7 +94,7 @@ def download(name: str, folder: pathlib.Path) -> None:
         while reason.__context__:  # the first error in the chain is the clearest
             reason = reason.__context__
         raise UserError(
-            '`python launch.py --config=configs/movielens.py` works here at once, on real data. '
+            f'`{this_program()} --config=movielens` works here at once, on real data. '
             f'The {name} data is not on this machine and cannot be downloaded from GitHub '
             f'({str(reason)[:200]}): name a folder with the files of the authors in '
             '--config.data.source=FOLDER, or run --mode=prepare on a machine with a network and '

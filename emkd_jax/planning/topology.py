@@ -9,7 +9,7 @@ import jax
 from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
 
-from emkd_jax.errors import UserError
+from emkd_jax.errors import UserError, install_command
 
 _FLAT = ('2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
 _CUBES = ('2x2x1', '2x2x2', '2x2x4', '2x4x4', '4x4x4', '4x4x8', '4x8x8', '8x8x8')
@@ -55,7 +55,7 @@ def target_devices(topology: str) -> Iterator[Sequence[jax.Device]]:
         )
     if importlib.util.find_spec('libtpu') is None:
         raise UserError(
-            f"--topology={topology} needs the compiler for TPUs; run pip install 'emkd-jax[plan]'."
+            f'--topology={topology} needs the compiler for TPUs; run: {install_command("[plan]")}'
         )
     with _environment(), _settings():
         try:

@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 
 from emkd_jax.config import differences, to_json
-from emkd_jax.errors import UserError
+from emkd_jax.errors import UserError, this_program
 from emkd_jax.runs.console import print_table, say
 from emkd_jax.runs.loop import train
 from emkd_jax.runs.results import write_results
@@ -65,7 +65,7 @@ def distill(
     )
     for metric in ('HR@10', 'NDCG@10'):
         say(in_words(metric, found['test'], found['kept'][metric]))
-    say(f'Serve it with: emkd-jax serve --workdir={student.folder}')
+    say(f'Serve it with: {this_program()} serve --workdir={student.folder}')
     return found
 
 

@@ -15,7 +15,7 @@ from emkd_jax.config import differences, to_json
 from emkd_jax.data.atomic import is_remote, write_json
 from emkd_jax.data.cache import holds_dataset, save_dataset
 from emkd_jax.data.dataset import Dataset
-from emkd_jax.errors import RunError, UserError
+from emkd_jax.errors import RunError, UserError, install_command
 from emkd_jax.runs.cluster import is_lost_host
 from emkd_jax.runs.console import say
 
@@ -195,7 +195,7 @@ def workdir_errors(folder: epath.PathLike) -> Iterator[None]:
         if isinstance(error, KeyError):
             reason = 'this kind of store is not known'
         if isinstance(error, ImportError) and str(folder).startswith('gs://'):
-            reason = 'it needs `pip install gcsfs google-cloud-storage`'
+            reason = f'it needs `{install_command("gcsfs google-cloud-storage")}`'
         raise UserError(
             f'The workdir {folder} cannot be used ({reason}); choose another with --workdir.'
         ) from error

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from emkd_jax.errors import this_program
 from emkd_jax.runs.console import print_table, say
 from emkd_jax.runs.trained import TrainedRun
 from emkd_jax.serving.model import Model
@@ -39,9 +40,10 @@ def show(run: TrainedRun) -> None:
     ]
     say(f'\nUser {model.user_ids[user]} came last to: {recent}.')
     print_table(f'Recommended to user {model.user_ids[user]}', columns, rows, len(columns))
+    program = this_program()
     say(
-        f'\nFor all users:  emkd-jax recommend --workdir={run.folder} --output=answers.csv\n'
-        f'In the browser: emkd-jax serve --workdir={run.folder}\n'
+        f'\nFor all users:  {program} recommend --workdir={run.folder} --output=answers.csv\n'
+        f'In the browser: {program} serve --workdir={run.folder}\n'
         f"In Python:      emkd_jax.load('{run.folder}').recommend(users=[...])"
     )
 

@@ -79,4 +79,4 @@ def import_faiss() -> Any:
     Raises:
       UserError: it is not installed.
     """
-    return import_extra('faiss', 'export.index=faiss', "'emkd-jax[index]'")
+    return import_extra('faiss', 'export.index=faiss', '[index]')

@@ -122,4 +122,4 @@ def _from_pytorch(path: epath.Path, content: bytes) -> PyTree[Float[np.ndarray, 
 
 
 def _torch() -> ModuleType:
-    return import_extra('torch', 'A .pth file', "'emkd-jax[torch]'")
+    return import_extra('torch', 'A .pth file', '[torch]')

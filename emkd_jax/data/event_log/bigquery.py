@@ -27,7 +27,7 @@ from emkd_jax.data.event_log.warehouse import (
     refuse_sequences,
     translated,
 )
-from emkd_jax.errors import UserError
+from emkd_jax.errors import UserError, install_command
 
 # Types of columns that have a text, as `typed_table` calls them.
 _TYPES = {
@@ -115,8 +115,8 @@ def opened_table(options: ml_collections.ConfigDict) -> Iterator[FoundLog]:
         from google.cloud import bigquery
     except ImportError as error:
         raise UserError(
-            f'data.engine=bigquery needs its client ({error}); install it with '
-            "pip install 'emkd-jax[bigquery]'."
+            f'data.engine=bigquery needs its client ({error}); install it with: '
+            f'{install_command("[bigquery]")}'
         ) from error
     failures = (
         google.api_core.exceptions.GoogleAPIError,

@@ -27,7 +27,7 @@ from emkd_jax.data.event_log.warehouse import (
     refuse_sequences,
     translated,
 )
-from emkd_jax.errors import UserError
+from emkd_jax.errors import UserError, install_command
 
 _LOG = 'emkd_log'  # the view of the log as it lies there
 _PLACE = '_emkd_place'  # where a row lies in the files
@@ -140,8 +140,8 @@ def _open_spark(source):
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise UserError(
-            f'data.engine=spark needs Spark ({error}); install a Java runtime, and then Spark with '
-            "pip install 'emkd-jax[spark]'."
+            f'data.engine=spark needs Spark ({error}); install a Java runtime, and then Spark '
+            f'with: {install_command("[spark]")}'
         ) from error
     import py4j.protocol
 

@@ -25,7 +25,7 @@ def serve(run: TrainedRun, host: str = '127.0.0.1', port: int = 8000) -> None:
         validated checkpoint yet.
     """
     uvicorn, answering = (
-        import_extra(name, '--mode=serve', "'emkd-jax[serve]'")
+        import_extra(name, '--mode=serve', '[serve]')
         for name in ('uvicorn', 'emkd_jax.serving.http.app')
     )
     from emkd_jax.serving.http.served import Served

@@ -118,5 +118,5 @@ def test_groups_hold_every_user_once():
 
 def test_without_matplotlib_it_is_said_what_to_install(finished, monkeypatch):
     monkeypatch.setitem(sys.modules, 'matplotlib', None)
-    with pytest.raises(UserError, match=r"pip install 'emkd-jax\[report\]'"):
+    with pytest.raises(UserError, match=r"pip install '.*\[report\]'"):
         report(load_run(finished[1]))

@@ -117,5 +117,5 @@ def test_a_failing_query_is_told(tmp_path, connect):
 
 def test_without_the_client_the_command_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'google.cloud', None)
-    with pytest.raises(UserError, match=r"pip install 'emkd-jax\[bigquery\]'"):
+    with pytest.raises(UserError, match=r"pip install '.*\[bigquery\]'"):
         load(TABLE, tmp_path, engine='bigquery')

@@ -176,7 +176,7 @@ def test_a_workdir_that_cannot_be_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ('workdir', 'reason'),
     [
-        ('gs://bucket/run', 'it needs `pip install gcsfs google-cloud-storage`'),
+        ('gs://bucket/run', 'it needs `.*pip install gcsfs google-cloud-storage`'),
         ('odd://bucket/run', 'this kind of store is not known'),
     ],
 )
