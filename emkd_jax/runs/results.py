@@ -184,12 +184,29 @@ def tested_scorers(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
     found = {'ensemble and counts' if with_counts else 'ensemble': ('ensemble', results['test'])}
     if with_counts:
         found['ensemble'] = 'without_counts', results['without_counts']
-    for n, network in enumerate(results['networks']):
-        found[f'network {n}'] = f'network_{n}', network
+    # Runs of earlier versions do not name their members.
+    names = network_names(
+        results['config']['ensemble'].get('members', ''), len(results['networks'])
+    )
+    for n, (name, network) in enumerate(zip(names, results['networks'], strict=True)):
+        found[name] = f'network_{n}', network
     for name, floor in results['floors'].items():
         found[f'baseline: {name}'] = name, floor
     lists = results.get('beyond_accuracy', {})  # runs of earlier versions have none
     return {label: tests[rule] | lists.get(name, {}) for label, (name, tests) in found.items()}
+
+
+def network_names(members: str, count: int) -> list[str]:
+    """The networks of an ensemble as tables name them, with their encoders if these differ.
+
+    Args:
+      members: `ensemble.members`.
+      count: number of networks.
+    """
+    kinds = [kind.strip().rpartition(':')[2] for kind in members.split(',')]
+    if len(set(kinds)) == 1:
+        return [f'network {n}' for n in range(count)]
+    return [f'network {n} ({kind})' for n, kind in enumerate(kinds)]
 
 
 def print_tests(results: dict[str, Any]) -> None:

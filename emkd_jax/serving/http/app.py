@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from emkd_jax import __version__
 from emkd_jax.evaluation.baselines import LIST
-from emkd_jax.runs.results import tested_scorers
+from emkd_jax.runs.results import network_names, tested_scorers
 from emkd_jax.serving.http import messages, scorer
 from emkd_jax.serving.http.batching import Batcher, TooBusyError
 from emkd_jax.serving.http.limits import JsonBodies
@@ -123,7 +123,8 @@ def make_app(served: Served) -> FastAPI:
         history, unknown = _history(loaded, asked)
         found = await best(scorer.Query(history, asked.k, asked.exclude_seen, True))
         together = 'ensemble' if loaded.model.counts is None else 'ensemble and counts'
-        names = [together, *(f'network {n}' for n in range(len(found) - 1))]
+        members = loaded.model.config.ensemble.members
+        names = [together, *network_names(members, len(found) - 1)]
         last = int(history[-1]) if len(history) else 0
         markov = loaded.chain.best(last, history if asked.exclude_seen else history[:0], asked.k)
         lists = [(b.items, b.scores.tolist()) for b in found] + [(markov, [None] * len(markov))]

@@ -10,9 +10,10 @@ from jax import export as jax_export
 
 import emkd_jax as emkd
 from emkd_jax.errors import PreemptedError
+from emkd_jax.runs import results
 from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.runs.loop import train
-from emkd_jax.runs.results import announce
+from emkd_jax.runs.results import announce, network_names
 from emkd_jax.runs.signals import StopSignals
 from emkd_jax.runs.trained import evaluate, load_run
 from emkd_jax.serving.export import export
@@ -50,6 +51,18 @@ def test_results_have_the_ensemble_with_and_without_counts(run):
     assert tried[f'{stored["weight"]:g}'] == max(tried.values())
     assert results['without_counts']['history']['NDCG@10'] > 0
     assert {'rows', 'targets'} <= set(results['data'])
+
+
+def test_tables_name_the_kinds_of_the_networks(run):
+    assert list(results.tested_scorers(run.results))[:5] == [
+        'ensemble and counts',
+        'ensemble',
+        'network 0 (sasrec_plus)',
+        'network 1 (sasrec_plus)',
+        'network 2 (gru4rec)',
+    ]
+    assert network_names('', 2) == network_names('hstu,hstu', 2) == ['network 0', 'network 1']
+    assert network_names('hstu, my.package:Own', 2)[1] == 'network 1 (Own)'
 
 
 def test_evaluate_finds_the_same_from_the_workdir_alone(run):
