@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from emkd_jax.analysis.plots import check_libraries
 from emkd_jax.analysis.speed import measure_cost
 from emkd_jax.analysis.statistics import paired_bootstrap
-from emkd_jax.analysis.study_designs import DESIGNS, Comparison, System
+from emkd_jax.analysis.study_designs import DESIGNS, Comparison, System, parts_in_use
 from emkd_jax.analysis.study_report import markdown, write_report
 from emkd_jax.config import to_json
 from emkd_jax.errors import UserError
@@ -90,6 +90,12 @@ def _check(config: ml_collections.ConfigDict, design: str) -> None:
         raise UserError(
             f'--study={design} compares ensembles, and ensemble.num_networks is '
             f'{config.ensemble.num_networks}; set it to 2 at least.'
+        )
+    if design in ('ablation', 'generality') and not parts_in_use(config.objective):
+        raise UserError(
+            f'--study={design} compares EMKD with a plain ensemble, and {config.name} is one: set '
+            'objective.kd_weight, objective.contrast_weight or objective.attribute_weight, or use '
+            '--study=parts, which adds each of them.'
         )
     if design in ('ensemble_size', 'generality') and config.ensemble.members:
         raise UserError(

@@ -37,17 +37,27 @@ class Comparison(NamedTuple):
     pairs: list[tuple[str, str]]
 
 
+def parts_in_use(objective: ml_collections.ConfigDict) -> dict[str, str]:
+    """The parts of EMKD that have a weight, each with the option that switches it off."""
+    found = {}
+    if objective.contrast_weight and objective.icl_weight:
+        found['ICL'] = 'objective.icl_weight'
+    if objective.contrast_weight and objective.ccl_weight:
+        found['CCL'] = 'objective.ccl_weight'
+    if objective.kd_weight:
+        found['distillation'] = 'objective.kd_weight'
+    if objective.attribute_weight:
+        found['attributes'] = 'objective.attribute_weight'
+    return found
+
+
 def ablation(config: ml_collections.ConfigDict) -> Comparison:
-    """Compares EMKD with itself without each part of the objective."""
-    without = {
-        'without ICL': {'objective.icl_weight': 0.0},
-        'without CCL': {'objective.ccl_weight': 0.0},
-        'without distillation': {'objective.kd_weight': 0.0},
-        'without attributes': {'objective.attribute_weight': 0.0},
-        'plain ensemble': _WITHOUT_EMKD,
-    }
-    if not config.objective.attribute_weight:  # the data may have no attributes
-        del without['without attributes']
+    """Compares EMKD with itself without each part that it has, and without all of them."""
+    used = parts_in_use(config.objective)
+    without: dict[str, dict[str, Any]] = {}
+    if len(used) > 1:  # without the only part, it is a plain ensemble
+        without = {f'without {part}': {option: 0.0} for part, option in used.items()}
+    without['plain ensemble'] = _WITHOUT_EMKD
     return Comparison(
         'What does each part of the objective contribute?',
         [System('EMKD', {}), *(System(name, changes) for name, changes in without.items())],

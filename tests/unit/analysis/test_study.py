@@ -16,6 +16,12 @@ from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.runs.trained import load_run
 from tests.support.runs import small_config
 
+PLAIN = {
+    'objective__kd_weight': 0.0,
+    'objective__contrast_weight': 0.0,
+    'objective__attribute_weight': 0.0,
+}
+
 
 @pytest.mark.parametrize('design', DESIGNS)
 def test_pairs_are_of_systems(design):
@@ -40,9 +46,19 @@ def test_runs_of_one_shape_train_together():
     assert sizes('ensemble_size') == [2]
 
 
-def test_where_there_are_no_attributes_none_are_left_out():
-    systems = DESIGNS['ablation'](small_config(objective__attribute_weight=0.0)).systems
-    assert 'without attributes' not in [system.name for system in systems]
+@pytest.mark.parametrize(
+    ('changes', 'names'),
+    [
+        ({'icl_weight': 0.0}, ['without CCL', 'without distillation', 'without attributes']),
+        ({'contrast_weight': 0.0}, ['without distillation', 'without attributes']),
+        ({'kd_weight': 0.0}, ['without ICL', 'without CCL', 'without attributes']),
+        ({'attribute_weight': 0.0, 'contrast_weight': 0.0}, []),
+    ],
+)
+def test_only_parts_that_are_used_are_left_out(changes, names):
+    config = small_config(**{f'objective__{name}': value for name, value in changes.items()})
+    systems = DESIGNS['ablation'](config).systems
+    assert [system.name for system in systems] == ['EMKD', *names, 'plain ensemble']
 
 
 @pytest.fixture(scope='module')
@@ -149,6 +165,8 @@ def test_costs_are_measured(monkeypatch):
             r'chooses the networks, and ensemble\.members=hstu,gru4rec names them',
         ),
         ('generality', {'ensemble__members': 'hstu,gru4rec'}, '--study=generality chooses the net'),
+        ('ablation', PLAIN, '--study=ablation compares EMKD with a plain ensemble'),
+        ('generality', PLAIN, 'or use --study=parts'),
         ('generality', {'train__num_seeds': 0}, r'train\.num_seeds is 0; it must be at least 1'),
     ],
 )
