@@ -59,12 +59,16 @@ MODES = {
         'items for users or histories',
         ('requests', 'output', 'strict', 'events'),
     ),
-    'export': Mode('serving.export:export', 'run', 'files that need no JAX code', ('output',)),
+    'export': Mode(
+        'serving.export:export', 'run', 'files that need none of this code', ('output',)
+    ),
     'serve': Mode(
         'serving.http.serve:serve', 'run', 'answers over HTTP, and a page', ('host', 'port')
     ),
     'report': Mode('analysis.report:report', 'run', 'how a run went, with plots'),
-    'distill': Mode('runs.distill:distill', 'run', 'one network that keeps the gain', (), True),
+    'distill': Mode(
+        'runs.distill:distill', 'run', 'one network that learns from the ensemble', (), True
+    ),
     'study': Mode('analysis.study:study', 'config', 'several systems compared', ('study',), True),
     'plan': Mode('planning.plan:plan', 'config', 'memory and work on given devices', ('topology',)),
     'prepare': Mode('data.histories:prepare', 'data', 'prepare the data only', ('output',)),
@@ -104,7 +108,8 @@ Modes:
 {modes}
 
 Configurations: {configs},
-  or the path of a file; most have the variants :quick (a small model) and :released.
+  or the path of a file. Those of the published data sets are EMKD as published, and have the
+  variants :best (the best accuracy), :quick (a small model) and :released (as the authors' code).
   Their options are listed in docs/configuration.md and changed on the command line.
 
 Flags:
@@ -114,7 +119,7 @@ Flags:
   --verbose: show the messages of the libraries.  --version, --help.
 
 Examples:
-  {program} --config=quickstart
+  {program} --config=movielens
   {program} --config=custom:quick --config.data.source=events.csv --workdir=runs/shop
   {program} recommend --workdir=runs/shop --output=answers.csv
   {program} serve --workdir=runs/shop"""
@@ -213,7 +218,7 @@ def _run(arguments: list[str]) -> None:
         config = stored_config(stored)
     else:
         need = ' or --workdir' if mode.starts_from == 'run' else ''
-        raise UserError(f'--config{need} is missing; try --config=quickstart, or --help.')
+        raise UserError(f'--config{need} is missing; try --config=movielens, or --help.')
     given = _parse(rest, config, mode)
     check_config(given.config)
     set_compilation_cache(given.compilation_cache)

@@ -73,7 +73,7 @@ _ALSO_CALLED = {
 
 
 def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collections.ConfigDict:
-    """Applies one of the variants that all data sets share: '', `released` or `quick`.
+    """Applies one of the variants that all data sets share: '', `best`, `quick` or `released`.
 
     Raises:
       UserError: there is no such variant.

@@ -34,7 +34,7 @@ def test_version(capsys):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ([], '--config is missing; try --config=quickstart'),
+        ([], '--config is missing; try --config=movielens'),
         (['recommend'], '--config or --workdir is missing'),
         (['--mode=serf'], '--mode=serf is not known; use one of train, '),
         (['--config=tyos'], "no configuration 'tyos'"),
