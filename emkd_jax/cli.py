@@ -28,6 +28,7 @@ from emkd_jax.config import (
     get_config,
 )
 from emkd_jax.errors import PreemptedError, RunError, UserError
+from emkd_jax.lost_output import may_be_lost
 
 
 class Mode(NamedTuple):
@@ -131,7 +132,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_xla_flags()
     try:
         if {'--help', '-h', '-help', '--helpfull', 'help'} & set(arguments):
-            print(help_text())
+            with may_be_lost(sys.stdout):
+                print(help_text())
         elif '--version' in arguments:
             print(f'emkd-jax {__version__}')
         else:
@@ -327,7 +329,8 @@ def _load(mode: Mode) -> Any:
 
 def _fail(error: UserError | RunError | PreemptedError) -> int:
     # The message may quote what a file holds.
-    print(''.join(c if c.isprintable() else '?' for c in str(error)), file=sys.stderr)
+    with may_be_lost(sys.stderr):
+        print(''.join(c if c.isprintable() else '?' for c in str(error)), file=sys.stderr)
     if 'jax' in sys.modules:
         from emkd_jax.runs.cluster import leave
 

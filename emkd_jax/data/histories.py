@@ -1,7 +1,6 @@
 """`--mode=prepare`: prepares a data set, and writes its histories for anybody to check."""
 
 import json
-import os
 import sys
 from typing import TextIO
 
@@ -11,6 +10,7 @@ from emkd_jax import data
 from emkd_jax.data.atomic import atomic_file
 from emkd_jax.data.dataset import Dataset
 from emkd_jax.errors import UserError
+from emkd_jax.lost_output import may_be_lost
 
 
 def prepare(options: ml_collections.ConfigDict, output: str = '') -> None:
@@ -26,8 +26,11 @@ def prepare(options: ml_collections.ConfigDict, output: str = '') -> None:
     """
     folder = data.prepare(options)
     dataset = data.load(options)
-    print(dataset.notes or f'{dataset.name}: {dataset.counts()}', file=sys.stderr)
-    print(f'Prepared in {folder}', file=sys.stderr if output == '-' else sys.stdout)
+    with may_be_lost(sys.stderr):
+        print(dataset.notes or f'{dataset.name}: {dataset.counts()}', file=sys.stderr)
+    stream = sys.stderr if output == '-' else sys.stdout
+    with may_be_lost(stream):
+        print(f'Prepared in {folder}', file=stream)
     if output:
         write_histories(dataset, output)
 
@@ -46,11 +49,8 @@ def write_histories(dataset: Dataset, output: str) -> None:
       UserError: the file cannot be written.
     """
     if output == '-':
-        try:
+        with may_be_lost(sys.stdout):
             _write(dataset, sys.stdout)
-            sys.stdout.flush()
-        except BrokenPipeError:  # the reader has enough, as `head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
         return
     try:
         with atomic_file(output) as partial, partial.open('w', encoding='utf-8') as file:

@@ -13,12 +13,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from emkd_jax.lost_output import may_be_lost
+
 _WIDEST = 1000  # columns of a line that goes into a file
 
 
 def say(text: str) -> None:
     """Prints a line to standard output without breaking the progress bar."""
     _print(text)
+
+
+def note(text: str) -> None:
+    """Prints a line to standard error, where standard output may hold the answers of a mode."""
+    _print(text, to_stderr=True)
 
 
 def warn(text: str) -> None:
@@ -111,5 +118,5 @@ def _print(text: str, to_stderr: bool = False) -> None:
     if jax.distributed.is_initialized() and jax.process_index() != 0:
         return
     stream = sys.stderr if to_stderr else sys.stdout
-    tqdm.tqdm.write(_wrapped(text) if stream.isatty() else text, file=stream)
-    stream.flush()
+    with may_be_lost(stream):
+        tqdm.tqdm.write(_wrapped(text) if stream.isatty() else text, file=stream)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import jax
 import tqdm
 
+from emkd_jax.lost_output import Lasting
 from emkd_jax.runs.console import warn
 
 # At most 80 letters, so that a usual terminal shows all of it.
@@ -33,7 +34,7 @@ class ProgressBar:
             desc='compiling',
             unit='step',
             disable=jax.process_index() != 0,
-            file=sys.stderr,
+            file=Lasting(sys.stderr),
             dynamic_ncols=True,
             bar_format=_FORMAT,
             # A file gets a line where a terminal gets a change of the line.

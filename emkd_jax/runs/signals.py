@@ -1,4 +1,7 @@
-"""SIGTERM and Ctrl-C: the first asks a run to save and stop, a second one ends the process."""
+"""SIGTERM, Ctrl-C and a closed terminal: the first signal asks a run to save and stop.
+
+A second one ends the process.
+"""
 
 import math
 import os
@@ -8,8 +11,10 @@ import threading
 import time
 
 from emkd_jax.errors import PreemptedError
+from emkd_jax.lost_output import may_be_lost
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_HANGUP = getattr(signal, 'SIGHUP', None)  # of a terminal that is closed; Windows has none
 _TWICE = 0.5  # seconds in which one request may arrive twice: at a process and at its group
 
 
@@ -32,7 +37,10 @@ class StopSignals:
         read, self._pipe = os.pipe()
         os.set_blocking(self._pipe, False)
         self._old_pipe = signal.set_wakeup_fd(self._pipe, warn_on_full_buffer=False)
-        self._old = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
+        handled = list(_SIGNALS)
+        if _HANGUP and signal.getsignal(_HANGUP) == signal.SIG_DFL:  # `nohup` ignores it
+            handled.append(_HANGUP)
+        self._old = {number: signal.signal(number, lambda *_: None) for number in handled}
         threading.Thread(target=self._watch, args=(read,), daemon=True).start()
         return self
 
@@ -45,13 +53,15 @@ class StopSignals:
     def _watch(self, read: int) -> None:
         last = -math.inf
         while received := os.read(read, 1):
-            if received[0] not in _SIGNALS:
+            if received[0] not in self._old:
                 continue
             if self.at_once:
                 _end('Stopped; there was nothing to save.')
             if time.monotonic() - last < _TWICE:
                 continue
             last = time.monotonic()
+            if self.requested and received[0] == _HANGUP:  # no one sends it to say anything more
+                continue
             if self.requested:
                 _end('Stopped at once; what came after the last checkpoint will be done again.')
             self.requested = True
@@ -59,5 +69,6 @@ class StopSignals:
 
 
 def _end(message: str) -> None:
-    print(f'\n{message}', file=sys.stderr, flush=True)
+    with may_be_lost(sys.stderr):
+        print(f'\n{message}', file=sys.stderr)
     os._exit(PreemptedError.exit_code)

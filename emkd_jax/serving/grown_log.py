@@ -1,12 +1,12 @@
 """Requests from a log of events that has grown since the training: today's users, old and new."""
 
-import sys
 from collections.abc import Iterator
 
 import ml_collections
 
 from emkd_jax.config import base_config
 from emkd_jax.data import event_log
+from emkd_jax.runs.console import note
 from emkd_jax.serving.ids import IdIndex, Unknown
 from emkd_jax.serving.requests import Request
 
@@ -35,10 +35,10 @@ def read_grown_log(
     plain.update({'source': path, 'attributes': '', 'split': 'leave_one_out'})
     plain.update({'k_core': 0, 'min_length': 1, 'max_items': 2**31 - 1})
     log = event_log.load(plain)
-    print(log.notes, file=sys.stderr)
+    note(log.notes)
     before = set(map(str, ids.dataset.user_ids.tolist()))
     new = sum(str(user) not in before for user in log.user_ids.tolist())
-    print(f'{len(log.user_ids):,} users, of whom {new:,} are new', file=sys.stderr)
+    note(f'{len(log.user_ids):,} users, of whom {new:,} are new')
     names = log.item_ids.tolist()
     for row, user in enumerate(log.user_ids.tolist()):
         history = [names[item - 1] for item in log.histories[row]]

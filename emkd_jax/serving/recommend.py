@@ -8,6 +8,7 @@ import tqdm
 
 from emkd_jax.data.dataset import Ragged
 from emkd_jax.errors import UserError
+from emkd_jax.runs.console import note
 from emkd_jax.runs.trained import TrainedRun
 from emkd_jax.serving.answers import check_output, open_answers
 from emkd_jax.serving.grown_log import read_grown_log
@@ -68,5 +69,5 @@ def recommend(
             write([request.user for request in block], *answers)
     spent = time.monotonic() - began
     users = 'user' if count == 1 else 'users'
-    print(f'{count:,} {users} in {spent:.1f} s ({count / spent:,.0f} users/s)', file=sys.stderr)
+    note(f'{count:,} {users} in {spent:.1f} s ({count / spent:,.0f} users/s)')
     unknown.report()

@@ -52,11 +52,14 @@ class Launch:
       flags: more of launch.py's.
       before: Python to run before it.
       environment: more of it.
+      pass_fds: files of this process that it has, too.
     """
 
-    def __init__(self, workdir, changes=None, devices=1, flags=(), before='', environment=None):
+    def __init__(
+        self, workdir, changes=None, devices=1, flags=(), before='', environment=None, pass_fds=()
+    ):
         self.checkpoints = pathlib.Path(workdir) / 'checkpoints'
-        self._at_start = self._steps()
+        self._at_start = self.steps()
         options = OPTIONS | {k.replace('__', '.'): v for k, v in (changes or {}).items()}
         arguments = [
             'launch.py',
@@ -72,6 +75,7 @@ class Launch:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            pass_fds=pass_fds,
             env=os.environ
             | {
                 'JAX_PLATFORMS': 'cpu',
@@ -84,7 +88,7 @@ class Launch:
     def wait_for_save(self):
         """Returns when the run has begun to write a checkpoint, or ended."""
         until = time.monotonic() + LONGEST
-        while self._process.poll() is None and self._steps() <= self._at_start:
+        while self._process.poll() is None and self.steps() <= self._at_start:
             assert time.monotonic() < until, 'no checkpoint came'
             time.sleep(0.005)
 
@@ -97,7 +101,8 @@ class Launch:
         out, err = self._process.communicate(timeout=LONGEST)
         return self._process.returncode, out, err
 
-    def _steps(self):
+    def steps(self):
+        """Returns the names of the checkpoints that there are, whole or not."""
         return set(os.listdir(self.checkpoints)) if self.checkpoints.exists() else set()
 
 

@@ -1,0 +1,41 @@
+"""Output whose reader is gone: `head` has enough, or the terminal was closed."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from typing import IO, Any
+
+_GONE = (errno.EPIPE, errno.EIO)  # of a pipe and of a terminal
+
+
+@contextlib.contextmanager
+def may_be_lost(stream: IO[str]) -> Iterator[None]:
+    """Goes on where the block cannot write to `stream` because nobody reads it any more.
+
+    What follows is written nowhere: a run keeps in its workdir all that it prints.
+    """
+    try:
+        yield
+        stream.flush()
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # so that the end of the process can flush it, too
+        os.close(nowhere)
+
+
+class Lasting:
+    """A stream that can be written to, with no effect, when nobody reads it any more."""
+
+    def __init__(self, stream: IO[str]):
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Writes at once."""
+        with may_be_lost(self._stream):
+            self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
