@@ -4,16 +4,19 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 _GONE = (errno.EPIPE, errno.EIO)  # of a pipe and of a terminal
 
 
 @contextlib.contextmanager
-def may_be_lost(stream: IO[str]) -> Iterator[None]:
+def may_be_lost(stream: Any) -> Iterator[None]:
     """Goes on where the block cannot write to `stream` because nobody reads it any more.
 
     What follows is written nowhere: a run keeps in its workdir all that it prints.
+
+    Args:
+      stream: a text stream, such as `sys.stdout`.
     """
     try:
         yield
@@ -29,7 +32,7 @@ def may_be_lost(stream: IO[str]) -> Iterator[None]:
 class Lasting:
     """A stream that can be written to, with no effect, when nobody reads it any more."""
 
-    def __init__(self, stream: IO[str]):
+    def __init__(self, stream: Any):
         self._stream = stream
 
     def write(self, text: str) -> None:
