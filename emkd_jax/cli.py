@@ -182,17 +182,32 @@ def set_compilation_cache(folder: str) -> None:
     """Keeps compiled programs, so that a second start is faster.
 
     JAX's own variables (JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE) come first. By
-    default, the folder is one of the user and of this kind of CPU, for which XLA compiles.
+    default, the folder is one of the user and of this kind of CPU, for which XLA compiles. A user
+    without a home, as in many containers, has none.
 
     Args:
       folder: a folder; 'none' for no cache; '' for the default.
+
+    Raises:
+      UserError: the folder cannot be used.
     """
     if folder == 'none':
         os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
     elif folder or 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
         base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-        default = os.path.join(base, 'emkd_jax', 'compiled', _cpu_name())
-        os.environ['JAX_COMPILATION_CACHE_DIR'] = folder or default
+        place = folder or os.path.join(base, 'emkd_jax', 'compiled', _cpu_name())
+        if '://' not in place:
+            try:
+                os.makedirs(place, exist_ok=True)
+            except OSError as error:
+                if folder:
+                    raise UserError(
+                        f'--compilation_cache={folder} cannot be used ({error.strerror}); name '
+                        'another folder, or none.'
+                    ) from error
+                os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
+                return
+        os.environ['JAX_COMPILATION_CACHE_DIR'] = place
         os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import emkd_jax
 from emkd_jax import cli
+from emkd_jax.errors import UserError
 from tests.support import ROOT
 
 
@@ -79,21 +80,36 @@ def test_flags_may_be_written_in_several_ways(arguments, mode, config, rest):
     assert cli._split(arguments) == (mode, config, rest)
 
 
-def test_compiled_programs_are_kept_unless_the_user_says_otherwise(monkeypatch):
+def test_compiled_programs_are_kept_unless_the_user_says_otherwise(monkeypatch, tmp_path):
     monkeypatch.setenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '1')
     monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', '')
     monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
     monkeypatch.setenv('JAX_ENABLE_COMPILATION_CACHE', 'true')
-    monkeypatch.setenv('XDG_CACHE_HOME', '/cache')
+    monkeypatch.setenv('XDG_CACHE_HOME', f'{tmp_path}/cache')
     cli.set_compilation_cache('')
-    assert os.environ['JAX_COMPILATION_CACHE_DIR'].startswith('/cache/emkd_jax/compiled/')
+    assert os.environ['JAX_COMPILATION_CACHE_DIR'].startswith(
+        f'{tmp_path}/cache/emkd_jax/compiled/'
+    )
     monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', '/mine')
     cli.set_compilation_cache('')
     assert os.environ['JAX_COMPILATION_CACHE_DIR'] == '/mine'
-    cli.set_compilation_cache('/other')
-    assert os.environ['JAX_COMPILATION_CACHE_DIR'] == '/other'
+    cli.set_compilation_cache(f'{tmp_path}/other')
+    assert os.environ['JAX_COMPILATION_CACHE_DIR'] == f'{tmp_path}/other'
     cli.set_compilation_cache('none')
     assert os.environ['JAX_ENABLE_COMPILATION_CACHE'] == 'false'
+
+
+def test_without_a_folder_that_can_be_made_nothing_is_kept(monkeypatch, tmp_path):
+    (tmp_path / 'file').write_text('')
+    monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', '')
+    monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
+    monkeypatch.setenv('JAX_ENABLE_COMPILATION_CACHE', 'true')
+    with pytest.raises(UserError, match=r'--compilation_cache=.*file/a cannot be used .Not a dir'):
+        cli.set_compilation_cache(f'{tmp_path}/file/a')
+    monkeypatch.setenv('XDG_CACHE_HOME', f'{tmp_path}/file')
+    cli.set_compilation_cache('')
+    assert os.environ['JAX_ENABLE_COMPILATION_CACHE'] == 'false'
+    assert 'JAX_COMPILATION_CACHE_DIR' not in os.environ
 
 
 def test_every_mode_has_its_function():
