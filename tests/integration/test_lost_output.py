@@ -40,7 +40,9 @@ def test_a_training_goes_on_when_nobody_reads_its_output(tmp_path, streams):
 def test_a_closed_terminal_saves_the_run(tmp_path):
     ours, terminal = pty.openpty()
     lost = f'import fcntl, os, termios; os.setsid(); fcntl.ioctl({terminal}, termios.TIOCSCTTY); '
-    lost += f'os.dup2({terminal}, 1); os.dup2({terminal}, 2); os.close({terminal})'
+    lost += f'os.dup2({terminal}, 1); os.dup2({terminal}, 2); os.close({terminal}); '
+    # The tests themselves may run under `nohup`.
+    lost += 'import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)'
     changes = {  # one validation, which is saved, and then nothing that would save
         'train__num_epochs': 2000,
         'eval__every_epochs': 1999,

@@ -165,9 +165,7 @@ def test_no_data_names_a_command_that_works_and_the_ways_out(
         data.load(make_options())
     (line,) = str(caught.value).splitlines()
     assert reason in line
-    assert (
-        '`python launch.py --config=configs/movielens.py` works here at once, on real data.' in line
-    )
+    assert '`emkd-jax --config=movielens` works here at once, on real data.' in line
     for way in ('--config.data.source=', '--mode=prepare', 'TFDS_DATA_DIR', 'data.stand_in=True'):
         assert way in line
     assert not tfds_folder.exists()
