@@ -193,22 +193,24 @@ def set_compilation_cache(folder: str) -> None:
     """
     if folder == 'none':
         os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
-    elif folder or 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-        base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-        place = folder or os.path.join(base, 'emkd_jax', 'compiled', _cpu_name())
+        return
+    if not folder and 'JAX_COMPILATION_CACHE_DIR' in os.environ:
+        return
+    base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+    place = folder or os.path.join(base, 'emkd_jax', 'compiled', _cpu_name())
+    try:
         if '://' not in place:
-            try:
-                os.makedirs(place, exist_ok=True)
-            except OSError as error:
-                if folder:
-                    raise UserError(
-                        f'--compilation_cache={folder} cannot be used ({error.strerror}); name '
-                        'another folder, or none.'
-                    ) from error
-                os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
-                return
-        os.environ['JAX_COMPILATION_CACHE_DIR'] = place
-        os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
+            os.makedirs(place, exist_ok=True)
+    except OSError as error:
+        if folder:
+            raise UserError(
+                f'--compilation_cache={folder} cannot be used ({error.strerror}); name another '
+                'folder, or none.'
+            ) from error
+        os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
+        return
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = place
+    os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
 
 
 def _cpu_name() -> str:

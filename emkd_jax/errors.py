@@ -66,11 +66,9 @@ def install_command(extra: str) -> str:
 
 
 def _is_installed() -> bool:
-    try:
-        # What setuptools leaves in a checkout looks like an installation, but no installer made it.
-        return importlib.metadata.distribution('emkd-jax').read_text('INSTALLER') is not None
-    except importlib.metadata.PackageNotFoundError:
-        return False
+    # What setuptools leaves in a checkout looks like an installation, but no installer made it.
+    found = importlib.metadata.distributions(name='emkd-jax')
+    return any(one.read_text('INSTALLER') for one in found)
 
 
 def _typed(program: str) -> str:

@@ -24,9 +24,14 @@ def may_be_lost(stream: Any) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _GONE:
             raise
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())  # so that the end of the process can flush it, too
-        os.close(nowhere)
+        discard(stream)
+
+
+def discard(stream: Any) -> None:
+    """Writes nowhere what `stream` still holds and what follows, also at the end of the process."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 class Lasting:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ from pyarrow import parquet
 
 from emkd_jax.data.atomic import atomic_file, is_remote
 from emkd_jax.errors import UserError
+from emkd_jax.lost_output import discard
 from emkd_jax.serving.model import Model
 
 Arrays = Sequence[np.ndarray]
@@ -89,8 +89,8 @@ def open_answers(
             if to_stdout:
                 file.flush()
     except OSError as error:
-        if to_stdout:  # what is left in its buffer is dropped without another error
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if to_stdout:
+            discard(sys.stdout)
         if not isinstance(error, BrokenPipeError):  # a reader such as `head` may have enough
             name, reason = 'standard output' if to_stdout else path, error.strerror or error
             raise UserError(f'{name} cannot be written ({reason}); correct --output.') from error

@@ -43,9 +43,8 @@ def test_an_extra_is_installed_where_this_process_looks(
     places = {'root': ROOT, 'elsewhere': tmp_path}
     monkeypatch.chdir(folder.format(**places))
     monkeypatch.setattr(sys, 'executable', str(pathlib.Path.cwd() / 'venv/bin/python'))
-    monkeypatch.setattr(
-        importlib.metadata, 'distribution', lambda _: Distribution({'INSTALLER': installer})
-    )
+    found = [Distribution({}), Distribution({'INSTALLER': installer})]
+    monkeypatch.setattr(importlib.metadata, 'distributions', lambda name: found)
     assert errors.install_command('[serve]') == command.format(**places)
     assert errors.install_command('wandb') == 'venv/bin/python -m pip install wandb'
 

@@ -1,6 +1,7 @@
 """The report of a run."""
 
 import json
+import re
 import shutil
 import sys
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from emkd_jax.analysis.report import group_users, report
-from emkd_jax.errors import UserError
+from emkd_jax.errors import UserError, install_command
 from emkd_jax.runs.trained import load_run
 
 
@@ -118,5 +119,5 @@ def test_groups_hold_every_user_once():
 
 def test_without_matplotlib_it_is_said_what_to_install(finished, monkeypatch):
     monkeypatch.setitem(sys.modules, 'matplotlib', None)
-    with pytest.raises(UserError, match=r"pip install '.*\[report\]'"):
+    with pytest.raises(UserError, match=re.escape(install_command('[report]'))):
         report(load_run(finished[1]))

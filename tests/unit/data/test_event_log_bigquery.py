@@ -1,5 +1,6 @@
 """A log through BigQuery's SQL, against the same log through DuckDB."""
 
+import re
 import sys
 
 import duckdb
@@ -9,7 +10,7 @@ import pytest
 
 from emkd_jax.data.event_log.bigquery import BigQuery
 from emkd_jax.data.event_log.database import Database
-from emkd_jax.errors import UserError
+from emkd_jax.errors import UserError, install_command
 from tests.support.custom_data import histories, load, times_of_dates
 
 bigquery = pytest.importorskip('google.cloud.bigquery')
@@ -117,5 +118,5 @@ def test_a_failing_query_is_told(tmp_path, connect):
 
 def test_without_the_client_the_command_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'google.cloud', None)
-    with pytest.raises(UserError, match=r"pip install '.*\[bigquery\]'"):
+    with pytest.raises(UserError, match=re.escape(install_command('[bigquery]'))):
         load(TABLE, tmp_path, engine='bigquery')

@@ -1,6 +1,7 @@
 """A run from configuration to results.json: resumed, refused, stopped and broken."""
 
 import json
+import re
 import shutil
 import signal
 import sys
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from emkd_jax.errors import PreemptedError, RunError, UserError
+from emkd_jax.errors import PreemptedError, RunError, UserError, install_command
 from emkd_jax.runs import loop
 from emkd_jax.runs.checkpoints import Checkpoints
 from emkd_jax.runs.experiment import make_experiment
@@ -176,7 +177,10 @@ def test_a_workdir_that_cannot_be_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ('workdir', 'reason'),
     [
-        ('gs://bucket/run', 'it needs `.*pip install gcsfs google-cloud-storage`'),
+        (
+            'gs://bucket/run',
+            f'it needs `{re.escape(install_command("gcsfs google-cloud-storage"))}`',
+        ),
         ('odd://bucket/run', 'this kind of store is not known'),
     ],
 )

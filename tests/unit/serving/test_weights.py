@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from emkd_jax.errors import UserError
+from emkd_jax.errors import UserError, install_command
 from emkd_jax.model.encoders import ENCODERS
 from emkd_jax.runs.trained import load_run
 from emkd_jax.serving import import_weights as mode
@@ -215,10 +216,14 @@ def test_another_suffix_is_told():
 def test_pytorch_is_asked_for_only_where_needed(params, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'torch', None)
     save_weights(tmp_path / 'weights.npz', params)
-    with pytest.raises(UserError, match='A .pth file needs torch; run: .*pip install'):
+    with pytest.raises(
+        UserError, match=re.escape(f'A .pth file needs torch; run: {install_command("[torch]")}')
+    ):
         save_weights(tmp_path / 'weights.pth', params)
     (tmp_path / 'weights.pth').touch()
-    with pytest.raises(UserError, match='A .pth file needs torch; run: .*pip install'):
+    with pytest.raises(
+        UserError, match=re.escape(f'A .pth file needs torch; run: {install_command("[torch]")}')
+    ):
         load_weights(str(tmp_path / 'weights.pth'))
 
 
