@@ -3,11 +3,13 @@
 import difflib
 import importlib.util
 import json
+import os
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from emkd_jax.errors import UserError
 from emkd_jax.options import EVENT_LOG_OPTIONS, OPTIONS, Option
@@ -159,13 +161,22 @@ def set_options(config: ml_collections.ConfigDict, options: Mapping[str, Any]) -
     check_names(options, config)
     for name, value in options.items():
         try:
-            config.update_from_flattened_dict({name: value})
+            config.update_from_flattened_dict({name: _without_numpy(value)})
         except (TypeError, ValueError) as error:
             current = flatten(config.to_dict())[name]
             raise UserError(
                 f'{name} is {value!r}; it must be of the type {type(current).__name__}, such as '
                 f'{current!r}.'
             ) from error
+
+
+def _without_numpy(value: Any) -> Any:
+    """The value in the types that options have: notebooks give numbers of NumPy, and paths."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return [_without_numpy(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def check_networks(names: Iterable[str], config: ml_collections.ConfigDict) -> None:

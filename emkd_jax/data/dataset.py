@@ -33,6 +33,9 @@ class Ragged:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def __repr__(self) -> str:
+        return f'<Ragged: {len(self):,} rows of {len(self.values):,} values>'
+
     def __getitem__(self, row: Any) -> Int32[np.ndarray, ' length']:
         return self.values[self.offsets[row] : self.offsets[row + 1]]
 
@@ -120,6 +123,10 @@ class Dataset:
     notes: str = ''
     attribute_names: tuple[str, ...] = ()
     times: Int64[np.ndarray, ' events'] | None = None
+
+    def __repr__(self) -> str:
+        counts = (f'{count:,} {name}' for name, count in self.counts().items())
+        return f'<Dataset {self.name}: {", ".join(counts)}>'
 
     def counts(self) -> dict[str, int]:
         """The numbers of users, items, interactions and attributes."""

@@ -36,6 +36,9 @@ class Experiment:
     ensemble: Ensemble
     optimizer: optax.GradientTransformation
 
+    def __repr__(self) -> str:
+        return f'<Experiment {self.config.name} on {self.data!r}>'
+
     @functools.cached_property
     def rows(self) -> Windows | Packing:
         """What is trained on: windows, or packed rows."""

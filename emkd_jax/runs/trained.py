@@ -48,6 +48,9 @@ class TrainedRun:
     config: ml_collections.ConfigDict
     experiment: Experiment
 
+    def __repr__(self) -> str:
+        return f'<TrainedRun {self.config.name} in {self.folder}, on {self.dataset!r}>'
+
     @property
     def workdir(self) -> str:
         """The folder, as a string."""

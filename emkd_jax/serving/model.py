@@ -100,6 +100,10 @@ class Model:
         self.results = {name: results.get(name) for name in ('test', 'epoch')}
         self.ids = IdIndex(self.dataset)
 
+    def __repr__(self) -> str:
+        networks = self.ensemble.num_networks
+        return f'<Model {self.config.name}: {networks} networks, on {self.dataset!r}>'
+
     @classmethod
     def from_run(cls, run: TrainedRun) -> 'Model':
         """The best checkpoint of a run.

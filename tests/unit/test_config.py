@@ -3,8 +3,10 @@
 import importlib
 import json
 import math
+import pathlib
 import re
 
+import numpy as np
 import pytest
 
 from emkd_jax import config, options
@@ -114,6 +116,21 @@ def test_options_are_changed_by_name_and_mistakes_are_named():
         config.get_config('toys:best', **members, **{'ensemble.num_networks': 1})
     with pytest.raises(UserError, match=r"no configuration 'tyos'; use one of beauty, custom"):
         config.get_config('tyos')
+
+
+def test_a_notebook_gives_numbers_of_numpy_and_paths():
+    given = {
+        'train.num_epochs': np.int64(3),
+        'model.dropout': np.float32(0.25),
+        'eval.ks': np.array([5, 10]),
+        'sweep.dropout': [np.float64(0.1), 0.2],
+        'data.source': pathlib.Path('events.csv'),
+    }
+    made = config.get_config('custom', **given)
+    config.check_config(made)
+    assert made.train.num_epochs == 3 and made.model.dropout == 0.25
+    assert made.data.source == 'events.csv'
+    json.dumps(config.to_json(made))
 
 
 @pytest.mark.parametrize(

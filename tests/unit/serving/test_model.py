@@ -224,6 +224,16 @@ def test_a_run_is_loaded_from_its_workdir(finished):
     assert len(model.recommend(users=model.user_ids[:3], k=2)) == 6
 
 
+def test_what_a_notebook_shows_fits_on_a_line(model, make_run):
+    """A cell that ends with a run would otherwise print all options and arrays."""
+    run = make_run(TITLES)
+    users = f'{len(model.user_ids):,} users, {NUM_ITEMS:,} items'
+    for shown in (model, model.dataset, run, run.experiment, run.dataset.histories):
+        assert len(repr(shown)) < 200 and '\n' not in repr(shown)
+    assert repr(model.dataset) in repr(run) and users in repr(model)
+    assert f'{run.folder}' in repr(run)
+
+
 def test_rows_are_not_mixed_up_by_batches(trained):
     """More histories than a batch holds, of all lengths, in no order."""
     experiment = tiny_experiment(tiny_config(model__num_blocks=1, eval__batch_size=4))
