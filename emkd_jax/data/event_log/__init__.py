@@ -1,6 +1,7 @@
 """An event log of one's own, read into a `Dataset`.
 
 files.py       logs in files; formats.py: which format, each with a module: tables, s3rec, ...
+in_memory.py   logs in tables of pandas and others
 remote.py      logs at an address, as s3:// has them
 warehouse.py   logs that are sorted where they lie, by spark.py or bigquery.py
 columns.py     which column is which; times.py: how times are written
@@ -17,15 +18,11 @@ import hashlib
 import json
 import pathlib
 import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import ml_collections
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 
 from emkd_jax.config import base_config, check_config, set_options
 from emkd_jax.data.atomic import atomic_folder
@@ -34,6 +31,7 @@ from emkd_jax.data.dataset import Dataset
 from emkd_jax.data.event_log import bigquery, items, spark, splits
 from emkd_jax.data.event_log.files import opened_files
 from emkd_jax.data.event_log.found_log import FoundLog
+from emkd_jax.data.event_log.in_memory import as_file
 from emkd_jax.data.event_log.remote import is_address, opened_address
 from emkd_jax.data.event_log.report import Report
 from emkd_jax.data.prepared import data_dir
@@ -55,9 +53,13 @@ def read_events(events: Any, items: Any = None, **options: Any) -> Dataset:
     set_options(config, {f'data.{name}': value for name, value in options.items()})
     config.data.name = 'custom'
     check_config(config)
-    with _as_file(events, 'events') as event_file, _as_file(items, 'items') as item_file:
-        config.data.source, config.data.attributes = event_file, item_file
-        return load(config.data)
+    items = '' if items is None else items
+    try:
+        with as_file(events, 'events') as event_file, as_file(items, 'items') as item_file:
+            config.data.source, config.data.attributes = event_file, item_file
+            return load(config.data)
+    except UserError as error:  # options are named as they are given here
+        raise UserError(str(error).replace('--config.data.', '')) from error
 
 
 def prepare(options: ml_collections.ConfigDict) -> pathlib.Path:
@@ -92,29 +94,6 @@ def _opened(options: ml_collections.ConfigDict) -> AbstractContextManager[FoundL
     if options.engine == 'bigquery':
         return bigquery.opened_table(options)
     return opened_address(options) if is_address(options.source) else opened_files(options)
-
-
-@contextmanager
-def _as_file(table: Any, name: str) -> Iterator[str]:
-    """The path of a table: itself if it is one, otherwise that of a temporary Parquet file."""
-    if table is None or isinstance(table, str | pathlib.Path):
-        yield '' if table is None else str(table)
-        return
-    if not isinstance(table, pyarrow.Table):
-        try:
-            if hasattr(table, 'to_arrow'):  # polars
-                table = table.to_arrow()
-            else:
-                table = pyarrow.Table.from_pandas(table, preserve_index=False)
-        except (AttributeError, TypeError, pyarrow.ArrowException) as error:
-            raise UserError(
-                f'The {name} are a {type(table).__name__} that cannot be read ({error}); give a '
-                'path, a pandas or polars DataFrame, or an Arrow table.'
-            ) from error
-    with tempfile.TemporaryDirectory() as folder:
-        path = f'{folder}/{name}.parquet'
-        pyarrow.parquet.write_table(table, path)
-        yield path
 
 
 def _read(options: ml_collections.ConfigDict, log: FoundLog, scratch: pathlib.Path) -> Dataset:

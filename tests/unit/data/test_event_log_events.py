@@ -4,7 +4,9 @@ import collections
 import contextlib
 import json
 
+import duckdb
 import numpy as np
+import pandas as pd
 import polars
 import pyarrow
 import pyarrow.parquet
@@ -239,7 +241,7 @@ def test_times_are_kept_in_seconds(tmp_path):
     }
 
 
-@pytest.mark.parametrize('kind', ['path', 'arrow', 'pandas', 'polars'])
+@pytest.mark.parametrize('kind', ['path', 'arrow', 'pandas', 'pandas index', 'polars', 'duckdb'])
 def test_events_come_from_a_path_or_a_table(tmp_path, kind):
     table = pyarrow.table(
         {'customer': ['a', 'a', 'a', 'b'], 'item': [3, 1, 2, 1], 'time': [1, 2, 3, 4]}
@@ -250,6 +252,10 @@ def test_events_come_from_a_path_or_a_table(tmp_path, kind):
         table = tmp_path / 'log.parquet'
     elif kind == 'pandas':
         table, items = table.to_pandas(), items.to_pandas()
+    elif kind == 'pandas index':
+        table, items = table.to_pandas().set_index('customer'), items.to_pandas().set_index('item')
+    elif kind == 'duckdb':
+        table, items = duckdb.from_arrow(table), duckdb.from_arrow(items)
     elif kind == 'polars':
         table, items = polars.from_arrow(table), polars.from_arrow(items)
     with prepared_in(tmp_path / 'prepared'):
@@ -263,8 +269,15 @@ def test_events_come_from_a_path_or_a_table(tmp_path, kind):
 def test_mistakes_in_a_table_are_told(tmp_path):
     with prepared_in(tmp_path), pytest.raises(UserError, match=r'no option data\.k_coer \(did you'):
         read_events(pyarrow.table({'user': ['a']}), k_coer=3)
-    with prepared_in(tmp_path), pytest.raises(UserError, match='events are a dict that cannot be'):
-        read_events({'user': ['a']})
+    frame = pd.DataFrame({'user': ['a'], 'item': [None], 'time': [1]})
+    for table, message in (
+        ({'user': ['a']}, r'^The events are a dict, which is no table; give a path'),
+        (None, r'^The events are a NoneType, which is no table'),
+        (frame, r'^The table of events, row 1: the item is empty; .* out with max_bad_lines, '),
+        (pd.concat([frame, frame], axis=1), r'^The table of events cannot be read \(Duplicate col'),
+    ):
+        with prepared_in(tmp_path), pytest.raises(UserError, match=message):
+            read_events(table)
 
 
 def test_damaged_prepared_data_is_told(tmp_path):
