@@ -17,7 +17,7 @@ from emkd_jax.runs.console import warn
 from emkd_jax.runs.experiment import Experiment, make_experiment
 from emkd_jax.runs.progress import ProgressBar
 from emkd_jax.runs.results import announce, finished_results, print_results, write_results
-from emkd_jax.runs.signals import StopSignals
+from emkd_jax.runs.signals import KeyboardInterrupts, StopSignals
 from emkd_jax.runs.sinks import check_sinks
 from emkd_jax.runs.summary import print_summary, summarise_sweep
 from emkd_jax.runs.tables import fit_tables
@@ -47,7 +47,7 @@ def train(
       config: the options of the run, as `get_config` returns them.
       data: the data set; None loads the one that `config.data` names.
       workdir: folder of the run, shared by all processes; empty for `runs/<config.name>`.
-      signals: the signals that may stop the run; None leaves signals alone.
+      signals: the signals that may stop the run; None: the first Ctrl-C, as of a notebook.
 
     Returns:
       The finished run.
@@ -57,7 +57,9 @@ def train(
       RunError: loss or gradients are not finite, or the disk failed.
       PreemptedError: a signal stopped the run; its state is saved.
     """
-    signals = signals or StopSignals()
+    if signals is None:
+        with KeyboardInterrupts() as signals:
+            return train(config, data, workdir, signals)
     check_sinks(config.log.sinks)
     experiment = fit_tables(make_experiment(config, data))
     runs = expand_sweep(experiment.config)

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import types
 
 from emkd_jax.errors import PreemptedError
 from emkd_jax.lost_output import may_be_lost
@@ -23,7 +24,7 @@ class StopSignals:
 
     While there is nothing to save (`at_once`, which is so at the start), the first signal ends the
     process too: nothing is lost, and a download or a compilation would not notice a request.
-    Without `with`, no signal is handled and `requested` stays False: that is how a notebook trains.
+    Without `with`, no signal is handled and `requested` stays False.
 
     Python's own handlers wait until the interpreter is back from a compilation or a device, so a
     thread reads the signals from a pipe.
@@ -66,6 +67,30 @@ class StopSignals:
                 _end('Stopped at once; what came after the last checkpoint will be done again.')
             self.requested = True
         os.close(read)
+
+
+class KeyboardInterrupts(StopSignals):
+    """The same for Ctrl-C in a notebook or script: the process goes on after the run.
+
+    While there is nothing to save, and the second time, Python's KeyboardInterrupt is raised. A
+    program that handles Ctrl-C itself, and a thread, which Python does not let, keep what they do.
+    """
+
+    def __enter__(self) -> 'KeyboardInterrupts':
+        usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        self._handles = usual and threading.current_thread() is threading.main_thread()
+        if self._handles:
+            signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._handles:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _interrupt(self, number: int, frame: types.FrameType | None) -> None:
+        if self.at_once or self.requested:
+            signal.default_int_handler(number, frame)
+        self.requested = True
 
 
 def _end(message: str) -> None:

@@ -144,6 +144,28 @@ def test_a_run_that_was_stopped_ends_as_if_it_was_not(
     assert_same_run(tmp_path / 'run', finished)
 
 
+def test_ctrl_c_in_a_notebook_saves_the_run_and_keeps_the_process(finished, tmp_path, monkeypatch):
+    show = ProgressBar.show
+
+    def interrupt(times):
+        def show_and_interrupt(self, now, *args):
+            show(self, now, *args)
+            for _ in range(times if now == 7 else 0):
+                signal.raise_signal(signal.SIGINT)
+
+        monkeypatch.setattr(ProgressBar, 'show', show_and_interrupt)
+        return train(small_config(), workdir=str(tmp_path))
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(times=2)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(PreemptedError, match=r'Stopped after step \d; its state is saved'):
+        interrupt(times=1)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    interrupt(times=0)
+    assert_same_run(tmp_path, finished)
+
+
 def test_other_data_is_refused(finished, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_at(patch, 6)
