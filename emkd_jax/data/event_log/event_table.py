@@ -127,6 +127,8 @@ def _event_values(table, found, options, path):
 
 def as_text(column: str, kind: str) -> str:
     """SQL for a column of an SQL type as text; whole numbers have no fraction, NaN is missing."""
+    if kind.upper() == 'TIME WITH TIME ZONE':  # of a day whose zone is not known
+        return f'{column}::TIME::VARCHAR'
     if kind.upper() not in ('FLOAT', 'DOUBLE'):
         return f'{column}::VARCHAR'
     return (

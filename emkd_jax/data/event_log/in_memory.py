@@ -44,7 +44,9 @@ def _arrow_table(table: Any, name: str) -> pyarrow.Table:
             named = [level for level in table.index.names if level and level not in table]
             table = table.reset_index(level=named) if named else table
             return pyarrow.Table.from_pandas(table, preserve_index=False)
-        if hasattr(table, '__arrow_c_stream__'):  # Arrow, Polars, DuckDB and others
+        if hasattr(table, 'to_arrow'):  # Polars, whose stream has texts that Parquet may not have
+            return table.to_arrow()
+        if hasattr(table, '__arrow_c_stream__'):  # Arrow, DuckDB and others
             return pyarrow.table(table)
     except (TypeError, ValueError, pyarrow.ArrowException) as error:
         raise UserError(f'The table of {name} cannot be read ({error}); mend it.') from error

@@ -3,6 +3,7 @@
 import datetime
 import json
 
+import duckdb
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -107,6 +108,19 @@ def test_a_day_with_a_type_of_its_own_and_the_time_of_day_belong_together(read):
     backwards = {name: values[::-1] for name, values in log.items()}
     for table in (log, backwards):
         assert histories(read(table, 'log.parquet')) == {'u': ['a', 'b', 'c']}
+
+
+def test_a_time_of_day_may_say_that_it_is_utc(tmp_path):
+    """As Parquet files have it that older versions of Arrow wrote."""
+    source = tmp_path / 'log.parquet'
+    duckdb.sql(f"""
+        COPY (
+            SELECT 'u' AS user, item, DATE '2031-01-02' AS date, time::TIMETZ AS time
+            FROM (VALUES ('b', '10:00:05.5+00'), ('c', '10:00:06+00'), ('a', '09:00:00+00'))
+                AS log(item, time)
+        ) TO '{source}'
+    """)
+    assert histories(load(source, k_core=0)) == {'u': ['a', 'b', 'c']}
 
 
 def test_ratings_that_are_not_used_are_said_to_be_there(read):
