@@ -42,7 +42,7 @@ PARTS = {
     'softmax': r'jvp\(\)/(exp|reduce_max|reduce_sum|log|sub|max)',
     'encoder, backward': r'transpose\(jvp\(Network\)\)',
     'encoder, forward': r'jvp\(Network\)',
-    'check that all is finite': r'is_finite|reduce_and',
+    'check that all is finite': r'all_finite',
     'optimizer and average': r'select_n|/div|/sqrt|vmap\(\)',
     'order of the epoch': r'sort',
 }

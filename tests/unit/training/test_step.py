@@ -1,6 +1,7 @@
 """The train step is the same on any number of devices, and a function of nothing but the state."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ from emkd_jax.training.batches import Order, draw_windows, epoch_order, steps_pe
 from emkd_jax.training.step import (
     TrainingData,
     all_finite,
+    are_finite,
+    are_finite_on_cpus,
     compile_train_steps,
     finite_checked,
     make_capacity,
@@ -199,8 +202,12 @@ def test_large_but_finite_gradients_are_finite():
 
 @pytest.mark.parametrize('number', [jnp.nan, jnp.inf, -jnp.inf])
 def test_one_number_that_is_not_finite_is_found(number):
-    assert all_finite({'w': jnp.full(3, 3e19), 'b': jnp.zeros(1)})
-    assert not all_finite({'w': jnp.array([1.0, 2.0, number]), 'b': jnp.zeros(1)})
+    table = jnp.full((2, 3, 4), 3e38)
+    for check in (lambda *arrays: all_finite(arrays), are_finite, are_finite_on_cpus):
+        assert check(table, jnp.zeros(1))
+        for place in itertools.product(range(2), range(3), range(4)):
+            assert not check(table.at[place].set(number), jnp.zeros(1))
+            assert not check(jnp.zeros(1), table.at[place].set(number))
 
 
 def test_the_strongest_request_reaches_all():
