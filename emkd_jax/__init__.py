@@ -41,6 +41,7 @@ _PUBLIC = {
     # Errors whose message is for the user
     'UserError': 'errors',
     'RunError': 'errors',
+    'PreemptedError': 'errors',
 }
 
 __all__ = [*_PUBLIC, '__version__']
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from emkd_jax.data import load_dataset as load_dataset
     from emkd_jax.data import read_events as read_events
     from emkd_jax.data.dataset import Dataset as Dataset
+    from emkd_jax.errors import PreemptedError as PreemptedError
     from emkd_jax.errors import RunError as RunError
     from emkd_jax.errors import UserError as UserError
     from emkd_jax.model.encoders.base import SequenceEncoder as SequenceEncoder
@@ -65,14 +67,14 @@ if TYPE_CHECKING:
     from emkd_jax.training.step import TrainState as TrainState
     from emkd_jax.training.step import compile_train_steps as compile_train_steps
     from emkd_jax.training.step import one_step as one_step
+else:  # a type checker would take every name for one that this finds
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    value = getattr(importlib.import_module(f'{__name__}.{_PUBLIC[name]}'), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        if name not in _PUBLIC:
+            raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+        value = getattr(importlib.import_module(f'{__name__}.{_PUBLIC[name]}'), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
