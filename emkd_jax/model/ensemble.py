@@ -140,6 +140,22 @@ class Ensemble:
             for n in range(count)
         ]
 
+    def apart(self, params: PyTree) -> tuple['Ensemble', PyTree]:
+        """Returns the same networks as stacks of one network each, and their parameters.
+
+        In a loss, the gradients of the networks are then put together once, at the end. Those of
+        `split` are added up in arrays of all networks instead, one for each use of a parameter.
+        """
+        found = []
+        for stack, (_, count) in zip(self._stacks_of(params), self.stacks, strict=True):
+            leaves, structure = jax.tree.flatten(stack)
+            pieces = [jax.lax.split(leaf, (1,) * count) for leaf in leaves]
+            found += [structure.unflatten(own) for own in zip(*pieces, strict=True)]
+        stacks = tuple((network, 1) for network in self.networks)
+        ensemble = dataclasses.replace(self, stacks=stacks)
+        params = found[0] if len(found) == 1 else dict(zip(ensemble._names, found, strict=True))
+        return ensemble, params
+
     def effective(self, params: PyTree) -> PyTree:
         """Returns the `Network.effective` parameters of all networks."""
         if self.network.attribute_pairs is None:

@@ -1,20 +1,21 @@
 """The cross-entropy of next items that keeps its exponentials, for CPUs and small catalogues.
 
 `catalogue_loss` computes every logit twice, so as not to store an array of (positions x classes).
-Where the catalogue is small, a CPU has room for such an array, so here the forward pass keeps
-e = exp(z - max z). The backward pass then computes no logits. With s = sum e and c = w / s, the
-factors of a position are applied to its hidden state instead of to its row of e,
+Where the catalogue is small, a CPU has room for such an array, so here e = exp(z - max z) of one
+network is kept until its gradients are computed, which follows at once, since they do not depend on
+other parts of the loss. With s = sum e and c = w / s, the factors of a position are applied to its
+hidden state instead of to its row of e,
 
     d kernel = e^T (c hidden) - onehot^T (w hidden),    d hidden = c (e kernel) - w kernel[label],
 
-so nothing but the two products reads the array again. It takes about half the time.
+so nothing but the two products reads the array again, and the next network uses its memory, which
+is in the cache then. It takes about half the time.
 """
 
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from emkd_jax.model.ensemble import Ensemble
@@ -47,40 +48,52 @@ def kept_cross_entropy(
       labels: the true items.
       weights: w, which is 0 where there is no label. They get no gradient.
     """
-    return _forward(hidden, kernel, bias, labels, weights)[0]
+    return sum(
+        _loss(*of_network, labels, weights)[0]
+        for of_network in zip(hidden, kernel, bias, strict=True)
+    )
 
 
 def _forward(hidden, kernel, bias, labels, weights):
-    wide = accumulation_dtype(hidden.dtype)
-    loss, kept = jnp.zeros((), wide), []
+    found: list[tuple[Array, Sequence[Array]]] = []
     for h, k, b in zip(hidden, kernel, bias, strict=True):
-        narrow, b = k.astype(h.dtype), b.astype(wide)
-        logits = jnp.einsum('pd,cd->pc', h, narrow, preferred_element_type=wide) + b[None]
-        top = fold(jnp.maximum, logits).max(1)
-        exponentials = jnp.exp(logits - top[:, None])
-        sums = exponentials.sum(1)
-        picked = (h.astype(wide) * narrow[labels].astype(wide)).sum(1) + b[labels]
-        loss += ((top + jnp.log(sums) - picked) * weights).sum()
-        kept.append((exponentials.astype(h.dtype), sums))
-    return loss, (hidden, kernel, bias, labels, weights, kept)
+        if found:  # XLA would compute the networks beside each other, each with an array of its own
+            h = h + 0 * found[-1][0].astype(h.dtype)
+        found.append(_loss_and_gradients(h, k, b, labels, weights))
+    losses, gradients = zip(*found, strict=True)
+    return sum(losses), tuple(map(jnp.stack, zip(*gradients, strict=True)))
 
 
-def _backward(residuals, cotangent):
-    hidden, kernel, bias, labels, weights, kept = residuals
-    wide, scale = accumulation_dtype(hidden.dtype), cotangent * weights
-    grads: list[Sequence[Array]] = []
-    for h, k, b, (exponentials, sums) in zip(hidden, kernel, bias, kept, strict=True):
-        narrow, share = k.astype(h.dtype), scale / sums
-        mean = jnp.einsum('pc,cd->pd', exponentials, narrow, preferred_element_type=wide)
-        to_hidden = share[:, None] * mean - scale[:, None] * narrow[labels].astype(wide)
-        scaled = (share[:, None] * h.astype(wide)).astype(h.dtype)
-        to_kernel = jnp.einsum('pc,pd->cd', exponentials, scaled, preferred_element_type=k.dtype)
-        to_kernel = to_kernel.at[labels].add((-scale[:, None] * h.astype(wide)).astype(k.dtype))
-        to_bias = jnp.einsum('pc,p->c', exponentials, share.astype(h.dtype)).astype(b.dtype)
-        to_bias = to_bias.at[labels].add(-scale.astype(b.dtype))
-        grads.append((to_hidden.astype(h.dtype), to_kernel, to_bias))
-    no_label_gradient = np.zeros(labels.shape, jax.dtypes.float0)
-    return (*map(jnp.stack, zip(*grads, strict=True)), no_label_gradient, None)
+def _loss_and_gradients(h, k, b, labels, weights):
+    """The loss of one network, and its gradients by hidden states, kernel and bias."""
+    wide = accumulation_dtype(h.dtype)
+    loss, exponentials, sums = _loss(h, k, b, labels, weights)
+    exponentials, narrow, share = exponentials.astype(h.dtype), k.astype(h.dtype), weights / sums
+    mean = jnp.einsum('pc,cd->pd', exponentials, narrow, preferred_element_type=wide)
+    to_hidden = share[:, None] * mean - weights[:, None] * narrow[labels].astype(wide)
+    scaled = (share[:, None] * h.astype(wide)).astype(h.dtype)
+    to_kernel = jnp.einsum('pc,pd->cd', exponentials, scaled, preferred_element_type=k.dtype)
+    to_kernel = to_kernel.at[labels].add((-weights[:, None] * h.astype(wide)).astype(k.dtype))
+    to_bias = jnp.einsum('pc,p->c', exponentials, share.astype(h.dtype)).astype(b.dtype)
+    to_bias = to_bias.at[labels].add(-weights.astype(b.dtype))
+    return loss, (to_hidden.astype(h.dtype), to_kernel, to_bias)
+
+
+def _loss(h, k, b, labels, weights):
+    """The loss of one network, its exponentials and their sums."""
+    wide = accumulation_dtype(h.dtype)
+    narrow, b = k.astype(h.dtype), b.astype(wide)
+    logits = jnp.einsum('pd,cd->pc', h, narrow, preferred_element_type=wide) + b[None]
+    top = fold(jnp.maximum, logits).max(1)
+    exponentials = jnp.exp(logits - top[:, None])
+    sums = exponentials.sum(1)
+    picked = (h.astype(wide) * narrow[labels].astype(wide)).sum(1) + b[labels]
+    return ((top + jnp.log(sums) - picked) * weights).sum(), exponentials, sums
+
+
+def _backward(gradients, cotangent):
+    scaled = (gradient * cotangent.astype(gradient.dtype) for gradient in gradients)
+    return *scaled, None, None
 
 
 kept_cross_entropy.defvjp(_forward, _backward)

@@ -95,6 +95,8 @@ def next_item_loss(
       The total, and a dictionary of the unweighted parts. The dictionary also has 'masked', the
       number of labels on this device, and 'overflow', which is 0.
     """
+    if ensemble.one_after_another:
+        ensemble, params = ensemble.apart(params)
     params = ensemble.effective(params)
 
     def hidden_states(copy: int) -> Float[Array, 'networks positions dim']:
