@@ -35,6 +35,15 @@ def test_init_is_each_networks_own_init(ensemble, params):
         assert_equal(network, init(key, items)['params'])
 
 
+def test_networks_apart_are_the_networks_of_the_stack(ensemble, params):
+    apart, own = ensemble.apart(params)
+    assert [count for _, count in apart.stacks] == [1] * ensemble.num_networks
+    assert_equal(apart.split(own), ensemble.split(params))
+    again, same = apart.only(0).apart(own['stack_0'])
+    assert_equal(same, own['stack_0'])
+    assert again.num_networks == 1
+
+
 def test_networks_start_differently(params):
     for leaf in jax.tree.leaves(params):
         if np.ptp(leaf):  # gains and biases of norms are constant

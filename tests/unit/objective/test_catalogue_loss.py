@@ -115,6 +115,28 @@ def test_kept_exponentials_give_the_direct_form_in_float64(networks):
         assert not np.asarray(found[1][0])[:, -2:].any()  # positions without weight
 
 
+def test_the_gradients_of_kept_exponentials_follow_what_the_loss_is_multiplied_by():
+    arguments, labels, weights = inputs(2, np.float32)
+    gradients = jax.grad(lambda *a: kept(labels, weights)(*a)[0], (0, 1, 2))
+    tripled = jax.grad(lambda *a: 3 * kept(labels, weights)(*a)[0], (0, 1, 2))
+    for once, thrice in zip(gradients(*arguments), tripled(*arguments), strict=True):
+        np.testing.assert_allclose(3 * once, thrice, rtol=1e-5)
+
+
+def test_the_exponentials_of_one_network_are_kept_at_a_time():
+    """Seven networks would need seven arrays of 2 MB if they were computed beside each other."""
+    networks, positions, classes = 7, 128, 4096
+    labels, weights = jnp.zeros(positions, jnp.int32), jnp.ones(positions)
+    arguments = (
+        jnp.ones((networks, positions, DIM)),
+        jnp.ones((networks, classes, DIM)),
+        jnp.zeros((networks, classes)),
+    )
+    step = jax.jit(jax.value_and_grad(lambda *a: kept(labels, weights)(*a)[0], (0, 1, 2)))
+    temporary = step.lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+    assert temporary < 3 * positions * classes * 4
+
+
 def test_kept_exponentials_in_bfloat16_lose_no_more_than_their_rounding():
     (hidden, kernel, bias), labels, weights = inputs(3, np.float32)
     narrow = hidden.astype(jnp.bfloat16)
