@@ -144,6 +144,15 @@ def test_a_run_that_was_stopped_ends_as_if_it_was_not(
     assert_same_run(tmp_path / 'run', finished)
 
 
+@pytest.fixture
+def usual_interrupts():
+    """Python's own handler of Ctrl-C, which a process in the background does not begin with."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures('usual_interrupts')
 def test_ctrl_c_in_a_notebook_saves_the_run_and_keeps_the_process(finished, tmp_path, monkeypatch):
     show = ProgressBar.show
 
