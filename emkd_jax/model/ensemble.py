@@ -126,7 +126,7 @@ class Ensemble:
                         )
             found.append(params)
             first += count
-        return found[0] if len(found) == 1 else dict(zip(self._names, found, strict=True))
+        return self._from_stacks(found)
 
     def keys(self, key: jax.Array) -> jax.Array:
         """The key from which each network is initialised."""
@@ -153,8 +153,7 @@ class Ensemble:
             found += [structure.unflatten(own) for own in zip(*pieces, strict=True)]
         stacks = tuple((network, 1) for network in self.networks)
         ensemble = dataclasses.replace(self, stacks=stacks)
-        params = found[0] if len(found) == 1 else dict(zip(ensemble._names, found, strict=True))
-        return ensemble, params
+        return ensemble, ensemble._from_stacks(found)
 
     def effective(self, params: PyTree) -> PyTree:
         """Returns the `Network.effective` parameters of all networks."""
@@ -209,8 +208,7 @@ class Ensemble:
         networks, stacks, numbers = zip(*found, strict=True)
         kinds = zip(networks, (count for _, count in self.stacks), strict=True)
         small = dataclasses.replace(self, stacks=tuple(kinds))
-        params = stacks[0] if len(stacks) == 1 else dict(zip(self._names, stacks, strict=True))
-        return small, params, numbers[0]
+        return small, self._from_stacks(stacks), numbers[0]
 
     def _hidden(self, params, items, slot_keys, segments):
         def apply(network, params, items, slot_keys):
@@ -297,6 +295,10 @@ class Ensemble:
 
     def _stacks_of(self, params):
         return [params] if len(self.stacks) == 1 else [params[name] for name in self._names]
+
+    def _from_stacks(self, stacks):
+        """The parameters of the ensemble whose `_stacks_of` are these."""
+        return stacks[0] if len(stacks) == 1 else dict(zip(self._names, stacks, strict=True))
 
     def _from_hidden(self, function, params, hidden):
         found, first = [], 0

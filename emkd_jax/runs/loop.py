@@ -47,7 +47,7 @@ def train(
       config: the options of the run, as `get_config` returns them.
       data: the data set; None loads the one that `config.data` names.
       workdir: folder of the run, shared by all processes; empty for `runs/<config.name>`.
-      signals: the signals that may stop the run; None: the first Ctrl-C, as of a notebook.
+      signals: the signals that may stop the run; None: the first Ctrl-C, as notebooks send it.
 
     Returns:
       The finished run.
