@@ -99,7 +99,7 @@ def test_every_block_of_the_catalogue_counts():
     more, fewer = cost_of(12), cost_of(4)
     weights = 3 * BLOCK * config.model.hidden_dim
     positions = make_capacity(config.objective, np.full(100, 8), 8).all_views
-    # Embeddings, kernels and biases; see `are_finite_on_cpus`.
+    # Embeddings, kernels and biases; see `finite.are_finite_on_cpus`.
     checked = 2 * 3 * BLOCK * (2 * config.model.hidden_dim + 1)
     # Forward once and backward thrice.
     assert more.flops - fewer.flops == 8 * (positions * 4 * 2 * weights + checked)
