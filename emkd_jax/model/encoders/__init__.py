@@ -10,6 +10,7 @@ from emkd_jax.model.encoders.base import SequenceEncoder
 from emkd_jax.model.encoders.bert4rec import BERT4Rec
 from emkd_jax.model.encoders.bsarec import BSARec
 from emkd_jax.model.encoders.caser import Caser
+from emkd_jax.model.encoders.contract import check_contract
 from emkd_jax.model.encoders.gru4rec import GRU4Rec
 from emkd_jax.model.encoders.hstu import HSTU
 from emkd_jax.model.encoders.sasrec import SASRec
@@ -38,7 +39,8 @@ def make_encoder(
       task: 'cloze', 'next_item', or 'auto' for the natural one of the encoder.
 
     Raises:
-      UserError: there is no such encoder, or its options do not fit together.
+      UserError: there is no such encoder, its options do not fit together, or it is a user's own
+        and breaks a rule of `SequenceEncoder`.
     """
     encoder = ENCODERS.get(model.encoder) or _import_encoder(model.encoder)
     if task == 'auto':
@@ -50,7 +52,10 @@ def make_encoder(
             f'needs a causal encoder that keeps packed sequences apart; use one of {able}, or '
             '--config.objective.task=cloze.'
         )
-    return encoder.from_config(model, num_items, dtype, task)
+    made = encoder.from_config(model, num_items, dtype, task)
+    if model.encoder not in ENCODERS:
+        check_contract(made, model.encoder)
+    return made
 
 
 def _import_encoder(name: str) -> type[SequenceEncoder]:
@@ -66,6 +71,10 @@ def _import_encoder(name: str) -> type[SequenceEncoder]:
         raise UserError(
             f'model.encoder={name} cannot be imported ({error}); the folder of the module must be '
             'on the path of Python, for example with PYTHONPATH=FOLDER.'
+        ) from error
+    except Exception as error:  # whatever the user's code raises
+        raise UserError(
+            f'model.encoder={name} cannot be imported: {type(error).__name__}: {error}.'
         ) from error
     if not (isinstance(encoder, type) and issubclass(encoder, SequenceEncoder)):
         raise UserError(f'model.encoder={name} is not a subclass of emkd_jax.SequenceEncoder.')

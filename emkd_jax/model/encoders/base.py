@@ -45,8 +45,11 @@ class SequenceEncoder(nn.Module):
     the hidden state of slot t predicts the item that follows slot t in its segment. Only a causal
     encoder that keeps segments apart can be trained in this way; it says so with `packs = True`.
 
-    An encoder must keep three rules, which `tests/unit/model/test_encoder_contract.py` checks:
+    An encoder must keep these rules. Those that a few small rows can show are tried before an
+    encoder of your own is used (`contract.py`):
 
+    - Rows do not influence each other, and slots of a causal encoder are not influenced by later
+      ones.
     - Padding does not influence the hidden states of real slots.
     - An input of T slots gives the hidden states that it would have with padding on its left, as
       the rightmost T of `max_len` slots.
@@ -175,7 +178,7 @@ class SequenceEncoder(nn.Module):
             the blocks, with which the `site` of `hash_rng.dropout` starts from 0 in each block.
           last_only: whether to return the last slot alone.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f'{type(self).__name__} does not define `blocks`.')
 
     def each_block(self, keys: SlotKeys, last_only: bool) -> Iterator[tuple[int, SlotKeys, bool]]:
         """Yields, for each block, its number, its keys, and whether it needs only the last slot."""
