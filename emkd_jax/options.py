@@ -97,8 +97,8 @@ OPTIONS: dict[str, Option] = {
     'objective.task': Option(
         'auto',
         'What is predicted: cloze (masked items), next_item (at every position of packed rows), or '
-        'auto, the natural task of the encoder: next_item for sasrec_plus, sasrec, bsarec, hstu '
-        'and gru4rec.',
+        'auto: next_item for an encoder that keeps packed sequences apart (sasrec_plus, sasrec, '
+        'bsarec, hstu, gru4rec, or your own with packs = True), else cloze.',
         choices=('auto', 'cloze', 'next_item'),
     ),
     'objective.num_views': Option(8, 'Masked views of every sequence (M).', least=1),

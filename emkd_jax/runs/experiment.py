@@ -136,20 +136,20 @@ def make_experiment(
     if config.train.batch_size:
         return experiment
     config = config.copy_and_resolve_references()
-    config.train.batch_size = _batch_size_for(experiment.rows)
+    if not isinstance(experiment.rows, Packing):
+        raise UserError(
+            'train.batch_size=0 needs packed rows; set a number, or objective.task=next_item.'
+        )
+    config.train.batch_size = batch_size_for(experiment.rows)
     return experiment.with_config(config)
 
 
-def _batch_size_for(rows: Windows | Packing) -> int:
+def batch_size_for(rows: Packing) -> int:
     """The rows of a step where the options leave them to the data.
 
     Small steps learn more from the same data on small data sets: 256 targets were best on Toys with
     109,361 targets. The number of rows is a multiple of 4, so that 4 devices can share it.
     """
-    if not isinstance(rows, Packing):
-        raise UserError(
-            'train.batch_size=0 needs packed rows; set a number, or objective.task=next_item.'
-        )
     targets = max(_FEWEST_TARGETS, rows.counts['targets'] / _STEPS)
     return 4 * max(1, round(targets / rows.width / 4))
 

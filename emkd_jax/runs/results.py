@@ -18,7 +18,7 @@ from emkd_jax.evaluation.baselines import LIST, evaluate_baselines
 from emkd_jax.evaluation.beyond_accuracy import ListMetrics
 from emkd_jax.evaluation.counts import CountMember
 from emkd_jax.runs.console import banner, print_table, say
-from emkd_jax.runs.experiment import Experiment
+from emkd_jax.runs.experiment import Experiment, batch_size_for
 from emkd_jax.runs.workdir import check_data, writing
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
@@ -36,6 +36,7 @@ def device_name() -> str:
 
 
 _MANY_USERS, _FEW_USERS = 200_000, 10_000
+_LARGE = 4  # times the rows of a step that the data would choose
 
 
 def announce(experiment: Experiment, folder: epath.Path) -> None:
@@ -44,8 +45,11 @@ def announce(experiment: Experiment, folder: epath.Path) -> None:
         say(experiment.data.notes)
     counts = ', '.join(f'{count:,} {name}' for name, count in experiment.counts.items())
     rows = experiment.rows
-    fill = f'; {rows.fill:.1%} of the slots are filled' if isinstance(rows, Packing) else ''
-    say(f'{experiment.data.name}: {counts}{fill}')
+    if isinstance(rows, Packing):
+        say(f'{experiment.data.name}: {counts}; {rows.fill:.1%} of the slots are filled')
+        _say_if_steps_are_large(rows, experiment.config.train.batch_size)
+    else:
+        say(f'{experiment.data.name}: {counts}')
     tested, events = len(experiment.split.test.targets), len(experiment.split.train.values)
     if experiment.config.eval.max_users == tested:
         say(f'validation and test: {tested:,} users (eval.max_users)')
@@ -67,6 +71,18 @@ def announce(experiment: Experiment, folder: epath.Path) -> None:
         f'process {jax.process_index() + 1}/{jax.process_count()}, {jax.local_device_count()} of '
         f'{jax.device_count()} devices ({jax.devices()[0].device_kind}); workdir {folder}'
     )
+
+
+def _say_if_steps_are_large(rows: Packing, batch_size: int) -> None:
+    """A size that fits sequences of which a part is masked is large for packed rows."""
+    found, wanted = rows.counts, batch_size_for(rows)
+    if batch_size > _LARGE * wanted:
+        steps = -(-found['rows'] // batch_size)
+        say(
+            f'large steps: {found["targets"] // steps:,} targets each, and {steps} an epoch; '
+            f'--config.train.batch_size=0 takes {wanted} rows at a time, which mostly learns more '
+            'from the same data'
+        )
 
 
 def evaluate_test(

@@ -1,4 +1,4 @@
-"""An encoder of a user's own is tried before it is used, since a broken one trains without errors."""
+"""An encoder of a user's own is tried before it is used; a broken one trains without errors."""
 
 import pytest
 

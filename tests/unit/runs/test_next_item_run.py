@@ -1,6 +1,7 @@
 """A whole run of the recipe: next items, two kinds of encoders, attributes and counts."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -136,4 +137,18 @@ def test_training_stops_when_patience_is_over(tmp_path):
 def test_a_run_says_how_full_its_rows_are(capsys, tmp_path):
     experiment = make_experiment(config())
     announce(experiment, epath.Path(tmp_path))
-    assert f'; {experiment.rows.fill:.1%} of the slots are filled' in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f'; {experiment.rows.fill:.1%} of the slots are filled' in told
+    assert 'large steps' not in told
+
+
+def test_a_run_says_that_its_steps_are_large(capsys, tmp_path):
+    options = config()
+    options.train.batch_size = 0
+    chosen = make_experiment(options).config.train.batch_size
+    for rows in (4 * chosen, 4 * chosen + 1):
+        assert 'large steps' not in capsys.readouterr().out
+        options.train.batch_size = rows
+        announce(make_experiment(options), epath.Path(tmp_path))
+    told = capsys.readouterr().out
+    assert re.search(rf'large steps: \d+ targets each, and \d+ an epoch; .* {chosen} rows', told)
