@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
-from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+from jaxtyping import Array, Float, Int, PyTree, UInt32
 
 from emkd_jax.model import hash_rng
 from emkd_jax.model.ensemble import Ensemble
@@ -32,12 +32,15 @@ class PackedBatch(NamedTuple):
       items: the item at each slot; 0 is padding.
       labels: the item that follows each slot in its sequence; 0 at padding.
       segments: the number of the sequence at each slot, counted from 1 in each row; 0 is padding.
+      ends: the last slot of each sequence of a row, and -1 where a row has fewer sequences than
+        there is room for.
       row_ids: the place of each row in the global batch.
     """
 
     items: Int[Array, 'rows slots']
     labels: Int[Array, 'rows slots']
     segments: Int[Array, 'rows slots']
+    ends: Int[Array, 'rows most']
     row_ids: Int[Array, ' rows']
 
 
@@ -49,12 +52,6 @@ def label_weights(
     count = real.sum()
     total = count if axis_name is None else jax.lax.psum(count, axis_name)
     return jnp.where(real, 1 / jnp.maximum(total, 1).astype(dtype), 0), count
-
-
-def segment_ends(segments: Int[Array, 'rows slots']) -> Bool[Array, 'rows slots']:
-    """Returns whether each slot is the last one of its sequence."""
-    after = jnp.pad(segments[:, 1:], ((0, 0), (0, 1)))
-    return (segments != after) & (segments > 0)
 
 
 def next_item_loss(
@@ -115,9 +112,12 @@ def next_item_loss(
         parts['attributes'] = attribute_loss(logits, item_attributes[labels], weights)
     if not hash_rng.is_static_zero(hyper.contrast_weight):
         views = hidden if hash_rng.is_static_zero(hyper.icl_weight) else hidden_states(1)
+        # There are far fewer ends than slots, and the contrast compares all of them with all.
+        rows, slots = batch.items.shape
+        ends = jnp.maximum(batch.ends, 0) + slots * jnp.arange(rows)[:, None]
         parts['icl'], parts['ccl'] = contrastive_loss(
-            jnp.stack([views, hidden], axis=1)[..., None, :],
-            segment_ends(batch.segments).reshape(-1),
+            jnp.stack([views[:, ends.reshape(-1)], hidden[:, ends.reshape(-1)]], 1)[..., None, :],
+            batch.ends.reshape(-1) >= 0,
             hyper.temperature,
             options.self_contrast,
             axis_name,

@@ -118,6 +118,7 @@ def draw_packed(
         items=jnp.where(filled, values[jnp.minimum(index, len(values) - 1)], 0),
         labels=jnp.where(filled, after, 0),
         segments=jnp.where(filled, before + 1, 0).astype(jnp.int32),
+        ends=jnp.where(valid[:, None] & (sizes > 0), ends - 1, -1),
         row_ids=row_ids,
     )
 

@@ -94,6 +94,9 @@ def test_an_epoch_visits_every_target_once_in_its_own_places():
             # Within a segment, the label of a slot is the item of the next one.
             inside = real[:, :-1] & (batch.segments[:, 1:] == batch.segments[:, :-1])
             np.testing.assert_array_equal(batch.labels[:, :-1][inside], batch.items[:, 1:][inside])
+            after = np.pad(batch.segments[:, 1:], ((0, 0), (0, 1)))
+            for ends, last in zip(batch.ends, real & (batch.segments != after), strict=True):
+                np.testing.assert_array_equal(ends[ends >= 0], np.flatnonzero(last))
             pairs += zip(batch.items[real].tolist(), batch.labels[real].tolist(), strict=True)
         assert sorted(pairs) == expected
         seen.append(first_row.tolist())
