@@ -35,6 +35,7 @@ _PUBLIC = {
     'make_ensemble': 'model.ensemble',
     'SequenceEncoder': 'model.encoders.base',
     'emkd_loss': 'objective.emkd',
+    'next_item_loss': 'objective.next_item',
     'TrainState': 'training.step',
     'one_step': 'training.step',
     'compile_train_steps': 'training.step',
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from emkd_jax.model.ensemble import Ensemble as Ensemble
     from emkd_jax.model.ensemble import make_ensemble as make_ensemble
     from emkd_jax.objective.emkd import emkd_loss as emkd_loss
+    from emkd_jax.objective.next_item import next_item_loss as next_item_loss
     from emkd_jax.runs.continuation import continue_training as continue_training
     from emkd_jax.runs.loop import train as train
     from emkd_jax.runs.trained import TrainedRun as TrainedRun
