@@ -7,9 +7,9 @@
 
 Needs: a connection to GitHub at the first start, or the files of the authors in
     --config.data.source=FOLDER. --config.data.stand_in=True trains on made-up data instead.
-Takes: best 119 minutes on one CPU core, quick 13 minutes on two, both with other work beside it.
+Takes: best two hours on one CPU core, quick 13 minutes on two, both with other work beside it.
     The others need an accelerator, and have not been measured yet.
-Expect (HR@10 / NDCG@10, test): best .349 / .208 (without the items of the whole history),
+Expect (HR@10 / NDCG@10, test): best .350 / .207 (without the items of the whole history),
     quick .182 / .092 (without those of the input window). The others: not measured yet.
 """
 
