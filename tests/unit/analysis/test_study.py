@@ -12,6 +12,7 @@ from emkd_jax.analysis.speed import measure_cost
 from emkd_jax.analysis.study import study
 from emkd_jax.analysis.study_designs import DESIGNS
 from emkd_jax.errors import UserError
+from emkd_jax.model.encoders import ENCODERS
 from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.runs.trained import load_run
 from tests.support.runs import small_config
@@ -29,6 +30,15 @@ def test_pairs_are_of_systems(design):
     names = [system.name for system in systems]
     assert len(set(names)) == len(names)
     assert {name for pair in pairs for name in pair} == set(names)
+
+
+@pytest.mark.parametrize('task', ['auto', 'cloze', 'next_item'])
+def test_encoders_are_compared_on_one_task(task):
+    systems = DESIGNS['generality'](small_config(objective__task=task)).systems
+    encoders = {system.changes['model.encoder'] for system in systems}
+    assert encoders == {name for name, e in ENCODERS.items() if e.packs or task != 'next_item'}
+    expected = 'cloze' if task == 'auto' else task
+    assert {system.changes['objective.task'] for system in systems} == {expected}
 
 
 def test_runs_of_one_shape_train_together():
