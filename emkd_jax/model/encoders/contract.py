@@ -102,7 +102,7 @@ def _states(
     rng: np.random.Generator,
     items: Int[np.ndarray, 'batches rows slots'],
     segments: Int[np.ndarray, 'batches rows slots'],
-    short: Int[np.ndarray, 'rows_too fewer_slots'],
+    short: Int[np.ndarray, 'short_rows short_slots'],
 ) -> tuple[np.ndarray, np.ndarray]:
     """The hidden states of batches, and the last ones of shorter rows."""
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), items[0])
@@ -119,9 +119,15 @@ def _states(
         found = jax.vmap(of_batch)(items, segments)
         return found, encoder.apply(params, short, last_only=True)
 
+    dropped = jax.ShapeDtypeStruct(items[0].shape, jnp.uint32)
+    jax.eval_shape(encoder.apply, shapes, items[0], dropped)  # as in training, for errors alone
     given = (noise, items, segments, short)
     quickly = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
-    compiled = jax.jit(states).lower(*given).compile(compiler_options=quickly)
+    compiled = (
+        jax.jit(states)
+        .lower(*given)
+        .compile(compiler_options=quickly if jax.default_backend() == 'cpu' else None)
+    )
     found, last = compiled(*given)
     return np.asarray(found), np.asarray(last)
 

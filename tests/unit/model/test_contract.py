@@ -26,6 +26,7 @@ def make(name):
         ('HasNoStateWithoutItems', 'must be finite, also in a row that has only padding'),
         ('IsTooWide', r'have the shape \(3, 6, 32\) where .* is \(3, 6, 16\)'),
         ('Raises', r'fails on rows of 6 items: TypeError: .* \(broken_encoders\.py, line \d+\)\.$'),
+        ('RaisesInTraining', r'Error: .* \(broken_encoders\.py, line \d+\)\.$'),
         ('DefinesNothing', r'NotImplementedError: DefinesNothing does not define `blocks`\.$'),
     ],
 )
