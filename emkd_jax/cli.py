@@ -331,7 +331,8 @@ def _parse(arguments: list[str], config: ConfigDict, mode: Mode) -> flags.FlagVa
     except (flags.Error, ValueError, TypeError) as error:
         message = ' '.join(str(error).split()).removeprefix('flag ')
         raise UserError(f'{message[:300].rstrip(".")}.') from error
-    check_networks(options, values.config)
+    if mode is not MODES['distill']:  # a student is one network of model.encoder
+        check_networks(options, values.config)
     for name in _FLAGS:
         if values[name].present and name not in mode.flags:
             takers = ' and '.join(m for m, other in MODES.items() if name in other.flags)

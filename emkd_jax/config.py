@@ -180,19 +180,26 @@ def _without_numpy(value: Any) -> Any:
 
 
 def check_networks(names: Iterable[str], config: ml_collections.ConfigDict) -> None:
-    """Raises UserError where a number of networks is asked for, and others are named.
+    """Raises UserError where an encoder or a number of networks is given, and others are named.
 
     Args:
       names: the options that the user gave.
       config: the configuration with these options.
     """
     members, number = config.ensemble.members, config.ensemble.num_networks
-    named = members.count(',') + 1
-    if 'ensemble.num_networks' in names and members and number != named:
+    if not members:
+        return
+    names, named = set(names), members.count(',') + 1
+    instead = 'or set --config.ensemble.members= to train networks of model.encoder alone.'
+    if 'model.encoder' in names:
+        raise UserError(
+            f'model.encoder is {config.model.encoder}, and ensemble.members={members} names the '
+            f'encoders of the networks; leave model.encoder out, {instead}'
+        )
+    if 'ensemble.num_networks' in names and number != named:
         raise UserError(
             f'ensemble.num_networks is {number}, and ensemble.members={members} names {named} '
-            'networks; leave the number out, or set --config.ensemble.members= to train networks '
-            'of model.encoder alone.'
+            f'networks; leave the number out, {instead}'
         )
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import emkd_jax
 from emkd_jax import cli
+from emkd_jax.config import get_config
 from emkd_jax.errors import UserError
 from tests.support import ROOT
 
@@ -58,6 +59,10 @@ def test_version(capsys):
                 '--config.ensemble.num_networks=3',
             ],
             'ensemble.num_networks is 3, and ensemble.members=hstu,bsarec names 2 networks',
+        ),
+        (
+            ['--config=beauty:best', '--config.model.encoder=hstu'],
+            'model.encoder is hstu, and ensemble.members=sasrec_plus,bsarec,hstu names the enc',
         ),
     ],
 )
@@ -140,3 +145,9 @@ def test_every_public_name_is_there():
         assert getattr(emkd_jax, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'missing'"):
         emkd_jax.missing  # noqa: B018
+
+
+def test_a_student_of_networks_of_different_kinds_may_have_any_encoder():
+    argument = '--config.model.encoder=gru4rec'
+    given = cli._parse([argument], get_config('beauty:best'), cli.MODES['distill'])
+    assert given.config.model.encoder == 'gru4rec'
