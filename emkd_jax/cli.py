@@ -21,11 +21,13 @@ from ml_collections import ConfigDict, config_flags
 from emkd_jax import __version__
 from emkd_jax.config import (
     check_config,
+    check_effects,
     check_names,
     check_networks,
     config_names,
     flatten,
     get_config,
+    unread_options,
 )
 from emkd_jax.errors import PreemptedError, RunError, UserError
 from emkd_jax.lost_output import may_be_lost
@@ -333,6 +335,10 @@ def _parse(arguments: list[str], config: ConfigDict, mode: Mode) -> flags.FlagVa
         raise UserError(f'{message[:300].rstrip(".")}.') from error
     if mode is not MODES['distill']:  # a student is one network of model.encoder
         check_networks(options, values.config)
+    if mode.starts_from == 'config':
+        check_effects(options, values.config)
+        if unread := unread_options(options, values.config):
+            print(unread, file=sys.stderr)
     for name in _FLAGS:
         if values[name].present and name not in mode.flags:
             takers = ' and '.join(m for m, other in MODES.items() if name in other.flags)

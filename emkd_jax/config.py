@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -144,6 +145,9 @@ def get_config(name: str, **options: Any) -> ml_collections.ConfigDict:
         raise UserError(f'{file} cannot be used: its get_config returns no configuration.')
     set_options(config, options)
     check_networks(options, config)
+    check_effects(options, config)
+    if unread := unread_options(options, config):
+        warnings.warn(unread, stacklevel=2)
     return config
 
 
@@ -201,6 +205,54 @@ def check_networks(names: Iterable[str], config: ml_collections.ConfigDict) -> N
             f'ensemble.num_networks is {number}, and ensemble.members={members} names {named} '
             f'networks; leave the number out, {instead}'
         )
+
+
+def check_effects(names: Iterable[str], config: ml_collections.ConfigDict) -> None:
+    """Raises UserError for a part of the contrast that is asked for where there is no contrast.
+
+    Args:
+      names: the options that the user gave.
+      config: the configuration with these options.
+    """
+    objective = config.objective
+    if objective.contrast_weight or config.sweep.contrast_weight:
+        return
+    for part in ('icl_weight', 'ccl_weight'):
+        if f'objective.{part}' in names and objective[part]:
+            raise UserError(
+                f'objective.{part} is {objective[part]} and has no effect, since '
+                'objective.contrast_weight, by which it is multiplied, is 0; set that as well.'
+            )
+
+
+_TASK_OF = {  # options that one task alone reads
+    'objective.mask_prob': 'cloze',
+    'objective.num_views': 'cloze',
+    'train.row_width': 'next_item',
+}
+
+
+def unread_options(names: Iterable[str], config: ml_collections.ConfigDict) -> str:
+    """A sentence about options that were given and belong to the other task; '' if there are none.
+
+    The same options may be given to several configurations, so this is no mistake. The arguments
+    are those of `check_effects`.
+    """
+    if not (given := set(names) & _TASK_OF.keys()):
+        return ''
+    from emkd_jax.model.encoders import ENCODERS  # imports JAX
+
+    encoder = ENCODERS.get(config.ensemble.members.partition(',')[0] or config.model.encoder)
+    task = config.objective.task
+    if task == 'auto' and encoder:
+        task = 'next_item' if encoder.packs else 'cloze'
+    unread = sorted(name for name in given if task not in ('auto', _TASK_OF[name]))
+    if not unread:
+        return ''
+    return (
+        f'without effect: {", ".join(unread)}, since this run has objective.task={task}; '
+        f'--config.objective.task={_TASK_OF[unread[0]]} reads it'
+    )
 
 
 def check_names(names: Iterable[str], config: ml_collections.ConfigDict) -> None:

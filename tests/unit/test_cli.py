@@ -1,6 +1,7 @@
 """The command line: help, modes, mistakes, and what importing the package does not do."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -59,6 +60,10 @@ def test_version(capsys):
                 '--config.ensemble.num_networks=3',
             ],
             'ensemble.num_networks is 3, and ensemble.members=hstu,bsarec names 2 networks',
+        ),
+        (
+            ['--config=toys:best', '--config.objective.icl_weight=0.05'],
+            'objective.icl_weight is 0.05 and has no effect, since objective.contrast_weight',
         ),
         (
             ['--config=beauty:best', '--config.model.encoder=hstu'],
@@ -145,6 +150,26 @@ def test_every_public_name_is_there():
         assert getattr(emkd_jax, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'missing'"):
         emkd_jax.missing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'told'),
+    [
+        (
+            ['model.encoder=hstu', 'objective.mask_prob=0.5'],
+            'objective.mask_prob, since .*=cloze reads it',
+        ),
+        (['train.row_width=100'], 'train.row_width, since .*=cloze; .*=next_item reads it'),
+        (['model.encoder=mine:Encoder', 'train.row_width=100'], ''),
+        (['model.encoder=hstu', 'objective.task=cloze', 'objective.mask_prob=0.5'], ''),
+        (['objective.mask_prob=0.5'], ''),
+    ],
+)
+def test_options_of_the_other_task_are_told(capsys, arguments, told):
+    flags = [f'--config.{argument}' for argument in arguments]
+    cli._parse(flags, get_config('toys'), cli.MODES['train'])
+    found = capsys.readouterr().err
+    assert re.search(f'^without effect: {told}', found) if told else not found
 
 
 def test_a_student_of_networks_of_different_kinds_may_have_any_encoder():

@@ -108,6 +108,16 @@ def test_options_are_changed_by_name_and_mistakes_are_named():
     ):
         with pytest.raises(UserError, match=message):
             config.get_config('custom', **{name: value})
+    config.get_config(
+        'toys', **{'model.encoder': 'hstu', 'objective.task': 'cloze', 'objective.num_views': 2}
+    )
+    config.get_config(
+        'toys:best', **{'objective.icl_weight': 0.1, 'sweep.contrast_weight': (0.0, 0.1)}
+    )
+    with pytest.warns(match=r'without effect: train\.row_width'):
+        config.get_config('toys', **{'train.row_width': 32})
+    with pytest.raises(UserError, match='ccl_weight is 0.1 and has no effect'):
+        config.get_config('toys:best', **{'objective.ccl_weight': 0.1})
     members = {'ensemble.members': 'hstu,bsarec'}
     config.get_config('toys:best', **members)
     with pytest.raises(
