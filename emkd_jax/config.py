@@ -241,11 +241,12 @@ def unread_options(names: Iterable[str], config: ml_collections.ConfigDict) -> s
     if not (given := set(names) & _TASK_OF.keys()):
         return ''
     from emkd_jax.model.encoders import ENCODERS  # imports JAX
+    from emkd_jax.model.ensemble import member_encoders
 
-    encoder = ENCODERS.get(config.ensemble.members.partition(',')[0] or config.model.encoder)
+    encoder = ENCODERS.get(next(iter(member_encoders(config)), ''))
     task = config.objective.task
     if task == 'auto' and encoder:
-        task = 'next_item' if encoder.packs else 'cloze'
+        task = encoder.natural_task()
     unread = sorted(name for name in given if task not in ('auto', _TASK_OF[name]))
     if not unread:
         return ''

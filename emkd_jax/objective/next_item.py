@@ -114,9 +114,9 @@ def next_item_loss(
         views = hidden if hash_rng.is_static_zero(hyper.icl_weight) else hidden_states(1)
         # There are far fewer ends than slots, and the contrast compares all of them with all.
         rows, slots = batch.items.shape
-        ends = jnp.maximum(batch.ends, 0) + slots * jnp.arange(rows)[:, None]
+        ends = (jnp.maximum(batch.ends, 0) + slots * jnp.arange(rows)[:, None]).reshape(-1)
         parts['icl'], parts['ccl'] = contrastive_loss(
-            jnp.stack([views[:, ends.reshape(-1)], hidden[:, ends.reshape(-1)]], 1)[..., None, :],
+            jnp.stack([views[:, ends], hidden[:, ends]], axis=1)[..., None, :],
             batch.ends.reshape(-1) >= 0,
             hyper.temperature,
             options.self_contrast,

@@ -44,7 +44,7 @@ def make_encoder(
     """
     encoder = ENCODERS.get(model.encoder) or _import_encoder(model.encoder)
     if task == 'auto':
-        task = 'next_item' if encoder.packs else 'cloze'
+        task = encoder.natural_task()
     if task == 'next_item' and not encoder.packs:
         able = ', '.join(name for name, known in ENCODERS.items() if known.packs)
         raise UserError(

@@ -121,6 +121,11 @@ class SequenceEncoder(nn.Module):
             tied=model.tied,
         )
 
+    @classmethod
+    def natural_task(cls) -> str:
+        """The task that `objective.task=auto` stands for."""
+        return 'next_item' if cls.packs else 'cloze'
+
     @property
     def initial_scale(self) -> float:
         """The standard deviation of the initial item embeddings."""

@@ -119,8 +119,8 @@ def _states(
         found = jax.vmap(of_batch)(items, segments)
         return found, encoder.apply(params, short, last_only=True)
 
-    dropped = jax.ShapeDtypeStruct(items[0].shape, jnp.uint32)
-    jax.eval_shape(encoder.apply, shapes, items[0], dropped)  # as in training, for errors alone
+    keys = jax.ShapeDtypeStruct(items[0].shape, jnp.uint32)
+    jax.eval_shape(encoder.apply, shapes, items[0], keys)  # as in training, for errors alone
     given = (noise, items, segments, short)
     quickly = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
     compiled = (
