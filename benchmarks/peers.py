@@ -33,10 +33,10 @@ import numpy as np
 from etils import epath
 
 from emkd_jax.analysis.plots import COLOURS, figure
+from emkd_jax.cli.console import print_table
 from emkd_jax.config import get_config
 from emkd_jax.evaluation.counts import count_ranks
 from emkd_jax.evaluation.metrics import host_ranks, metrics_by_rule
-from emkd_jax.runs.console import print_table
 from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.runs.metrics_log import read_log
 from emkd_jax.runs.results import device_name, versions

@@ -29,7 +29,7 @@ PREPARE = """
 import json, resource, sys, time
 from configs import custom
 from emkd_jax import data
-from emkd_jax.benchmark.memory import peak_host_bytes
+from emkd_jax.analysis.benchmark.memory import peak_host_bytes
 options = custom.get_config().data
 options.source, options.engine = sys.argv[1:]
 start = time.perf_counter()

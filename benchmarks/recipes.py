@@ -21,7 +21,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from etils import epath
 
 from emkd_jax.analysis.plots import COLOURS, figure
-from emkd_jax.config import differences, get_config, to_json
+from emkd_jax.config import get_config
+from emkd_jax.config.stored import differences, to_json
 from emkd_jax.runs.metrics_log import read_log
 from emkd_jax.runs.summary import mean_and_std
 

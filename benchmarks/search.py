@@ -29,7 +29,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import optuna
 
 from benchmarks.peers import validations
-from emkd_jax.config import flatten, get_config, to_json
+from emkd_jax.config import get_config
+from emkd_jax.config.options import flatten
+from emkd_jax.config.stored import to_json
 from emkd_jax.runs.results import device_name, versions
 from emkd_jax.runs.trained import stored_config
 

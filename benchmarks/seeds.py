@@ -16,7 +16,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from emkd_jax.cli import set_xla_flags
+from emkd_jax.cli.compiler import set_xla_flags
 
 set_xla_flags()  # before jax is imported, as the command line does
 

@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md: a template, and every option of emkd_jax/options.py.
+"""Writes docs/configuration.md: a template, and every option of emkd_jax/config/options.py.
 
 python docs/configuration.py > docs/configuration.md
 """
@@ -7,7 +7,7 @@ import itertools
 import pathlib
 import sys
 
-from emkd_jax.options import EVENT_LOG_OPTIONS, OPTIONS, Option
+from emkd_jax.config.options import EVENT_LOG_OPTIONS, OPTIONS, Option
 
 TEMPLATE = pathlib.Path(__file__).parent / 'templates' / 'configuration.md'
 

@@ -10,13 +10,13 @@ from jaxtyping import Float, Int
 
 from emkd_jax.analysis.html import to_html
 from emkd_jax.analysis.plots import COLOURS, EPOCH, check_libraries, figure
+from emkd_jax.cli.console import markdown_table, say
 from emkd_jax.errors import UserError
 from emkd_jax.evaluation import RULES, Evaluator
 from emkd_jax.evaluation.baselines import LIST
 from emkd_jax.evaluation.metrics import user_metrics
 from emkd_jax.objective import next_item
 from emkd_jax.objective.emkd import PARTS
-from emkd_jax.runs.console import markdown_table, say
 from emkd_jax.runs.results import evaluate_test, read_results, tested_scorers
 from emkd_jax.runs.trained import TrainedRun
 from emkd_jax.runs.workdir import writing

@@ -16,13 +16,13 @@ from emkd_jax.analysis.speed import measure_cost
 from emkd_jax.analysis.statistics import paired_bootstrap
 from emkd_jax.analysis.study_designs import DESIGNS, Comparison, System, parts_in_use
 from emkd_jax.analysis.study_report import markdown, write_report
-from emkd_jax.config import to_json
+from emkd_jax.cli.console import say
+from emkd_jax.config.stored import to_json
 from emkd_jax.errors import UserError
 from emkd_jax.evaluation import RULES, Evaluator
 from emkd_jax.evaluation.metrics import user_metrics
 from emkd_jax.objective.hyper_parameters import OPTION_NAMES
 from emkd_jax.runs.cluster import check_same
-from emkd_jax.runs.console import say
 from emkd_jax.runs.experiment import Experiment, make_experiment
 from emkd_jax.runs.loop import train_runs
 from emkd_jax.runs.results import announce, finished_results

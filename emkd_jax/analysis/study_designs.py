@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
+from emkd_jax.config.options import OPTIONS
 from emkd_jax.model.encoders import ENCODERS
-from emkd_jax.options import OPTIONS
 
 _WITHOUT_EMKD = {
     'objective.kd_weight': 0.0,

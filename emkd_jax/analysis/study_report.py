@@ -8,7 +8,7 @@ from etils import epath
 
 from emkd_jax.analysis.plots import COLOURS, figure
 from emkd_jax.analysis.statistics import RESAMPLES
-from emkd_jax.runs.console import markdown_table
+from emkd_jax.cli.console import markdown_table
 from emkd_jax.runs.results import write_results
 from emkd_jax.runs.summary import format_mean_std
 from emkd_jax.runs.workdir import writing

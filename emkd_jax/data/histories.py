@@ -7,10 +7,10 @@ from typing import TextIO
 import ml_collections
 
 from emkd_jax import data
+from emkd_jax.cli.lost_output import may_be_lost
 from emkd_jax.data.atomic import atomic_file
 from emkd_jax.data.dataset import Dataset
 from emkd_jax.errors import UserError
-from emkd_jax.lost_output import may_be_lost
 
 
 def prepare(options: ml_collections.ConfigDict, output: str = '') -> None:

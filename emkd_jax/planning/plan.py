@@ -10,13 +10,13 @@ import jax
 import ml_collections
 from etils import epath
 
+from emkd_jax.cli.console import print_table, say
 from emkd_jax.data.atomic import write_json
 from emkd_jax.errors import UserError
 from emkd_jax.model.ensemble import Ensemble, make_ensemble
 from emkd_jax.planning.chips import device_chip, device_memory, roofline
 from emkd_jax.planning.cost import Cost, step_cost
 from emkd_jax.planning.topology import slices_of, target_devices
-from emkd_jax.runs.console import print_table, say
 from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.runs.workdir import make_folder, writing
 from emkd_jax.training.batches import steps_per_epoch

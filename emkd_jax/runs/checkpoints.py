@@ -21,10 +21,10 @@ from etils import epath
 from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers
 
+from emkd_jax.cli.console import warn
 from emkd_jax.data.atomic import is_remote, write_json
 from emkd_jax.errors import RunError, UserError
 from emkd_jax.runs.cluster import of_process_0
-from emkd_jax.runs.console import warn
 from emkd_jax.runs.workdir import writing
 from emkd_jax.training.step import TrainState
 

@@ -8,10 +8,10 @@ import ml_collections
 import numpy as np
 from jaxtyping import Int, PyTree
 
+from emkd_jax.cli.console import say
 from emkd_jax.data.dataset import Dataset
 from emkd_jax.errors import UserError
 from emkd_jax.runs.beginning import begin
-from emkd_jax.runs.console import say
 from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.runs.loop import train
 from emkd_jax.runs.signals import StopSignals

@@ -6,9 +6,9 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from emkd_jax.config import differences, to_json
+from emkd_jax.cli.console import print_table, say
+from emkd_jax.config.stored import differences, to_json
 from emkd_jax.errors import UserError, this_program
-from emkd_jax.runs.console import print_table, say
 from emkd_jax.runs.loop import train
 from emkd_jax.runs.results import write_results
 from emkd_jax.runs.signals import StopSignals

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import PyTree
 
 from emkd_jax import data
-from emkd_jax.config import check_config
+from emkd_jax.config.checks import check_config
 from emkd_jax.data.dataset import Dataset, Ragged, Split
 from emkd_jax.data.packing import Packing, pack
 from emkd_jax.data.splits import split_of

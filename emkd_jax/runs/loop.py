@@ -9,11 +9,11 @@ import jax
 import ml_collections
 from etils import epath
 
+from emkd_jax.cli.console import warn
 from emkd_jax.data.dataset import Dataset
 from emkd_jax.errors import PreemptedError
 from emkd_jax.evaluation import Diversity, Evaluator
 from emkd_jax.runs.cluster import check_same
-from emkd_jax.runs.console import warn
 from emkd_jax.runs.experiment import Experiment, make_experiment
 from emkd_jax.runs.progress import ProgressBar
 from emkd_jax.runs.results import announce, finished_results, print_results, write_results

@@ -12,7 +12,7 @@ import jax
 import ml_collections
 from etils import epath
 
-from emkd_jax.config import flatten
+from emkd_jax.config.options import flatten
 from emkd_jax.data.atomic import atomic_file, is_remote
 from emkd_jax.runs.sinks import open_sinks
 from emkd_jax.runs.workdir import writing

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import jax
 import tqdm
 
-from emkd_jax.lost_output import Lasting
-from emkd_jax.runs.console import warn
+from emkd_jax.cli.console import warn
+from emkd_jax.cli.lost_output import Lasting
 
 # At most 80 letters, so that a usual terminal shows all of it.
 _FORMAT = '{desc} {percentage:3.0f}%|{bar:10}| {elapsed}<{remaining}{postfix}'

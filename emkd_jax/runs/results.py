@@ -9,7 +9,8 @@ import jax
 from etils import epath
 from jaxtyping import PyTree
 
-from emkd_jax.config import to_json
+from emkd_jax.cli.console import banner, print_table, say
+from emkd_jax.config.stored import to_json
 from emkd_jax.data.atomic import write_json
 from emkd_jax.data.packing import Packing
 from emkd_jax.errors import UserError
@@ -17,7 +18,6 @@ from emkd_jax.evaluation import Evaluator
 from emkd_jax.evaluation.baselines import LIST, evaluate_baselines
 from emkd_jax.evaluation.beyond_accuracy import ListMetrics
 from emkd_jax.evaluation.counts import CountMember
-from emkd_jax.runs.console import banner, print_table, say
 from emkd_jax.runs.experiment import Experiment, batch_size_for
 from emkd_jax.runs.workdir import check_data, writing
 

@@ -11,8 +11,8 @@ import threading
 import time
 import types
 
+from emkd_jax.cli.lost_output import may_be_lost
 from emkd_jax.errors import PreemptedError
-from emkd_jax.lost_output import may_be_lost
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _HANGUP = getattr(signal, 'SIGHUP', None)  # of a terminal that is closed; Windows has none

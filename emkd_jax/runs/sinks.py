@@ -14,8 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from etils import epath
 
+from emkd_jax.cli.console import warn
 from emkd_jax.errors import UserError, import_extra
-from emkd_jax.runs.console import warn
 
 PROJECT = 'emkd_jax'  # the project, or experiment, that runs are collected in
 _ID = 'tracker_id'  # the file by which a run that goes on is found again

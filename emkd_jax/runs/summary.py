@@ -6,8 +6,9 @@ from typing import Any
 
 import ml_collections
 
-from emkd_jax.config import flatten, to_json
-from emkd_jax.runs.console import print_table, say
+from emkd_jax.cli.console import print_table, say
+from emkd_jax.config.options import flatten
+from emkd_jax.config.stored import to_json
 from emkd_jax.training.sweep import SWEPT
 
 

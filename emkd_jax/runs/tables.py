@@ -4,9 +4,9 @@ import math
 
 import jax
 
+from emkd_jax.cli.console import say
 from emkd_jax.errors import UserError
 from emkd_jax.model.sharded_tables import table_bytes
-from emkd_jax.runs.console import say
 from emkd_jax.runs.experiment import Experiment
 from emkd_jax.training.memory import device_memory
 

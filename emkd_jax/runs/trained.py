@@ -9,13 +9,13 @@ from etils import epath
 from jaxtyping import PyTree
 
 from emkd_jax import data
-from emkd_jax.config import from_json
+from emkd_jax.cli.console import say
+from emkd_jax.config.stored import from_json
 from emkd_jax.data.cache import holds_dataset, read_dataset
 from emkd_jax.data.dataset import Dataset
 from emkd_jax.errors import UserError
 from emkd_jax.evaluation.counts import CountMember
 from emkd_jax.runs.checkpoints import read_best
-from emkd_jax.runs.console import say
 from emkd_jax.runs.counts import read_counts
 from emkd_jax.runs.experiment import Experiment, make_experiment
 from emkd_jax.runs.metrics_log import read_log

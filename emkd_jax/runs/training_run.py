@@ -5,10 +5,10 @@ from typing import Any
 from etils import epath
 from jaxtyping import PyTree
 
+from emkd_jax.cli.console import say
 from emkd_jax.evaluation import Evaluator, Result
 from emkd_jax.evaluation.counts import CountMember
 from emkd_jax.runs.checkpoints import Checkpoints
-from emkd_jax.runs.console import say
 from emkd_jax.runs.counts import write_counts
 from emkd_jax.runs.experiment import Experiment
 from emkd_jax.runs.metrics_log import MetricsLog

@@ -11,13 +11,13 @@ import jax
 import ml_collections
 from etils import epath
 
-from emkd_jax.config import differences, to_json
+from emkd_jax.cli.console import say
+from emkd_jax.config.stored import differences, to_json
 from emkd_jax.data.atomic import is_remote, write_json
 from emkd_jax.data.cache import holds_dataset, save_dataset
 from emkd_jax.data.dataset import Dataset
 from emkd_jax.errors import RunError, UserError, install_command
 from emkd_jax.runs.cluster import is_lost_host
-from emkd_jax.runs.console import say
 
 
 def open_workdir(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> epath.Path:

@@ -4,8 +4,8 @@ from typing import Any
 
 import jax
 
+from emkd_jax.cli.console import print_table, say
 from emkd_jax.errors import this_program
-from emkd_jax.runs.console import print_table, say
 from emkd_jax.runs.trained import TrainedRun
 from emkd_jax.serving.model import Model
 

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from emkd_jax.cli.lost_output import discard
 from emkd_jax.data.atomic import atomic_file, is_remote
 from emkd_jax.errors import UserError
-from emkd_jax.lost_output import discard
 from emkd_jax.serving.model import Model
 
 Arrays = Sequence[np.ndarray]

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import ml_collections
 
-from emkd_jax.config import base_config
+from emkd_jax.cli.console import note
+from emkd_jax.config.options import base_config
 from emkd_jax.data import event_log
-from emkd_jax.runs.console import note
 from emkd_jax.serving.ids import IdIndex, Unknown
 from emkd_jax.serving.requests import Request
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, Shaped
 
+from emkd_jax.cli.console import warn
 from emkd_jax.data.dataset import Dataset
 from emkd_jax.errors import UserError
-from emkd_jax.runs.console import warn
 
 _SHOWN = 80  # characters of an id in a message
 

@@ -2,9 +2,9 @@
 
 import ml_collections
 
+from emkd_jax.cli.console import say
 from emkd_jax.errors import UserError
 from emkd_jax.runs.beginning import begin
-from emkd_jax.runs.console import say
 from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.runs.trained import default_workdir
 from emkd_jax.runs.training_run import BEST_METRIC

@@ -13,7 +13,8 @@ import pandas as pd
 from etils import epath
 from jaxtyping import Array, Float, Float32, Int, PyTree
 
-from emkd_jax.config import flatten, from_json, to_json
+from emkd_jax.config.options import flatten
+from emkd_jax.config.stored import from_json, to_json
 from emkd_jax.data.atomic import atomic_folder, is_remote, write_json
 from emkd_jax.data.cache import read_dataset, save_dataset
 from emkd_jax.data.dataset import Dataset, Ragged

@@ -6,9 +6,9 @@ import time
 
 import tqdm
 
+from emkd_jax.cli.console import note
 from emkd_jax.data.dataset import Ragged
 from emkd_jax.errors import UserError
-from emkd_jax.runs.console import note
 from emkd_jax.runs.trained import TrainedRun
 from emkd_jax.serving.answers import check_output, open_answers
 from emkd_jax.serving.grown_log import read_grown_log

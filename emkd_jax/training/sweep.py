@@ -7,7 +7,7 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from emkd_jax.config import check_config
+from emkd_jax.config.checks import check_config
 from emkd_jax.errors import UserError
 from emkd_jax.objective.hyper_parameters import OPTION_NAMES, HyperParameters, hyper_parameters
 

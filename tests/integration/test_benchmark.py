@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from configs import quickstart, toys
-from emkd_jax.benchmark import memory, report, sides
-from emkd_jax.benchmark.arguments import arguments, dataset_code
-from emkd_jax.benchmark.clone import link_data, open_clone
-from emkd_jax.benchmark.compare import benchmark
-from emkd_jax.benchmark.protocol import Child
+from emkd_jax.analysis.benchmark import memory, report, sides
+from emkd_jax.analysis.benchmark.arguments import arguments, dataset_code
+from emkd_jax.analysis.benchmark.clone import link_data, open_clone
+from emkd_jax.analysis.benchmark.compare import benchmark
+from emkd_jax.analysis.benchmark.protocol import Child
 from emkd_jax.errors import UserError
 from emkd_jax.runs.experiment import make_experiment
 from tests.support import QUICK_TO_COMPILE, ROOT
@@ -46,7 +46,7 @@ def child(tmp_path):
     """A process that answers in every way there is."""
     (tmp_path / 'side.py').write_text("""
 import os, signal, time
-from emkd_jax.benchmark.protocol import serve
+from emkd_jax.analysis.benchmark.protocol import serve
 from emkd_jax.errors import UserError
 
 class Side:
@@ -197,7 +197,7 @@ def test_original_is_driven_and_left_as_it_was(tmp_path):
     given = arguments(_config(train__batch_size=20, ensemble__num_networks=4))
     with Child(
         'It',
-        'emkd_jax.benchmark.pytorch_side',
+        'emkd_jax.analysis.benchmark.pytorch_side',
         tmp_path / 'log',
         cwd=workplace,
         env={'PYTHONDONTWRITEBYTECODE': ''},
@@ -229,7 +229,9 @@ def test_original_is_driven_and_left_as_it_was(tmp_path):
 
 
 def _set_up(tmp_path, **arguments_changed):
-    with Child('It', 'emkd_jax.benchmark.pytorch_side', tmp_path / 'log', cwd=tmp_path) as original:
+    with Child(
+        'It', 'emkd_jax.analysis.benchmark.pytorch_side', tmp_path / 'log', cwd=tmp_path
+    ) as original:
         original.ask(
             'set_up',
             clone=str(tmp_path),

@@ -162,7 +162,7 @@ def joined_pair(*scripts):
                 sys.executable,
                 '-c',
                 (
-                    f'import sys, time, emkd_jax.cli as cli, emkd_jax.runs.cluster as d; '
+                    f'import sys, time, emkd_jax.cli.main as cli, emkd_jax.runs.cluster as d; '
                     f'd.HEARTBEAT = {HEARTBEAT}; '
                     f'd.join({address!r}, 2, {i}); print("joined", flush=True)\n{script}'
                 ),

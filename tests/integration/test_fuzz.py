@@ -76,7 +76,7 @@ SERVER = """
 import contextlib, io, json, os, sys, traceback, warnings
 sys.path.insert(0, '')
 warnings.simplefilter('ignore')
-from emkd_jax import cli
+from emkd_jax.cli import main as cli
 from emkd_jax.runs import loop
 from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.serving import after_training

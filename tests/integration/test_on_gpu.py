@@ -19,8 +19,8 @@ import sys
 
 sys.argv, sys.path[0] = sys.argv[1:], ''
 if sys.argv[0] == 'launch.py':
-    from emkd_jax import cli
-    from emkd_jax.benchmark.compare import benchmark
+    from emkd_jax.cli import main as cli
+    from emkd_jax.analysis.benchmark.compare import benchmark
 
     benchmark.__defaults__ = (*benchmark.__defaults__[:-2], 1, 0.0)
     sys.exit(cli.main())

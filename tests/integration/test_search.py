@@ -11,7 +11,8 @@ from benchmarks import search
 # NDCG@10 is best with a dropout of 0.6 and 96 dimensions. The first call is killed.
 LAUNCH = """
 import json, pathlib, sys
-from emkd_jax.config import get_config, to_json
+from emkd_jax.config import get_config
+from emkd_jax.config.stored import to_json
 
 given = dict(a.lstrip('-').partition('=')[::2] for a in sys.argv[1:])
 assert given['config'] == 'beauty:best' and given['config.train.num_epochs'] == '3'

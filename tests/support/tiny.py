@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from emkd_jax.config import base_config
+from emkd_jax.config.options import base_config
 from emkd_jax.data.dataset import Dataset, Ragged
 from emkd_jax.data.splits import leave_one_out
 from emkd_jax.model.ensemble import make_ensemble

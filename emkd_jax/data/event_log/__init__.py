@@ -24,7 +24,8 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from emkd_jax.config import base_config, check_config, set_options
+from emkd_jax.config.checks import check_config, set_options
+from emkd_jax.config.options import base_config
 from emkd_jax.data.atomic import atomic_folder
 from emkd_jax.data.cache import read_dataset, save_dataset
 from emkd_jax.data.dataset import Dataset

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from emkd_jax.config import flatten
+from emkd_jax.config.options import flatten
 from emkd_jax.data.event_log.engine import literal
 from emkd_jax.data.event_log.event_table import SAMPLE, EventTable
 from emkd_jax.data.event_log.open_log import OpenLog

@@ -3,8 +3,8 @@
 import ipaddress
 import socket
 
+from emkd_jax.cli.console import say, warn
 from emkd_jax.errors import UserError, import_extra
-from emkd_jax.runs.console import say, warn
 from emkd_jax.runs.trained import TrainedRun
 
 _LOOK_EVERY = 5.0  # seconds between two looks at the workdir

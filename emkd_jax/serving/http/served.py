@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from emkd_jax.cli.console import say, warn
 from emkd_jax.errors import RunError, UserError
 from emkd_jax.evaluation.baselines import MarkovChain
 from emkd_jax.runs.checkpoints import best_step
-from emkd_jax.runs.console import say, warn
 from emkd_jax.runs.counts import has_counts
 from emkd_jax.runs.trained import TrainedRun, load_run
 from emkd_jax.serving.http.catalogue import Catalogue

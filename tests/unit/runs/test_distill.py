@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from emkd_jax.cli import main
+from emkd_jax.cli.main import main
 from emkd_jax.errors import UserError
 from emkd_jax.runs.distill import compare, distill, in_words
 from emkd_jax.runs.experiment import make_experiment

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from emkd_jax.config.options import EVENT_LOG_OPTIONS, OPTIONS
 from emkd_jax.errors import UserError
-from emkd_jax.options import EVENT_LOG_OPTIONS, OPTIONS
 from emkd_jax.serving import export as mode
 from emkd_jax.serving.export import export
 from emkd_jax.serving.model import PATH_OPTIONS

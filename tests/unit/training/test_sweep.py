@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from emkd_jax.benchmark.compare import benchmark
+from emkd_jax.analysis.benchmark.compare import benchmark
 from emkd_jax.errors import PreemptedError, RunError, UserError
 from emkd_jax.objective.hyper_parameters import OPTION_NAMES
 from emkd_jax.runs import loop

@@ -9,7 +9,8 @@ import re
 import numpy as np
 import pytest
 
-from emkd_jax import config, options
+from emkd_jax import config
+from emkd_jax.config import checks, options, stored
 from emkd_jax.errors import UserError
 
 SETS = ('beauty', 'ml_1m', 'toys')
@@ -137,10 +138,10 @@ def test_a_notebook_gives_numbers_of_numpy_and_paths():
         'data.source': pathlib.Path('events.csv'),
     }
     made = config.get_config('custom', **given)
-    config.check_config(made)
+    checks.check_config(made)
     assert made.train.num_epochs == 3 and made.model.dropout == 0.25
     assert made.data.source == 'events.csv'
-    json.dumps(config.to_json(made))
+    json.dumps(stored.to_json(made))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_a_notebook_gives_numbers_of_numpy_and_paths():
 def test_a_value_out_of_range_is_named(name, value, message):
     changed = config.get_config('custom', **{name: value})
     with pytest.raises(UserError, match=f'{name} is .*{message}'):
-        config.check_config(changed)
+        checks.check_config(changed)
 
 
 def test_an_error_in_a_config_file_is_not_taken_for_a_wrong_option(tmp_path):
@@ -174,18 +175,18 @@ def test_an_error_in_a_config_file_is_not_taken_for_a_wrong_option(tmp_path):
 
 def test_a_configuration_comes_back_from_json():
     written = config.get_config('custom:quick', **{'sweep.dropout': (0.1, 0.2)})
-    tree = json.loads(json.dumps(config.to_json(written)))
-    assert config.from_json(tree) == written
+    tree = json.loads(json.dumps(stored.to_json(written)))
+    assert stored.from_json(tree) == written
     del tree['export']  # an option that did not exist then has its default
-    assert config.from_json(tree) == written
+    assert stored.from_json(tree) == written
 
 
 def test_only_options_that_change_results_are_compared():
-    before = config.to_json(config.get_config('toys'))
+    before = stored.to_json(config.get_config('toys'))
     same = config.get_config('toys', **{'data.source': 'x', 'recommend.k': 3})
-    assert config.differences(before, config.to_json(same)) == []
+    assert stored.differences(before, stored.to_json(same)) == []
     other = config.get_config('toys', **{'train.num_epochs': 3})
-    assert config.differences(before, config.to_json(other)) == ['train.num_epochs: 250 -> 3']
+    assert stored.differences(before, stored.to_json(other)) == ['train.num_epochs: 250 -> 3']
 
 
 def test_every_option_says_what_it_means():

@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from emkd_jax.benchmark.memory import peak_host_bytes
-from emkd_jax.benchmark.protocol import serve
+from emkd_jax.analysis.benchmark.memory import peak_host_bytes
+from emkd_jax.analysis.benchmark.protocol import serve
 from emkd_jax.errors import UserError, install_command
 
 

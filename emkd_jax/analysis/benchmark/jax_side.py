@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 
+from emkd_jax.analysis.benchmark.memory import peak_host_bytes
+from emkd_jax.analysis.benchmark.protocol import serve
 from emkd_jax.analysis.speed import make_trainer, train_for
-from emkd_jax.benchmark.memory import peak_host_bytes
-from emkd_jax.benchmark.protocol import serve
-from emkd_jax.config import from_json
+from emkd_jax.config.stored import from_json
 from emkd_jax.evaluation import Evaluator
 from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.runs.results import device_name, versions

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from emkd_jax.lost_output import may_be_lost
+from emkd_jax.cli.lost_output import may_be_lost
 
 _WIDEST = 1000  # columns of a line that goes into a file
 

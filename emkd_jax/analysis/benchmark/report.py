@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from emkd_jax.runs.console import print_table, say
+from emkd_jax.cli.console import print_table, say
 
 SIDES = JAX, ORIGINAL = 'emkd_jax', 'original'
 

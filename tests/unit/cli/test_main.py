@@ -8,7 +8,9 @@ import sys
 import pytest
 
 import emkd_jax
-from emkd_jax import cli
+from emkd_jax.cli import arguments as typed
+from emkd_jax.cli import compiler
+from emkd_jax.cli import main as cli
 from emkd_jax.config import get_config
 from emkd_jax.errors import UserError
 from tests.support import ROOT
@@ -87,7 +89,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(capsys, arguments, message):
     ],
 )
 def test_flags_may_be_written_in_several_ways(arguments, mode, config, rest):
-    assert cli._split(arguments) == (mode, config, rest)
+    assert typed.split(arguments) == (mode, config, rest)
 
 
 def test_compiled_programs_are_kept_unless_the_user_says_otherwise(monkeypatch, tmp_path):
@@ -96,16 +98,16 @@ def test_compiled_programs_are_kept_unless_the_user_says_otherwise(monkeypatch, 
     monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
     monkeypatch.setenv('JAX_ENABLE_COMPILATION_CACHE', 'true')
     monkeypatch.setenv('XDG_CACHE_HOME', f'{tmp_path}/cache')
-    cli.set_compilation_cache('')
+    compiler.set_compilation_cache('')
     assert os.environ['JAX_COMPILATION_CACHE_DIR'].startswith(
         f'{tmp_path}/cache/emkd_jax/compiled/'
     )
     monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', '/mine')
-    cli.set_compilation_cache('')
+    compiler.set_compilation_cache('')
     assert os.environ['JAX_COMPILATION_CACHE_DIR'] == '/mine'
-    cli.set_compilation_cache(f'{tmp_path}/other')
+    compiler.set_compilation_cache(f'{tmp_path}/other')
     assert os.environ['JAX_COMPILATION_CACHE_DIR'] == f'{tmp_path}/other'
-    cli.set_compilation_cache('none')
+    compiler.set_compilation_cache('none')
     assert os.environ['JAX_ENABLE_COMPILATION_CACHE'] == 'false'
 
 
@@ -115,9 +117,9 @@ def test_without_a_folder_that_can_be_made_nothing_is_kept(monkeypatch, tmp_path
     monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
     monkeypatch.setenv('JAX_ENABLE_COMPILATION_CACHE', 'true')
     with pytest.raises(UserError, match=r'--compilation_cache=.*file/a cannot be used .Not a dir'):
-        cli.set_compilation_cache(f'{tmp_path}/file/a')
+        compiler.set_compilation_cache(f'{tmp_path}/file/a')
     monkeypatch.setenv('XDG_CACHE_HOME', f'{tmp_path}/file')
-    cli.set_compilation_cache('')
+    compiler.set_compilation_cache('')
     assert os.environ['JAX_ENABLE_COMPILATION_CACHE'] == 'false'
     assert 'JAX_COMPILATION_CACHE_DIR' not in os.environ
 
@@ -167,12 +169,12 @@ def test_every_public_name_is_there():
 )
 def test_options_of_the_other_task_are_told(capsys, arguments, told):
     flags = [f'--config.{argument}' for argument in arguments]
-    cli._parse(flags, get_config('toys'), cli.MODES['train'])
+    typed.parse(flags, get_config('toys'), cli.MODES['train'])
     found = capsys.readouterr().err
     assert re.search(f'^without effect: {told}', found) if told else not found
 
 
 def test_a_student_of_networks_of_different_kinds_may_have_any_encoder():
     argument = '--config.model.encoder=gru4rec'
-    given = cli._parse([argument], get_config('beauty:best'), cli.MODES['distill'])
+    given = typed.parse([argument], get_config('beauty:best'), cli.MODES['distill'])
     assert given.config.model.encoder == 'gru4rec'

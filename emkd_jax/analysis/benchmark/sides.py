@@ -8,10 +8,10 @@ from typing import Any
 
 import ml_collections
 
-from emkd_jax.benchmark.arguments import arguments, dataset_code
-from emkd_jax.benchmark.clone import Clone, link_data
-from emkd_jax.benchmark.memory import available_host_bytes, original_host_bytes
-from emkd_jax.benchmark.protocol import Child
+from emkd_jax.analysis.benchmark.arguments import arguments, dataset_code
+from emkd_jax.analysis.benchmark.clone import Clone, link_data
+from emkd_jax.analysis.benchmark.memory import available_host_bytes, original_host_bytes
+from emkd_jax.analysis.benchmark.protocol import Child
 from emkd_jax.errors import UserError
 
 _ADVICE = 'use a smaller batch, for example --config.train.batch_size=32'
@@ -35,7 +35,7 @@ def start_jax(
     child = stack.enter_context(
         Child(
             'This code',
-            'emkd_jax.benchmark.jax_side',
+            'emkd_jax.analysis.benchmark.jax_side',
             folder / 'benchmark_emkd_jax.log',
             env={} if alone else _one_gpu() | {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'},
             advice=_ADVICE,
@@ -79,7 +79,7 @@ def start_original(
     child = stack.enter_context(
         Child(
             'The original',
-            'emkd_jax.benchmark.pytorch_side',
+            'emkd_jax.analysis.benchmark.pytorch_side',
             folder / 'benchmark_original.log',
             cwd=workplace,
             env=_one_gpu(),

@@ -4,7 +4,7 @@ from typing import Any
 
 import ml_collections
 
-from emkd_jax.config import base_config, flatten
+from emkd_jax.config.options import base_config, flatten
 from emkd_jax.errors import UserError
 
 _DATASET_CODES = {'toys': 'toys', 'beauty': 'beauty', 'ml_1m': 'ml-1m'}

@@ -5,7 +5,7 @@ import sys
 
 import jax
 
-from emkd_jax.runs.console import markdown_table, print_table, say, warn
+from emkd_jax.cli.console import markdown_table, print_table, say, warn
 
 COLUMNS, ROWS = ['system', 'HR@10'], [['EMKD', '0.1000'], ['no ensemble', '12,345']]
 

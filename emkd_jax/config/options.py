@@ -4,7 +4,10 @@ The files in `configs/` set only what differs from these defaults, which are EMK
 hyper-parameters wherever all its data sets share them.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+import ml_collections
 
 
 class Option(NamedTuple):
@@ -315,3 +318,31 @@ EVENT_LOG_OPTIONS: dict[str, Option] = {
         'Where validation and test begin with data.split=time: shares of the events, or ISO dates.',
     ),
 }
+
+
+def base_config(event_log: bool = False) -> ml_collections.ConfigDict:
+    """All options with their defaults.
+
+    Args:
+      event_log: whether the options of event logs are among them.
+    """
+    options = OPTIONS | (EVENT_LOG_OPTIONS if event_log else {})
+    tree: dict[str, Any] = {}
+    for name, option in options.items():
+        *groups, leaf = name.split('.')
+        branch = tree
+        for group in groups:
+            branch = branch.setdefault(group, {})
+        branch[leaf] = option.default
+    return ml_collections.ConfigDict(tree)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """{dotted name: value} of a nested dictionary."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f'{prefix}{key}.')
+        else:
+            flat[f'{prefix}{key}'] = value
+    return flat

@@ -11,15 +11,15 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from emkd_jax.benchmark.arguments import arguments, dataset_code
-from emkd_jax.benchmark.clone import open_clone
-from emkd_jax.benchmark.protocol import Child
-from emkd_jax.benchmark.report import JAX, ORIGINAL, print_summary, summarise
-from emkd_jax.benchmark.sides import start_jax, start_original
-from emkd_jax.config import to_json
+from emkd_jax.analysis.benchmark.arguments import arguments, dataset_code
+from emkd_jax.analysis.benchmark.clone import open_clone
+from emkd_jax.analysis.benchmark.protocol import Child
+from emkd_jax.analysis.benchmark.report import JAX, ORIGINAL, print_summary, summarise
+from emkd_jax.analysis.benchmark.sides import start_jax, start_original
+from emkd_jax.cli.console import say
+from emkd_jax.config.stored import to_json
 from emkd_jax.data.atomic import is_remote, write_json
 from emkd_jax.errors import UserError
-from emkd_jax.runs.console import say
 from emkd_jax.runs.trained import default_workdir
 from emkd_jax.runs.workdir import make_folder
 from emkd_jax.training.sweep import check_single

@@ -65,7 +65,7 @@ class Child:
     ):
         self.idle_cpu_seconds = 0.0
         self._name, self._log, self._advice = name, log, advice
-        root = str(pathlib.Path(__file__).resolve().parents[2])
+        root = str(pathlib.Path(__file__).resolve().parents[3])
         path = os.pathsep.join(filter(None, (root, os.environ.get('PYTHONPATH'))))
         with open(log, 'w') as output:
             self._process = subprocess.Popen(

@@ -1,0 +1,1 @@
+"""The command line, and what all of the package prints in a terminal."""
