@@ -1,6 +1,9 @@
 """Trains RecTools' SASRec for `peers.py`; runs in an environment that has RecTools alone.
 
 python benchmarks/peer_rectools.py DATA FOLDER --loss=softmax --seconds=600
+
+Its training to the end takes hours. A later call with more seconds goes on after the last epoch, and
+its clock as well.
 """
 
 import argparse
@@ -40,12 +43,27 @@ def states(network, ids, offsets, values):
     return np.concatenate(found), vectors
 
 
+class Resuming(pl.Trainer):
+    """A trainer that begins with a checkpoint, where there is one."""
+
+    def __init__(self, checkpoint, **options):
+        super().__init__(**options)
+        self.checkpoint = checkpoint
+
+    def fit(self, *arguments):
+        """Trains; the arguments are those of RecTools."""
+        super().fit(*arguments, ckpt_path=self.checkpoint if self.checkpoint.exists() else None)
+
+
 class Curve(pl.Callback):
     """Writes the states after every epoch, and stops the training when its time is up."""
 
-    def __init__(self, data, folder, seconds):
-        self.data, self.folder, self.limit = data, folder, seconds
-        self.seconds, self.began, self.epochs = 0.0, 0.0, []
+    def __init__(self, data, folder, seconds, checkpoint):
+        self.data, self.folder, self.limit, self.checkpoint = data, folder, seconds, checkpoint
+        self.began, self.epochs = 0.0, []
+        if checkpoint.exists():
+            self.epochs = json.loads((folder / 'curve.json').read_text())['seconds']
+        self.seconds = self.epochs[-1] if self.epochs else 0.0
 
     def histories(self, name):
         """Offsets and values of the held-out histories of one split."""
@@ -69,6 +87,7 @@ class Curve(pl.Callback):
             items=found['test'][1],
             **{name: rows for name, (rows, _) in found.items()},
         )
+        trainer.save_checkpoint(self.checkpoint)
         (self.folder / 'curve.json').write_text(json.dumps({'seconds': self.epochs}))
         trainer.should_stop = self.seconds >= self.limit
 
@@ -101,8 +120,10 @@ def main():
         n_negatives=256,
         batch_size=128,
     )
-    curve = Curve(data, given.folder, given.seconds)
-    model._trainer = pl.Trainer(
+    checkpoint = given.folder / 'last.ckpt'
+    curve = Curve(data, given.folder, given.seconds, checkpoint)
+    model._trainer = Resuming(
+        checkpoint,
         max_epochs=100,
         accelerator='cpu',
         logger=False,

@@ -10,7 +10,7 @@ own defaults for the rest. Transition counts (PCTM) stand beside them. After eve
 writes the states of the held-out histories and the embeddings of the items, and this project ranks
 them: the same users, the same rule (the whole history is excluded). The clock runs in training
 alone. A peer ends with the epoch in which its minutes are up, and its best epoch on validation is
-tested. With a clone of hw-du/EMKD, the speed of the authors' code at the released sizes is measured
+tested. RecTools takes hours: called again with more minutes, it goes on after its last epoch. With a clone of hw-du/EMKD, the speed of the authors' code at the released sizes is measured
 as well, by `--mode=benchmark` with batches of 32 sequences, and tells how long an epoch would take.
 It needs the extra `torch`.
 
