@@ -2,8 +2,8 @@
 
 python benchmarks/peer_rectools.py DATA FOLDER --loss=softmax --seconds=600
 
-Its training to the end takes hours. A later call with more seconds goes on after the last epoch, and
-its clock as well.
+Its training to the end takes hours. A later call with more seconds goes on after the last epoch,
+and so does its clock.
 """
 
 import argparse
