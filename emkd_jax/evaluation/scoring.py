@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.model.network import Network
-from emkd_jax.training.placement import AXIS, axes, take
+from emkd_jax.training.placement import AXIS, Flattened, axes, fill
 
 
 def scoring_devices(ensemble: Ensemble) -> list[jax.Device]:
@@ -34,16 +34,25 @@ class Scorer:
             all devices; see `Network.own_scores_of`.
         """
         self._ensemble, self._devices = ensemble, tuple(devices)
+        self._networks = [network.without_attributes() for network in ensemble.networks]
         self._function = Network.own_scores_of if own else Network.scores_of
 
     def networks(self, params: PyTree[Float[Array, '_ ...']]) -> list[PyTree]:
-        """Returns the parameters of each network, from those of the ensemble on the devices."""
+        """Returns the `Network.scoring_params` of each network, on the devices.
+
+        Args:
+          params: trained parameters of the ensemble, on the devices.
+        """
         ensemble = self._ensemble
         if jax.process_count() > 1 and ensemble.shards == 1:
             # The copies of other processes are out of reach.
             params = jax.tree.map(lambda x: x.addressable_data(0), params)
-        places = (ensemble.place(params, n) for n in range(ensemble.num_networks))
-        return [take(stack, place, self._devices, ensemble.shards) for stack, place in places]
+        found = []
+        for n, network in enumerate(ensemble.networks):
+            stack, number = ensemble.place(params, n)
+            prepare = _scoring_params(network, self._devices)
+            found.append(prepare(stack, fill(number, self._devices))[0])
+        return found
 
     def __call__(
         self, networks: Sequence[PyTree], items: Int[Array | np.ndarray, 'devices rows slots']
@@ -59,7 +68,7 @@ class Scorer:
         """
         return [
             _compiled(kind, self._devices, self._function)(network, items)
-            for kind, network in zip(self._ensemble.networks, networks, strict=True)
+            for kind, network in zip(self._networks, networks, strict=True)
         ]
 
 
@@ -67,9 +76,22 @@ def axes_of(network: Network) -> PyTree:
     """Returns what a pmap needs to know of the parameters of a network, as its `in_axes`."""
     if network.shards == 1:
         return None
+    return axes(_shapes(network), network.shards)
+
+
+def _shapes(network):
     one = jnp.ones((1, 1), jnp.int32)
-    params = jax.eval_shape(network.init, jax.random.key(0), one)['params']
-    return axes(params, network.shards)
+    return jax.eval_shape(network.init, jax.random.key(0), one)['params']
+
+
+@functools.lru_cache(8)
+def _scoring_params(network, devices):
+    """Takes a network out of its stack, and prepares it."""
+
+    def prepare(stack, number):
+        return network.scoring_params(jax.tree.map(lambda leaf: leaf[number], stack)), np.int32(0)
+
+    return Flattened(prepare, _shapes(network), network.shards, in_axes=(0,), devices=devices)
 
 
 @functools.lru_cache(8)  # small, so that a notebook that builds many ensembles does not keep them

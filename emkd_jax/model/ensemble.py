@@ -161,14 +161,19 @@ class Ensemble:
             return params
         return self.over_stacks(lambda network, p: jax.vmap(network.effective)(p), params)
 
-    def with_effective(self, params: PyTree) -> tuple['Ensemble', PyTree]:
-        """Adds the attributes to the embeddings once, for a server that scores again and again.
+    def for_scoring(self, params: PyTree) -> tuple['Ensemble', PyTree]:
+        """Does once what would be done for every batch of histories that is scored.
 
         Returns:
-          An ensemble without attributes, and parameters with which it scores as this one does.
+          An ensemble without attributes, and parameters with which it scores as this one does; see
+          `Network.scoring_params`.
         """
-        stacks = tuple((network.clone(attribute_pairs=None), n) for network, n in self.stacks)
-        return dataclasses.replace(self, stacks=stacks), jax.jit(self.effective)(params)
+        stacks = tuple((network.without_attributes(), count) for network, count in self.stacks)
+
+        def prepare(params: PyTree) -> PyTree:
+            return self.over_stacks(lambda one, p: jax.vmap(one.scoring_params)(p), params)
+
+        return dataclasses.replace(self, stacks=stacks), jax.jit(prepare)(params)
 
     def hidden(
         self,

@@ -83,7 +83,8 @@ def _serialize(model: Model, slots: int) -> bytearray:
     ensemble = make_ensemble(
         model.config, data.num_items, data.num_attributes, 'cpu', data.item_attributes
     )
-    networks = ensemble.split(jax.tree.map(jnp.asarray, model.params))
+    ensemble, params = ensemble.for_scoring(model.params)
+    networks = ensemble.split(params)
 
     def scores(histories: Int[Array, 'batch slots']) -> Float[Array, 'batch items']:
         mask = jnp.full((histories.shape[0], 1), ensemble.network.mask_token, jnp.int32)

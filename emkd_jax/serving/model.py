@@ -263,7 +263,7 @@ class Model:
         test = split_of(dataset, self.config.eval.max_users).test
         if not len(test.targets):
             raise UserError(f'{dataset.name} has no test items; a user needs three events.')
-        ensemble, devices = self._placed_ensemble, jax.local_devices()
+        ensemble, devices = self.ensemble.sharded(self._shards), jax.local_devices()
         params = place(self.params, devices, ensemble.shards)
         evaluator = Evaluator(self.config.eval, ensemble, test, devices, self.counts)
         return evaluator(params).ensemble
@@ -325,7 +325,7 @@ class Model:
         allowed[0] = False  # the padding item
         if not allowed.any():
             raise UserError('The items allowed and the items excluded leave no item to recommend.')
-        ensemble, networks, counts = self._placed_ensemble, self._networks, self.counts
+        (ensemble, networks), counts = self._scoring, self.counts
         if network is not None:
             ensemble, networks, counts = ensemble.only(network), [networks[network]], None
         rows = self.config.eval.batch_size
@@ -363,17 +363,19 @@ class Model:
     def _directions(self) -> np.ndarray:
         return directions(self.item_embeddings(), self.ensemble.num_networks)
 
-    @functools.cached_property
-    def _networks(self) -> list[PyTree]:
-        """Parameters of each network, on the devices."""
-        shards = self._placed_ensemble.shards
-        return [place(one, jax.local_devices(), shards) for one in self.ensemble.split(self.params)]
+    @property
+    def _shards(self) -> int:
+        """Over how many devices of this process the item tables are split."""
+        return jax.local_device_count() if self.config.ensemble.shard_items else 1
 
     @functools.cached_property
-    def _placed_ensemble(self) -> Ensemble:
-        """The ensemble as it lies on the devices of this process."""
-        split = self.config.ensemble.shard_items
-        return self.ensemble.sharded(jax.local_device_count() if split else 1)
+    def _scoring(self) -> tuple[Ensemble, list[PyTree]]:
+        """The ensemble that scores, and the parameters of each network, on the devices."""
+        ensemble, params = self.ensemble.sharded(self._shards), self.params
+        if ensemble.shards == 1:  # tables that are split may be too large for one device
+            ensemble, params = ensemble.for_scoring(params)
+        networks = ensemble.split(params)
+        return ensemble, [place(one, jax.local_devices(), ensemble.shards) for one in networks]
 
     def _for_each(
         self,
@@ -386,12 +388,13 @@ class Model:
         unknown = Unknown(strict)
         rows = Ragged.from_rows(self._numbers(histories, unknown))
         unknown.report()
-        compute = compiled((0,), function, self._placed_ensemble)
+        ensemble, networks = self._scoring
+        compute = compiled((0,), function, ensemble)
         found = np.zeros((len(rows), width), np.float32)
         for places, values in in_batches(
             self.ensemble,
             rows,
-            lambda _, items: compute(self._networks, items),
+            lambda _, items: compute(networks, items),
             self.config.eval.batch_size,
             width,
         ):

@@ -1,6 +1,7 @@
 """An ensemble: each network is, to the bit, the same as it would be alone."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from emkd_jax.errors import UserError
 from emkd_jax.model.ensemble import make_ensemble
 from emkd_jax.model.precision import activation_dtype
 from tests.support import small
-from tests.support.tiny import tiny_config
+from tests.support.tiny import NUM_ATTRIBUTES, NUM_ITEMS, tiny_config
 
 
 @pytest.fixture(scope='module')
@@ -42,6 +43,36 @@ def test_networks_apart_are_the_networks_of_the_stack(ensemble, params):
     again, same = apart.only(0).apart(own['stack_0'])
     assert_equal(same, own['stack_0'])
     assert again.num_networks == 1
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'model__dtype': 'bfloat16'},
+        {
+            'model__encoder': 'sasrec_plus',
+            'objective__task': 'next_item',
+            'model__tied': True,
+            'model__attribute_inputs': True,
+        },
+    ],
+)
+def test_what_scoring_needs_once_changes_no_score_and_is_not_computed_again(changes):
+    table = np.asarray(small.item_attributes())
+    ensemble = make_ensemble(
+        tiny_config(**changes), NUM_ITEMS, NUM_ATTRIBUTES, item_attributes=table
+    )
+    params = jax.jit(ensemble.init)(jax.random.key(0))
+    scoring, own = ensemble.for_scoring(params)
+    items = jnp.array([[0, 3, 1, 4, ensemble.network.mask_token]], jnp.int32)
+    found, again = [], []
+    for one, its in ((ensemble, params), (scoring, own)):
+        found.append(jax.jit(one.scores)(one.split(its), items))
+        program = str(jax.make_jaxpr(one.scores)(one.split(its), items))
+        again.append(re.findall(rf'scatter|bf16\[{NUM_ITEMS + 1},16\] = convert', program))
+    assert_equal(*found)
+    assert len(again[0]) >= ensemble.num_networks
+    assert again[1] == []
 
 
 def test_networks_start_differently(params):
