@@ -38,7 +38,7 @@ class Scorer:
         self._function = Network.own_scores_of if own else Network.scores_of
 
     def networks(self, params: PyTree[Float[Array, '_ ...']]) -> list[PyTree]:
-        """Returns the `Network.scoring_params` of each network, on the devices.
+        """Returns the effective parameters of each network, on the devices.
 
         Args:
           params: trained parameters of the ensemble, on the devices.
@@ -50,8 +50,8 @@ class Scorer:
         found = []
         for n, network in enumerate(ensemble.networks):
             stack, number = ensemble.place(params, n)
-            prepare = _scoring_params(network, self._devices)
-            found.append(prepare(stack, fill(number, self._devices))[0])
+            effective = _effective(network, self._devices)
+            found.append(effective(stack, fill(number, self._devices))[0])
         return found
 
     def __call__(
@@ -85,13 +85,13 @@ def _shapes(network):
 
 
 @functools.lru_cache(8)
-def _scoring_params(network, devices):
-    """Takes a network out of its stack, and prepares it."""
+def _effective(network, devices):
+    """Takes the effective parameters of a network out of its stack."""
 
-    def prepare(stack, number):
-        return network.scoring_params(jax.tree.map(lambda leaf: leaf[number], stack)), np.int32(0)
+    def effective(stack, number):
+        return network.effective(jax.tree.map(lambda leaf: leaf[number], stack)), np.int32(0)
 
-    return Flattened(prepare, _shapes(network), network.shards, in_axes=(0,), devices=devices)
+    return Flattened(effective, _shapes(network), network.shards, in_axes=(0,), devices=devices)
 
 
 @functools.lru_cache(8)  # small, so that a notebook that builds many ensembles does not keep them

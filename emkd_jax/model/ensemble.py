@@ -161,19 +161,14 @@ class Ensemble:
             return params
         return self.over_stacks(lambda network, p: jax.vmap(network.effective)(p), params)
 
-    def for_scoring(self, params: PyTree) -> tuple['Ensemble', PyTree]:
-        """Does once what would be done for every batch of histories that is scored.
+    def with_effective(self, params: PyTree) -> tuple['Ensemble', PyTree]:
+        """Adds the attributes to the embeddings once, for what scores many batches of histories.
 
         Returns:
-          An ensemble without attributes, and parameters with which it scores as this one does; see
-          `Network.scoring_params`.
+          An ensemble without attributes, and parameters with which it scores as this one does.
         """
         stacks = tuple((network.without_attributes(), count) for network, count in self.stacks)
-
-        def prepare(params: PyTree) -> PyTree:
-            return self.over_stacks(lambda one, p: jax.vmap(one.scoring_params)(p), params)
-
-        return dataclasses.replace(self, stacks=stacks), jax.jit(prepare)(params)
+        return dataclasses.replace(self, stacks=stacks), jax.jit(self.effective)(params)
 
     def hidden(
         self,

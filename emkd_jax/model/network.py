@@ -91,20 +91,11 @@ class Network(nn.Module):
         tokens = self.attribute_pairs.add_to(embedding['tokens'], params['attribute_embeddings'])
         return params | {'encoder': encoder | {'embedding': embedding | {'tokens': tokens}}}
 
-    def scoring_params(self, params: PyTree) -> PyTree:
-        """Returns the parameters with which `without_attributes` scores as this network does.
-
-        The attributes are added to the item embeddings, and the weights of the item head have the
-        type of the activations. What scores more than one batch computes these once.
-        """
-        params = self.effective(_as_jax_arrays(params))
-        if self.encoder.tied:
-            return params
-        kernel = params['item_head_kernel'].astype(self.encoder.dtype)
-        return params | {'item_head_kernel': kernel}
-
     def without_attributes(self) -> 'Network':
-        """Returns the network for which trained and effective parameters are the same."""
+        """Returns the network that computes from effective parameters what this one does.
+
+        What scores more than one batch adds the attributes once and uses this network.
+        """
         return self.clone(attribute_pairs=None)
 
     def item_head_of(self, params: PyTree) -> tuple[Array, Array]:

@@ -83,7 +83,7 @@ def _serialize(model: Model, slots: int) -> bytearray:
     ensemble = make_ensemble(
         model.config, data.num_items, data.num_attributes, 'cpu', data.item_attributes
     )
-    ensemble, params = ensemble.for_scoring(model.params)
+    ensemble, params = ensemble.with_effective(model.params)
     networks = ensemble.split(params)
 
     def scores(histories: Int[Array, 'batch slots']) -> Float[Array, 'batch items']:

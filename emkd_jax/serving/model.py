@@ -373,7 +373,7 @@ class Model:
         """The ensemble that scores, and the parameters of each network, on the devices."""
         ensemble, params = self.ensemble.sharded(self._shards), self.params
         if ensemble.shards == 1:  # tables that are split may be too large for one device
-            ensemble, params = ensemble.for_scoring(params)
+            ensemble, params = ensemble.with_effective(params)
         networks = ensemble.split(params)
         return ensemble, [place(one, jax.local_devices(), ensemble.shards) for one in networks]
 

@@ -53,7 +53,7 @@ class Scorer:
     def __init__(self, model: Model):
         """Copies the parameters to the device."""
         self._model = model
-        self._ensemble, params = model.ensemble.for_scoring(model.params)
+        self._ensemble, params = model.ensemble.with_effective(model.params)
         networks = self._ensemble.split(params)
         self._networks = jax.device_put(networks, jax.local_devices()[0])
         classes = len(model.item_ids) + 1
