@@ -34,7 +34,6 @@ class Scorer:
             all devices; see `Network.own_scores_of`.
         """
         self._ensemble, self._devices = ensemble, tuple(devices)
-        self._networks = [network.without_attributes() for network in ensemble.networks]
         self._function = Network.own_scores_of if own else Network.scores_of
 
     def networks(self, params: PyTree[Float[Array, '_ ...']]) -> list[PyTree]:
@@ -68,7 +67,7 @@ class Scorer:
         """
         return [
             _compiled(kind, self._devices, self._function)(network, items)
-            for kind, network in zip(self._networks, networks, strict=True)
+            for kind, network in zip(self._ensemble.networks, networks, strict=True)
         ]
 
 
@@ -96,5 +95,5 @@ def _effective(network, devices):
 
 @functools.lru_cache(8)  # small, so that a notebook that builds many ensembles does not keep them
 def _compiled(network, devices, function):
-    score = functools.partial(function, network)
+    score = functools.partial(function, network.without_attributes())
     return jax.pmap(score, AXIS, in_axes=(axes_of(network), 0), devices=devices)
