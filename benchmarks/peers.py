@@ -4,14 +4,14 @@
         [--clone=CLONE_OF_EMKD]
 
 On Toys, each system is trained alone on the machine, one after another, on the same training
-events: this project, and SASRec of RecTools (full and sampled softmax) and of RecBole (cross-
-entropy), with 64 dimensions, two blocks, one head, 50 items of history, and the libraries' own
-defaults for the rest. Transition counts (PCTM) stand beside them. After every epoch a peer writes
-the states of the held-out histories and the embeddings of the items, and this project ranks them:
-the same users, the same rule (the whole history is excluded). The clock runs in training alone. A
-peer ends with the epoch in which its minutes are up, and its best epoch on validation is tested.
-RecTools takes hours: called again with more minutes, it goes on after its last epoch. With a clone
-of hw-du/EMKD, the speed of the authors' code at the released sizes is measured as well, by
+events: this project, and SASRec of RecTools (full and sampled softmax) and of RecBole
+(cross-entropy), with 64 dimensions, two blocks, one head, 50 items of history, and the libraries'
+own defaults for the rest. Transition counts (PCTM) stand beside them. After every epoch a peer
+writes the states of the held-out histories and the embeddings of the items, and this project ranks
+them: the same users, the same rule (the whole history is excluded). The clock runs in training
+alone. A peer ends with the epoch in which its minutes are up, and its best epoch on validation is
+tested. RecTools takes hours: called again with more minutes, it goes on after its last epoch. With
+a clone of hw-du/EMKD, the speed of the authors' code at the released sizes is measured as well, by
 `--mode=benchmark` with batches of 32 sequences, and tells how long an epoch would take. It needs
 the extra `torch`.
 

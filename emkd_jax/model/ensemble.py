@@ -167,6 +167,8 @@ class Ensemble:
         Returns:
           An ensemble without attributes, and parameters with which it scores as this one does.
         """
+        if self.network.attribute_pairs is None:
+            return self, params
         stacks = tuple((network.without_attributes(), count) for network, count in self.stacks)
         return dataclasses.replace(self, stacks=stacks), jax.jit(self.effective)(params)
 
