@@ -26,7 +26,9 @@ import numpy as np  # noqa: E402
 from emkd_jax.config import get_config  # noqa: E402
 from emkd_jax.runs.experiment import make_experiment  # noqa: E402
 from emkd_jax.runs.results import device_name, versions  # noqa: E402
-from emkd_jax.training.step import TrainingData, compile_train_steps, stack_states  # noqa: E402
+from emkd_jax.training.dispatch import compile_train_steps  # noqa: E402
+from emkd_jax.training.state import stack_states  # noqa: E402
+from emkd_jax.training.step import TrainingData  # noqa: E402
 from emkd_jax.training.sweep import expand_sweep, stack_hyper_parameters  # noqa: E402
 from emkd_jax.training.trainer import Request, Trainer  # noqa: E402
 

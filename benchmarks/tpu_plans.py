@@ -29,7 +29,8 @@ from emkd_jax.model.sharded_tables import table_bytes
 from emkd_jax.planning.chips import device_chip, device_memory, roofline
 from emkd_jax.planning.cost import compile_loss, step_cost
 from emkd_jax.planning.topology import slices_of, target_devices
-from emkd_jax.training.step import init_state, make_capacity, make_optimizer
+from emkd_jax.training.dispatch import make_capacity
+from emkd_jax.training.state import init_state, make_optimizer
 
 ROOT = pathlib.Path(__file__).parents[1]
 SLICES = {'v5e:2x2': 4, 'v5e:2x4': 8, 'v4:2x2x1': 4, 'v5p:2x2x1': 4, 'v6e:2x2': 4}

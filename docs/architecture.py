@@ -311,7 +311,7 @@ def devices(top):
     out = [
         line(f'M{x} {top} H{PANEL_X + PANEL_WIDTH - PAD}', LINE, arrow=False),
         heading(x, 5, 'One pmapped step', middle - 5),
-        file_name(x + 29, middle + 20, 'training/step.py'),
+        file_name(x + 29, middle + 20, 'training/dispatch.py'),
     ]
     left = NETWORK_X - 76
     for name, wide in (('device 0', 84), ('device 1', 84), ('…', 26), ('device D &#8722; 1', 104)):

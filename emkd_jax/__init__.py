@@ -36,9 +36,9 @@ _PUBLIC = {
     'SequenceEncoder': 'model.encoders.base',
     'emkd_loss': 'objective.emkd',
     'next_item_loss': 'objective.next_item',
-    'TrainState': 'training.step',
+    'TrainState': 'training.state',
     'one_step': 'training.step',
-    'compile_train_steps': 'training.step',
+    'compile_train_steps': 'training.dispatch',
     # Errors whose message is for the user
     'UserError': 'errors',
     'RunError': 'errors',
@@ -66,8 +66,8 @@ if TYPE_CHECKING:
     from emkd_jax.runs.trained import load_run as load_run
     from emkd_jax.serving.model import Model as Model
     from emkd_jax.serving.model import load as load
-    from emkd_jax.training.step import TrainState as TrainState
-    from emkd_jax.training.step import compile_train_steps as compile_train_steps
+    from emkd_jax.training.dispatch import compile_train_steps as compile_train_steps
+    from emkd_jax.training.state import TrainState as TrainState
     from emkd_jax.training.step import one_step as one_step
 else:  # a type checker would take every name for one that this finds
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from emkd_jax.evaluation import Evaluator
 from emkd_jax.runs.experiment import Experiment
-from emkd_jax.training.step import stack_states
+from emkd_jax.training.state import stack_states
 from emkd_jax.training.sweep import stack_hyper_parameters
 from emkd_jax.training.trainer import Request, Trainer
 

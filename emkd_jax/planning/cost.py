@@ -17,13 +17,9 @@ from emkd_jax.planning.collectives import bytes_between_devices
 from emkd_jax.planning.flops import product_flops
 from emkd_jax.planning.main_memory import bytes_of_main_memory
 from emkd_jax.planning.program import read_program
-from emkd_jax.training.step import (
-    TrainingData,
-    TrainState,
-    compile_train_steps,
-    init_state,
-    make_optimizer,
-)
+from emkd_jax.training.dispatch import compile_train_steps
+from emkd_jax.training.state import TrainState, init_state, make_optimizer
+from emkd_jax.training.step import TrainingData
 from emkd_jax.training.sweep import stack_hyper_parameters
 
 

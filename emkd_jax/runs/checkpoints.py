@@ -26,7 +26,7 @@ from emkd_jax.data.atomic import is_remote, write_json
 from emkd_jax.errors import RunError, UserError
 from emkd_jax.runs.cluster import of_process_0
 from emkd_jax.runs.workdir import writing
-from emkd_jax.training.step import TrainState
+from emkd_jax.training.state import TrainState
 
 _KEEP_LATEST = 2  # the newest one may turn out to be damaged
 _RECORD, _SEAL = 'record.json', 'seal.json'

@@ -19,7 +19,7 @@ from emkd_jax.evaluation.counts import choose_settings
 from emkd_jax.model.counts import CountModel
 from emkd_jax.model.ensemble import Ensemble, make_ensemble, member_encoders
 from emkd_jax.training.placement import place
-from emkd_jax.training.step import TrainState, init_state, make_optimizer
+from emkd_jax.training.state import TrainState, init_state, make_optimizer
 
 _FEWEST_TARGETS = 256  # of a step whose size is left to the data
 MOST_COUNTED = 5_000_000  # events; the pairs within 20 places of more of them take gigabytes

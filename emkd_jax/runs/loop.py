@@ -26,7 +26,7 @@ from emkd_jax.runs.trained import TrainedRun, default_workdir
 from emkd_jax.runs.training_run import TrainingRun
 from emkd_jax.runs.workdir import holds_run, keep_data, open_workdir, sole_writer
 from emkd_jax.training.placement import rows_per_device
-from emkd_jax.training.step import stack_states
+from emkd_jax.training.state import stack_states
 from emkd_jax.training.sweep import SweepRun, expand_sweep, stack_hyper_parameters
 from emkd_jax.training.trainer import Request, Trainer
 

@@ -14,7 +14,7 @@ from emkd_jax.runs.experiment import Experiment
 from emkd_jax.runs.metrics_log import MetricsLog
 from emkd_jax.runs.results import evaluate_test, write_results
 from emkd_jax.runs.workdir import check_data
-from emkd_jax.training.step import TrainState
+from emkd_jax.training.state import TrainState
 
 BEST_METRIC = 'NDCG@10'  # of the ensemble on validation; selects the checkpoint
 

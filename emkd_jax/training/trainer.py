@@ -16,14 +16,9 @@ from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.objective.hyper_parameters import HyperParameters
 from emkd_jax.training import placement
 from emkd_jax.training.batches import steps_per_epoch
-from emkd_jax.training.step import (
-    Progress,
-    TrainingData,
-    TrainState,
-    compile_train_steps,
-    finite_checked,
-    unstack_states,
-)
+from emkd_jax.training.dispatch import Progress, compile_train_steps
+from emkd_jax.training.state import TrainState, unstack_states
+from emkd_jax.training.step import TrainingData, finite_checked
 
 # The steps of a dispatch on a CPU are as many as take this time, within these bounds.
 _DISPATCH_SECONDS = 0.5
@@ -45,7 +40,7 @@ class Trainer:
       step: the number of optimizer steps done.
       per_epoch: the number of steps of an epoch.
       num_steps: the number of steps of the whole run.
-      means: for each run, the mean of each of `step.sums_of` over the steps of this epoch so far.
+      means: for each run, the mean of each of `state.sums_of` over the steps of this epoch so far.
       timed: the 'steps' that were timed and their 'seconds'. The first dispatch of each process
         compiles, and is not timed.
       speed: sequences per second of each run in the last `advance_to`. It is None if no step was
@@ -218,7 +213,7 @@ class Trainer:
 
 
 def _without_axis_of_one(states: TrainState) -> TrainState:
-    """Returns a stack of one as the state of that run, which needs less memory; see `step`."""
+    """Returns a stack of one as the state of that run, which needs less memory; see `dispatch`."""
     if len(states.step) > 1:
         return states
     return jax.tree.map(lambda leaf: leaf[0], states)

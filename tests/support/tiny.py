@@ -8,7 +8,7 @@ from emkd_jax.data.dataset import Dataset, Ragged
 from emkd_jax.data.splits import leave_one_out
 from emkd_jax.model.ensemble import make_ensemble
 from emkd_jax.runs.experiment import Experiment
-from emkd_jax.training.step import make_optimizer
+from emkd_jax.training.state import make_optimizer
 
 NUM_ITEMS, NUM_ATTRIBUTES = 30, 6
 

@@ -48,7 +48,7 @@ def make_encoder(
     if task == 'next_item' and not encoder.packs:
         able = ', '.join(name for name, known in ENCODERS.items() if known.packs)
         raise UserError(
-            f'model.encoder={model.encoder} cannot be trained with objective.task=next_item, which '
+            f'The encoder {model.encoder} cannot be trained with objective.task=next_item, which '
             f'needs a causal encoder that keeps packed sequences apart; use one of {able}, or '
             '--config.objective.task=cloze.'
         )
@@ -62,20 +62,21 @@ def _import_encoder(name: str) -> type[SequenceEncoder]:
     module, _, attribute = name.partition(':')
     if not attribute:
         raise UserError(
-            f"model.encoder is '{name}'; use one of {', '.join(ENCODERS)}, or package.module:Class "
-            'for an encoder of your own.'
+            f"There is no encoder '{name}'; model.encoder takes {', '.join(ENCODERS)}, or "
+            'package.module:Class for an encoder of your own, and ensemble.members several of them '
+            'with commas between them.'
         )
     try:
         encoder = getattr(importlib.import_module(module), attribute, None)
     except ImportError as error:
         raise UserError(
-            f'model.encoder={name} cannot be imported ({error}); the folder of the module must be '
+            f'The encoder {name} cannot be imported ({error}); the folder of the module must be '
             'on the path of Python, for example with PYTHONPATH=FOLDER.'
         ) from error
     except Exception as error:  # whatever the user's code raises
         raise UserError(
-            f'model.encoder={name} cannot be imported: {type(error).__name__}: {error}.'
+            f'The encoder {name} cannot be imported: {type(error).__name__}: {error}.'
         ) from error
     if not (isinstance(encoder, type) and issubclass(encoder, SequenceEncoder)):
-        raise UserError(f'model.encoder={name} is not a subclass of emkd_jax.SequenceEncoder.')
+        raise UserError(f'The encoder {name} is not a subclass of emkd_jax.SequenceEncoder.')
     return encoder

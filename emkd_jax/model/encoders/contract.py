@@ -39,12 +39,12 @@ def check_contract(encoder: SequenceEncoder, name: str) -> None:
         raise
     except Exception as error:
         raise UserError(
-            f'model.encoder={name} fails on rows of {_SLOTS} items: {type(error).__name__}: '
+            f'The encoder {name} fails on rows of {_SLOTS} items: {type(error).__name__}: '
             f'{" ".join(str(error).split())[:300].rstrip(".")}{_place_of(error, type(encoder))}'
         ) from error
     if broken:
         raise UserError(
-            f'model.encoder={name} breaks a rule of encoders: {broken}. See the documentation of '
+            f'The encoder {name} breaks a rule of encoders: {broken}. See the documentation of '
             'emkd_jax.SequenceEncoder.'
         )
 

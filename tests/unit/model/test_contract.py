@@ -31,7 +31,7 @@ def make(name):
     ],
 )
 def test_the_rule_that_it_breaks_is_named(name, message):
-    with pytest.raises(UserError, match=f'^model.encoder=.*{name} .*{message}'):
+    with pytest.raises(UserError, match=f'^The encoder .*{name} .*{message}'):
         make(f'{broken_encoders.__name__}:{name}')
 
 

@@ -14,7 +14,9 @@ from emkd_jax.evaluation import Evaluator
 from emkd_jax.model.encoders import ENCODERS
 from emkd_jax.model.ensemble import make_ensemble
 from emkd_jax.training import placement
-from emkd_jax.training.step import TrainingData, compile_train_steps, stack_states
+from emkd_jax.training.dispatch import compile_train_steps
+from emkd_jax.training.state import stack_states
+from emkd_jax.training.step import TrainingData
 from tests.support import small
 from tests.support.tiny import NUM_ITEMS, tiny_config, tiny_data, tiny_experiment
 

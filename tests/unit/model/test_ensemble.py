@@ -137,7 +137,7 @@ def test_dropout_depends_on_row_key_network_and_slot(ensemble, params):
 @pytest.mark.parametrize(
     'changes, sentence',
     [
-        ({'model__encoder': 'rnn'}, "model.encoder is 'rnn'"),
+        ({'model__encoder': 'rnn'}, "no encoder 'rnn'; model.encoder takes bert4rec, "),
         ({'model__num_heads': 3}, 'not divisible by model.num_heads=3'),
     ],
 )
@@ -209,7 +209,7 @@ class TestMembersOfTwoKinds:
 
     def test_members_that_cannot_be_are_refused(self):
         for members, message in [
-            ('sasrec_plus,nothing', "model.encoder is 'nothing'"),
+            ('sasrec_plus,nothing', "no encoder 'nothing'; model.encoder takes bert4rec, "),
             ('sasrec_plus,,hstu', 'with a comma between them'),
             ('sasrec_plus,bert4rec', 'different tasks; set --config.objective.task=cloze'),
         ]:

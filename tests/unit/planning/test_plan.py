@@ -19,7 +19,7 @@ from emkd_jax.planning.chips import CHIPS, Chip, device_chip, device_memory, roo
 from emkd_jax.planning.cost import Cost, compile_loss, step_cost
 from emkd_jax.planning.plan import _largest_batch, plan
 from emkd_jax.planning.topology import target_devices
-from emkd_jax.training.step import make_capacity
+from emkd_jax.training.dispatch import make_capacity
 from tests.support import soak, tiny
 
 needs_libtpu = pytest.mark.skipif(

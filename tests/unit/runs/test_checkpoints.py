@@ -11,7 +11,7 @@ import pytest
 
 from emkd_jax.errors import RunError, UserError
 from emkd_jax.runs.checkpoints import Checkpoints, _digest, read_best
-from emkd_jax.training.step import TrainState
+from emkd_jax.training.state import TrainState
 
 DIGEST = _digest
 

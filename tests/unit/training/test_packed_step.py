@@ -10,7 +10,8 @@ import pytest
 
 from emkd_jax.training import placement
 from emkd_jax.training.batches import draw_packed, epoch_order, steps_per_epoch
-from emkd_jax.training.step import TrainingData, compile_train_steps
+from emkd_jax.training.dispatch import compile_train_steps
+from emkd_jax.training.step import TrainingData
 from tests.support.golden_cases import relative_error
 from tests.support.tiny import tiny_config, tiny_experiment, without_key_bias
 

@@ -8,7 +8,9 @@ import pytest
 
 from emkd_jax.model.sharded_tables import AXIS, is_table, join_rows, lookup, row_axis, split_rows
 from emkd_jax.training import placement
-from emkd_jax.training.step import TrainingData, compile_train_steps, stack_states
+from emkd_jax.training.dispatch import compile_train_steps
+from emkd_jax.training.state import stack_states
+from emkd_jax.training.step import TrainingData
 from emkd_jax.training.sweep import stack_hyper_parameters
 from tests.support.golden_cases import relative_error
 from tests.support.tiny import tiny_config, tiny_experiment, without_key_bias

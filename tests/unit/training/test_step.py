@@ -14,14 +14,9 @@ from emkd_jax.errors import UserError
 from emkd_jax.objective.hyper_parameters import hyper_parameters
 from emkd_jax.training import placement
 from emkd_jax.training.batches import Order, draw_windows, epoch_order, steps_per_epoch
+from emkd_jax.training.dispatch import compile_train_steps, make_capacity
 from emkd_jax.training.finite import all_finite, are_finite, are_finite_on_cpus
-from emkd_jax.training.step import (
-    TrainingData,
-    compile_train_steps,
-    finite_checked,
-    make_capacity,
-    one_step,
-)
+from emkd_jax.training.step import TrainingData, finite_checked, one_step
 from tests.support.golden_cases import relative_error
 from tests.support.tiny import tiny_config, tiny_experiment, without_key_bias
 

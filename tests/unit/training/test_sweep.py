@@ -18,7 +18,9 @@ from emkd_jax.runs.signals import StopSignals
 from emkd_jax.runs.trained import evaluate, load_run
 from emkd_jax.serving.import_weights import import_weights
 from emkd_jax.training import placement
-from emkd_jax.training.step import TrainingData, compile_train_steps, stack_states, unstack_states
+from emkd_jax.training.dispatch import compile_train_steps
+from emkd_jax.training.state import stack_states, unstack_states
+from emkd_jax.training.step import TrainingData
 from emkd_jax.training.sweep import expand_sweep, stack_hyper_parameters
 from emkd_jax.training.trainer import Request, Trainer
 from tests.support.golden_cases import relative_error
