@@ -11,7 +11,7 @@ from etils import epath
 
 from emkd_jax.cli.console import warn
 from emkd_jax.data.dataset import Dataset
-from emkd_jax.errors import PreemptedError
+from emkd_jax.errors import PreemptedError, UserError
 from emkd_jax.evaluation import Diversity, Evaluator
 from emkd_jax.runs.cluster import check_same
 from emkd_jax.runs.experiment import Experiment, make_experiment
@@ -57,6 +57,8 @@ def train(
       RunError: loss or gradients are not finite, or the disk failed.
       PreemptedError: a signal stopped the run; its state is saved.
     """
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(f'config is {config!r}; make it with get_config.')
     if signals is None:
         with KeyboardInterrupts() as signals:
             return train(config, data, workdir, signals)

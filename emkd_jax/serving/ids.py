@@ -1,6 +1,7 @@
 """From original ids to the numbers of users and items, counting the ids that are not known."""
 
 import functools
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,7 @@ from emkd_jax.data.dataset import Dataset
 from emkd_jax.errors import UserError
 
 _SHOWN = 80  # characters of an id in a message
+_FRACTION_OF_ZERO = re.compile(r'-?[0-9]+\.0')
 
 
 class Unknown:
@@ -51,7 +53,11 @@ class Unknown:
 
 
 class IdIndex:
-    """Finds users and items of a data set by their original ids, which are compared as text."""
+    """Finds users and items of a data set by their original ids.
+
+    They are compared as text, without the blanks around it. As in an event log, a whole number may
+    have a fraction of zero: 101.0 finds 101.
+    """
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
@@ -65,11 +71,11 @@ class IdIndex:
 
     def row(self, name: Any) -> int | None:
         """The row of a user in the data; None for an unknown one."""
-        return self._users.get(str(name))
+        return _find(self._users, name)
 
     def item(self, name: Any) -> int | None:
         """The number of an item, from 1; None for an unknown one."""
-        return self._items.get(str(name))
+        return _find(self._items, name)
 
     def items(
         self, names: Iterable[Any], unknown: Unknown, place: str
@@ -91,6 +97,14 @@ class IdIndex:
     @functools.cached_property
     def _items(self) -> dict[str, int]:
         return _numbers(self.dataset.item_ids, 1)
+
+
+def _find(numbers: dict[str, int], name: Any) -> int | None:
+    text = str(name).strip()
+    found = numbers.get(text)
+    if found is None and _FRACTION_OF_ZERO.fullmatch(text):
+        found = numbers.get(text.removesuffix('.0'))
+    return found
 
 
 def _numbers(ids: Shaped[np.ndarray, ' ids'], first: int) -> dict[str, int]:

@@ -70,9 +70,9 @@ class Model:
     """A trained ensemble with the ids of its items and users. `emkd_jax.load` makes one.
 
     A history is a list of original item ids, the oldest first, of any length. Ids are compared as
-    text, so 7 and '7' are the same item. Items that the model does not know are left out of their
-    history, and users that it does not know get no recommendations; a warning on standard error
-    counts them. With `strict=True` they are an error instead.
+    text, so 7, '7' and 7.0 are the same item. Items that the model does not know are left out of
+    their history, and users that it does not know get no recommendations; a warning on standard
+    error counts them. With `strict=True` they are an error instead.
 
     Attributes:
       config: the options of the run.
@@ -219,8 +219,7 @@ class Model:
         Raises:
           UserError: k is less than 1, or an id is not known and `strict` is set.
         """
-        if k < 1:
-            raise UserError(f'k is {k}; it must be at least 1.')
+        _check_number(k)
         unknown = Unknown(strict)
         asked = [
             (item, self.ids.items([item], unknown, 'items')) for item in _listed(items, 'items')
@@ -313,8 +312,7 @@ class Model:
           UserError: an argument is not allowed.
         """
         count = self.ensemble.num_networks
-        if k < 1:
-            raise UserError(f'k is {k}; it must be at least 1.')
+        _check_number(k)
         if network is not None and not 0 <= network < count:
             raise UserError(f'There is no network {network}; use 0 to {count - 1}.')
         allowed = np.full(len(self.item_ids) + 1, only is None)
@@ -449,3 +447,8 @@ def _listed(values: Any, name: str) -> Iterable[Any]:
             'id [...].'
         )
     return values
+
+
+def _check_number(k: Any) -> None:
+    if not isinstance(k, int | np.integer) or k < 1:
+        raise UserError(f'k is {k!r}; it must be a whole number of at least 1.')

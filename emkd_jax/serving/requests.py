@@ -145,7 +145,7 @@ class _Reader:
                 raise UserError(
                     f'{place} has {len(values)} fields, not {len(columns)}; correct it.'
                 )
-            row = dict(zip(columns, values, strict=True))
+            row = dict(zip(columns, map(str.strip, values), strict=True))
             if 'item' not in row:
                 yield from self._known(row['user'], place)
                 continue

@@ -1,5 +1,6 @@
 """A run from configuration to results.json: resumed, refused, stopped and broken."""
 
+import inspect
 import json
 import re
 import shutil
@@ -274,3 +275,8 @@ def test_the_progress_bar_shows_the_epoch_of_the_steps_that_were_done(tmp_path, 
     )
     train(small_config(), workdir=str(tmp_path))
     assert shown == [(step, (step - 1) // 5 + 1) for step in range(1, 16)]
+
+
+def test_the_name_of_a_configuration_is_none():
+    with pytest.raises(UserError, match="config is 'custom'; make it with get_config"):
+        inspect.unwrap(train)('custom')  # without the check of types that tests have

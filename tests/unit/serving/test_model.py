@@ -1,5 +1,6 @@
 """The Python API of a trained model: the same numbers as without batches, and folders that last."""
 
+import inspect
 import json
 import shutil
 
@@ -141,6 +142,13 @@ def test_ids_that_are_not_known_are_an_error_when_strict(model, ask):
 def test_arguments_that_make_no_sense_are_refused(model, arguments, message):
     with pytest.raises(UserError, match=message):
         model.recommend(**arguments)
+
+
+@pytest.mark.parametrize('k', [0, 2.5, '2', None])
+def test_a_number_of_items_that_is_none_is_refused(model, k):
+    similar = inspect.unwrap(Model.similar)  # without the check of types that tests have
+    with pytest.raises(UserError, match=f'k is {k!r}; it must be a whole number'):
+        similar(model, [1], k)
 
 
 def test_evaluation_is_that_of_the_run(model, trained):

@@ -1,6 +1,7 @@
 """Recommendations: the right items for everybody, whatever form the question has."""
 
 import csv
+import dataclasses
 import functools
 import io
 import json
@@ -359,3 +360,17 @@ def test_an_event_that_stands_twice_is_one(tmp_path):
     file.write_text('user,item,timestamp\nu,3,2\nu,1,1\nu,3,2\nu,3,4\n')
     [asked] = read_requests(str(file), IdIndex(tiny_data()), Unknown(strict=True))
     assert asked.history.tolist() == [1, 3, 3]
+
+
+@pytest.mark.parametrize('text', ['u, 3 ,1\nu ,1 ,2\n', 'u,3.0,1\nu,1.0,2\n'])
+def test_ids_are_read_as_in_an_event_log(tmp_path, text):
+    file = tmp_path / 'events.csv'
+    file.write_text('user,item,timestamp\n' + text)
+    [asked] = read_requests(str(file), IdIndex(tiny_data()), Unknown(strict=True))
+    assert asked.history.tolist() == [3, 1]
+
+
+def test_an_id_with_a_fraction_is_itself_first():
+    names = IdIndex(dataclasses.replace(tiny_data(), item_ids=np.array(['1', '1.0', '2', 'b'])))
+    found = [names.item(name) for name in ('1', '1.0', 2.0, '2.00', 'b.0', ' b')]
+    assert found == [1, 2, 3, None, None, 4]
