@@ -63,6 +63,7 @@ def parse(arguments: list[str], config: ConfigDict, mode: Mode) -> flags.FlagVal
     options = [name.removeprefix('config.') for name in names if name.startswith('config.')]
     known = flatten(config.to_dict())
     check_names([o if o in known else o.removeprefix('no') for o in options], config)
+    _check_numbers(arguments, known)
     values = flags.FlagValues()  # type: ignore[no-untyped-call]
     flags.DEFINE_string('workdir', '', 'Folder of the run.', flag_values=values)
     flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0.', flag_values=values)
@@ -87,3 +88,18 @@ def parse(arguments: list[str], config: ConfigDict, mode: Mode) -> flags.FlagVal
             takers = ' and '.join(m for m, other in MODES.items() if name in other.flags)
             raise UserError(f'--{name} belongs to --mode={takers}; leave it out.')
     return values
+
+
+def _check_numbers(arguments: list[str], known: dict[str, Any]) -> None:
+    for argument in arguments:
+        name, mark, value = argument.removeprefix('--config.').partition('=')
+        kind = type(known.get(name))
+        if not mark or kind not in (int, float):
+            continue
+        try:
+            kind(value)
+        except ValueError as error:
+            raise UserError(
+                f'{argument[:100]}: it must be a {"whole " if kind is int else ""}number, such as '
+                f'{known[name]}.'
+            ) from error

@@ -80,7 +80,10 @@ def print_table(
         table.add_row(*(Text(cell, 'bold' if mark else '') for cell, mark in cells))
     terminal = sys.stdout.isatty()
     console = Console(
-        file=io.StringIO(), force_terminal=terminal, width=None if terminal else _WIDEST
+        file=io.StringIO(),
+        force_terminal=terminal,
+        force_jupyter=False,  # which would show an empty box above the text
+        width=None if terminal else _WIDEST,
     )
     with console.capture() as text:
         console.print(table)

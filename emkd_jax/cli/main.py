@@ -59,7 +59,7 @@ def _run(arguments: list[str]) -> None:
         next((a.partition('=')[2] for a in rest if a.startswith(f'--{flag}=')), '')
         for flag in ('workdir', 'from')
     )
-    trained = {'run': workdir, 'config': source if 'from' in mode.flags else ''}
+    trained = {'run': workdir, 'config': source or workdir if name == 'train' else ''}
     if config_name:
         config = get_config(config_name)
     elif stored := trained.get(mode.starts_from):
@@ -67,7 +67,7 @@ def _run(arguments: list[str]) -> None:
 
         config = stored_config(stored)
     else:
-        need = ' or --workdir' if mode.starts_from == 'run' else ''
+        need = ' or --workdir' if mode.starts_from == 'run' or name == 'train' else ''
         raise UserError(f'--config{need} is missing; try --config=movielens, or --help.')
     given = parse(rest, config, mode)
     check_config(given.config)
@@ -101,8 +101,12 @@ def _run(arguments: list[str]) -> None:
                 from emkd_jax.runs.continuation import continue_training
 
                 run = continue_training(source, given.config, None, workdir, signals)
-            else:
+            elif config_name:
                 run = function(given.config, None, workdir, signals)
+            else:
+                from emkd_jax.runs.trained import stored_data
+
+                run = function(given.config, stored_data(workdir), workdir, signals)
             after_training.show(run)
         elif name == 'study':
             function(given.config, workdir, *more, signals)

@@ -100,7 +100,8 @@ class TrainedRun:
         found = read_best(self.folder, self.experiment.state_shapes(), same_data)
         if found is None:
             raise UserError(
-                f'The run in {self.folder} has no validated checkpoint yet; let --mode=train go on.'
+                f'The run in {self.folder} has no validated checkpoint yet; go on '
+                'with --mode=train --workdir=FOLDER.'
             )
         return found
 
@@ -130,7 +131,7 @@ def load_run(
     if len(expand_sweep(config)) > 1:
         folder, config = _best_of_several(folder)
     if dataset is None:
-        dataset = _stored_data(folder, parent) or data.load(config.data)
+        dataset = stored_data(folder, parent) or data.load(config.data)
     return TrainedRun(folder, config, make_experiment(config, dataset))
 
 
@@ -142,9 +143,19 @@ def stored_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
     """
     if not holds_run(workdir):
         raise UserError(
-            f'{workdir} holds no run; train one with --mode=train, or correct --workdir.'
+            f'{workdir} holds no run; train one with --config=NAME, or correct --workdir.'
         )
     return from_json(read_config(epath.Path(workdir)))
+
+
+def stored_data(*workdirs: epath.PathLike) -> Dataset | None:
+    """The copy of the data in a workdir, or in that of the sweep or study around the first one."""
+    folders = [epath.Path(workdir) for workdir in workdirs]
+    around = folders[0].parent
+    for folder in dict.fromkeys([*folders, around, around.parent]):
+        if holds_dataset(folder / 'data'):
+            return read_dataset(folder / 'data')
+    return None
 
 
 def evaluate(run: TrainedRun) -> dict[str, Any]:
@@ -163,16 +174,7 @@ def _best_of_several(folder: epath.Path) -> tuple[epath.Path, ml_collections.Con
         if (found := read_results(folder / run.name))
     }
     if not results:
-        raise UserError(f'No run in {folder} has finished yet; let --mode=train go on.')
+        raise UserError(f'No run in {folder} has finished yet; go on with --mode=train.')
     best = max(results, key=lambda name: results[name]['best_validation'])
     say(f'Of {len(results)} runs in {folder}, {best} is the best on validation and is used.')
     return folder / best, stored_config(folder / best)
-
-
-def _stored_data(*folders: epath.Path) -> Dataset | None:
-    """The copy of the data in a run's folder, or in the folder of the sweep or study around it."""
-    around = folders[0].parent
-    for folder in dict.fromkeys([*folders, around, around.parent]):
-        if holds_dataset(folder / 'data'):
-            return read_dataset(folder / 'data')
-    return None

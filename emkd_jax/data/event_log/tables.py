@@ -20,6 +20,7 @@ from emkd_jax.data.source import Source
 from emkd_jax.errors import UserError
 
 _ROWS = 10_000  # of a Parquet item table in memory at a time
+_MOST_SHOWN = 10  # columns that are not used
 _NO_ATTRIBUTES = frozenset((*MISSING, '(no genres listed)'))
 
 
@@ -62,6 +63,7 @@ def read_items(
         table = text_tables.sniff(source, plain)
         names, rows = table.names, text_tables.whole_rows(source, table, report)
     item, attributes, title = _item_columns(names, options, source.path)
+    report.say(_columns_taken(names, item, attributes, title))
     for place, row in rows:
         values = [
             (names[column], value)
@@ -99,6 +101,16 @@ def _item_columns(names, options, path):
             f'{", ".join(names)}: name some with --config.data.attribute_columns=A,B.'
         )
     return item, [names.index(name) for name in wanted], title
+
+
+def _columns_taken(names, item, attributes, title):
+    """What was taken for what, and what was left, for the report."""
+    taken = [f'item = {names[item]}', f'title = {"none" if title is None else names[title]}']
+    taken.append(f'attributes = {" and ".join(names[place] for place in attributes) or "none"}')
+    unused = [name for place, name in enumerate(names) if place not in {item, title, *attributes}]
+    shown = ', '.join(unused[:_MOST_SHOWN]) + (', ...' if len(unused) > _MOST_SHOWN else '')
+    hint = f'; not used: {shown} (data.attribute_columns can name them)' if unused else ''
+    return f'columns of the items: {", ".join(taken)}{hint}'
 
 
 def _values(cell, options):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from emkd_jax.cli import main as cli
 from emkd_jax.config import get_config
 from emkd_jax.errors import UserError
 from tests.support import ROOT
+from tests.support.runs import lines
 
 
 def last_line(capsys):
@@ -39,7 +41,7 @@ def test_version(capsys):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ([], '--config is missing; try --config=movielens'),
+        ([], '--config or --workdir is missing; try --config=movielens'),
         (['recommend'], '--config or --workdir is missing'),
         (['--mode=serf'], '--mode=serf is not known; use one of train, '),
         (['--config=tyos'], "no configuration 'tyos'"),
@@ -49,10 +51,15 @@ def test_version(capsys):
         ),
         (['--config=toys', 'stray'], "'stray' is not an option"),
         (['--config=toys', '--config.train.batchsize=3'], 'did you mean train.batch_size?'),
-        (['--config=toys', '--config.train.batch_size=x'], '--config.train.batch_size=x'),
+        (
+            ['--config=toys', '--config.train.batch_size=x'],
+            '=x: it must be a whole number, such as ',
+        ),
+        (['--config=toys', '--config.model.dropout=x'], '=x: it must be a number, such as 0'),
         (['--config=toys', '--ouput=x'], "'ouput'. Did you mean: output"),
         (['--config=toys', '--from=x', '--mode=plan'], '--from belongs to --mode=train'),
         (['--from=nowhere'], 'nowhere holds no run'),
+        (['train', '--workdir=nowhere'], 'nowhere holds no run; train one with --config=NAME'),
         (['--config=toys', '--output=x'], '--output belongs to --mode=recommend'),
         (['--config=toys', '--config.model.dropout=2'], 'model.dropout is 2.0; it must be less'),
         (
@@ -178,3 +185,12 @@ def test_a_student_of_networks_of_different_kinds_may_have_any_encoder():
     argument = '--config.model.encoder=gru4rec'
     given = typed.parse([argument], get_config('beauty:best'), cli.MODES['distill'])
     assert given.config.model.encoder == 'gru4rec'
+
+
+def test_a_run_goes_on_from_its_workdir_alone(finished, tmp_path, monkeypatch):
+    workdir = tmp_path / 'run'
+    shutil.copytree(finished[1], workdir)
+    monkeypatch.setattr('emkd_jax.data.load', None)  # the data is in the workdir
+    monkeypatch.setattr('emkd_jax.runs.cluster.join', lambda *_: None)  # JAX has begun already
+    assert cli.main(['train', f'--workdir={workdir}', '--config.train.num_epochs=4']) == 0
+    assert [event['epoch'] for event in lines(workdir, 'train')] == [1, 2, 3, 4]

@@ -224,6 +224,27 @@ def test_unknown_items_and_items_without_attributes_are_counted(tmp_path):
     assert 'left out 2 rows of items that no event knows' in said
 
 
+@pytest.mark.parametrize(
+    ('header', 'options', 'said'),
+    [
+        ('item,brand,tags', {}, 'item = item, title = none, attributes = brand and tags\n'),
+        ('item,title,cat', {}, 'title = title, attributes = none; not used: cat (data.attr'),
+        ('item,cat,name', {'attribute_columns': 'cat'}, 'title = name, attributes = cat\n'),
+        (
+            'item,brand,' + ','.join('abcdefghijk'),
+            {},
+            'brand; not used: a, b, c, d, e, f, g, h, i, j, ... (',
+        ),
+    ],
+)
+def test_what_was_taken_of_an_item_table_is_said(tmp_path, header, options, said):
+    source = tmp_path / 'log.csv'
+    source.write_bytes(LOG)
+    items = tmp_path / 'items.csv'
+    items.write_text(f'{header}\nx' + ',1' * header.count(',') + '\n')
+    assert said in load(source, attributes=str(items), **options).notes
+
+
 def test_attributes_that_tell_nothing_are_warned_of(tmp_path):
     source = tmp_path / 'log.csv'
     source.write_bytes(LOG)
