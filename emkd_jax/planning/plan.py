@@ -191,19 +191,28 @@ def _traffic(report: dict[str, Any]) -> list[tuple[str, str]]:
     """The row of what moves between devices, and how long that takes beside the rest."""
     if report['devices'] == 1:
         return []
-    shown = f'{report["bytes_between_devices"] / 1e9:.3g} GB'
+    shown = _amount(report['bytes_between_devices'], 'B')
     if 'between_ms' in report:
         share = report['between_ms'] / report['roofline_ms']
         shown += f', {report["between_ms"]} ms: {share:.0%} of the time at the roofline'
-    return [('bytes sent to other devices', shown)]
+    return [('sent to other devices, per device and step', shown)]
+
+
+def _amount(value: float, unit: str) -> str:
+    """Three digits of a number, with the prefix that suits its size: '1.02 GB'."""
+    rounded = float(f'{value:.3g}')
+    for prefix, size in (('T', 1e12), ('G', 1e9), ('M', 1e6), ('k', 1e3)):
+        if rounded >= size:
+            return f'{rounded / size:.3g} {prefix}{unit}'
+    return f'{rounded:.3g} {unit}'
 
 
 def _print(report: dict[str, Any]) -> None:
-    def gigabytes(name: str, digits: int = 2) -> str:
-        return f'{report[name] / 1e9:.{digits}f} GB'
+    def size(name: str) -> str:
+        return _amount(report[name], 'B')
 
     several = report['runs'] > 1
-    there = gigabytes('hbm_bytes_there', 1) if report['hbm_bytes_there'] else 'an unknown size'
+    there = size('hbm_bytes_there') if report['hbm_bytes_there'] else 'an unknown size'
     rows = [
         ('devices', f'{report["devices"]} x {report["device"]}, {report["dtype"]} activations'),
         ('global batch', f'{report["batch_size"]:,}'),
@@ -216,11 +225,11 @@ def _print(report: dict[str, Any]) -> None:
     if 'flops' in report:
         verdict = ': it does not fit' if report['fits'] is False else ''
         rows += [
-            ('memory per device', f'{gigabytes("hbm_bytes")} of {there}{verdict}'),
-            ('... only during a step', gigabytes('temporary_bytes')),
-            ('... for the training data', gigabytes('data_bytes')),
-            ('FLOPs of products, per device and step', f'{report["flops"] / 1e12:.3f} T'),
-            ('bytes to and from memory, per device and step', gigabytes('bytes_accessed', 1)),
+            ('memory per device', f'{size("hbm_bytes")} of {there}{verdict}'),
+            ('... only during a step', size('temporary_bytes')),
+            ('... for the training data', size('data_bytes')),
+            ('products, per device and step', _amount(report['flops'], 'FLOP')),
+            ('to and from memory, per device and step', size('bytes_accessed')),
             *_traffic(report),
             ('time to compile', f'{report["compile_seconds"]} s'),
         ]

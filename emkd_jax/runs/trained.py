@@ -100,8 +100,8 @@ class TrainedRun:
         found = read_best(self.folder, self.experiment.state_shapes(), same_data)
         if found is None:
             raise UserError(
-                f'The run in {self.folder} has no validated checkpoint yet; go on '
-                'with --mode=train --workdir=FOLDER.'
+                f'The run in {self.folder} has no validated checkpoint yet; go on with '
+                f'--mode=train --workdir={self.folder}.'
             )
         return found
 
