@@ -198,7 +198,7 @@ def _traffic(report: dict[str, Any]) -> list[tuple[str, str]]:
     return [('sent to other devices, per device and step', shown)]
 
 
-def _amount(value: float, unit: str) -> str:
+def _amount(value: int | float, unit: str) -> str:
     """Three digits of a number, with the prefix that suits its size: '1.02 GB'."""
     rounded = float(f'{value:.3g}')
     for prefix, size in (('T', 1e12), ('G', 1e9), ('M', 1e6), ('k', 1e3)):
