@@ -3,7 +3,7 @@
     import emkd_jax as emkd
 
     data = emkd.read_events('events.csv', items='items.csv')
-    run = emkd.train(emkd.get_config('custom:quick'), data, workdir='runs/shop')
+    run = emkd.train(emkd.get_config('custom'), data, workdir='runs/shop')
     model = emkd.load('runs/shop')
     model.recommend([['COF-01', 'COF-02']], k=10)
 

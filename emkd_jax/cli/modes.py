@@ -94,7 +94,7 @@ Flags:
 
 Examples:
   {program} --config=movielens
-  {program} --config=custom:quick --config.data.source=events.csv --workdir=runs/shop
+  {program} --config=custom --config.data.source=events.csv --workdir=runs/shop
   {program} recommend --workdir=runs/shop --output=answers.csv
   {program} serve --workdir=runs/shop"""
 
