@@ -101,7 +101,7 @@ def _run(arguments: list[str]) -> None:
                 from emkd_jax.runs.continuation import continue_training
 
                 run = continue_training(source, given.config, None, workdir, signals)
-            elif config_name:
+            elif config_name or any(a.startswith('--config.data.') for a in rest):
                 run = function(given.config, None, workdir, signals)
             else:
                 from emkd_jax.runs.trained import stored_data

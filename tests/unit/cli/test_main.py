@@ -194,3 +194,13 @@ def test_a_run_goes_on_from_its_workdir_alone(finished, tmp_path, monkeypatch):
     monkeypatch.setattr('emkd_jax.runs.cluster.join', lambda *_: None)  # JAX has begun already
     assert cli.main(['train', f'--workdir={workdir}', '--config.train.num_epochs=4']) == 0
     assert [event['epoch'] for event in lines(workdir, 'train')] == [1, 2, 3, 4]
+
+
+def test_data_that_is_named_is_not_that_of_the_workdir(finished, monkeypatch, capsys):
+    def load(_):
+        raise UserError('The data that was named.')
+
+    monkeypatch.setattr('emkd_jax.data.load', load)
+    monkeypatch.setattr('emkd_jax.runs.cluster.join', lambda *_: None)
+    assert cli.main(['train', f'--workdir={finished[1]}', '--config.data.stand_in=True']) == 2
+    assert last_line(capsys) == 'The data that was named.'
