@@ -256,7 +256,10 @@ def test_encoders_without_heads_take_any_number_of_them(name):
 @pytest.mark.parametrize(
     ('name', 'message'),
     [
-        ('transformer', r"model\.encoder is 'transformer'; use one of bert4rec, .*package\.module"),
+        (
+            'transformer',
+            r"no encoder 'transformer'; model\.encoder takes bert4rec, .*package\.module",
+        ),
         ('no_such_module:Encoder', r'cannot be imported \(No module named'),
         ('tests.support.own_encoder:Missing', r'is not a subclass of emkd_jax\.SequenceEncoder'),
         ('tests.support.own_encoder:NUMBER', r'is not a subclass of emkd_jax\.SequenceEncoder'),
