@@ -59,7 +59,7 @@ def _run(arguments: list[str]) -> None:
         next((a.partition('=')[2] for a in rest if a.startswith(f'--{flag}=')), '')
         for flag in ('workdir', 'from')
     )
-    trained = {'run': workdir, 'config': source or workdir if name == 'train' else ''}
+    trained = {'run': workdir, 'config': (source or workdir) if name == 'train' else ''}
     if config_name:
         config = get_config(config_name)
     elif stored := trained.get(mode.starts_from):

@@ -105,12 +105,13 @@ def _item_columns(names, options, path):
 
 def _columns_taken(names, item, attributes, title):
     """What was taken for what, and what was left, for the report."""
-    taken = [f'item = {names[item]}', f'title = {"none" if title is None else names[title]}']
-    taken.append(f'attributes = {" and ".join(names[place] for place in attributes) or "none"}')
+    titles = columns.NONE if title is None else names[title]
+    described = ' and '.join(names[place] for place in attributes) or columns.NONE
+    taken = f'item = {names[item]}, title = {titles}, attributes = {described}'
     unused = [name for place, name in enumerate(names) if place not in {item, title, *attributes}]
     shown = ', '.join(unused[:_MOST_SHOWN]) + (', ...' if len(unused) > _MOST_SHOWN else '')
     hint = f'; not used: {shown} (data.attribute_columns can name them)' if unused else ''
-    return f'columns of the items: {", ".join(taken)}{hint}'
+    return f'columns of the items: {taken}{hint}'
 
 
 def _values(cell, options):
