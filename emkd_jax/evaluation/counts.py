@@ -49,10 +49,10 @@ class CountMember(NamedTuple):
         return {'weight': self.weight, 'settings': dataclasses.asdict(self.model.settings)}
 
     @classmethod
-    def from_json(cls, stored: dict[str, Any], split: Split, num_items: int) -> 'CountMember':
-        """Counts the same training histories again."""
+    def from_json(cls, stored: dict[str, Any], counted: Ragged, num_items: int) -> 'CountMember':
+        """Counts the same histories again, which are `Experiment.counted` of the run."""
         settings = CountSettings(**stored['settings'])
-        return cls(CountModel(split.train, num_items, settings), stored['weight'])
+        return cls(CountModel(counted, num_items, settings), stored['weight'])
 
 
 def choose_settings(

@@ -73,10 +73,15 @@ def carry_over(before: TrainedRun, initial: PyTree, data: Dataset) -> PyTree:
       data: the other data.
 
     Raises:
-      UserError: the parameters are those of another model.
+      UserError: the parameters are those of another model, or of other items altogether.
     """
     old_data = before.dataset
     items = _places(old_data.item_ids.tolist(), data.item_ids.tolist())
+    if not items.any():
+        raise UserError(
+            f'{before.folder} knows none of the {len(items):,} items of {data.name}; name a run on '
+            'an earlier log of the same items with --from, or leave it out.'
+        )
     attributes = _places(_attribute_names(old_data), _attribute_names(data))
     similar = _similar_items(data, items)
     old = dict(_leaves(before.params))

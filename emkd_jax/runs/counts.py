@@ -38,4 +38,4 @@ def read_counts(folder: epath.Path, experiment: Experiment) -> CountMember | Non
     stored = read_results(folder, _FILE)
     if stored is None or not experiment.config.ensemble.counts:
         return None
-    return CountMember.from_json(stored, experiment.split, experiment.data.num_items)
+    return CountMember.from_json(stored, experiment.counted, experiment.data.num_items)

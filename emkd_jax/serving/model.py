@@ -62,7 +62,7 @@ def load(path: epath.PathLike) -> 'Model':
     card = read_results(folder, _CARD) or {}
     counts = None
     if stored := card.get('counts'):
-        counts = CountMember.from_json(stored, experiment.split, experiment.data.num_items)
+        counts = CountMember.from_json(stored, experiment.counted, experiment.data.num_items)
     return Model(experiment, params, card, counts)
 
 

@@ -1,5 +1,6 @@
 """The walk of the documentation in small: from files of a shop to recommendations."""
 
+import dataclasses
 import json
 import runpy
 
@@ -142,6 +143,9 @@ def test_training_goes_on_from_a_run_on_a_log_that_has_grown(shop, capsys):
     said = capsys.readouterr().out
     assert '60 of 61 items and 6 of 6 attributes are known' in said
     assert 'begins with the parameters of' in said
+    other = dataclasses.replace(experiment.data, item_ids=np.arange(61))
+    with pytest.raises(UserError, match='knows none of the 61 items .*leave it out'):
+        carry_over(before, experiment.initial_state().params, other)
     again = emkd.continue_training('no run', config, workdir=folder)  # it is finished
     assert again.results == run.results
 

@@ -5,12 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
+import emkd_jax as emkd
 from emkd_jax.data import dataset as dataset_module
 from emkd_jax.data.dataset import Dataset, Ragged
 from emkd_jax.data.splits import leave_one_out, split_of
 from emkd_jax.runs import experiment as experiment_module
 from emkd_jax.runs.experiment import make_experiment
 from emkd_jax.runs.loop import train
+from emkd_jax.runs.trained import evaluate, load_run
 from tests.support.runs import small_config
 from tests.support.tiny import tiny_data
 
@@ -60,13 +62,22 @@ def test_fewer_users_are_tested_after_the_same_training(has_split):
 
 def test_what_is_sampled_is_said(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(experiment_module, 'MOST_COUNTED', 500)
-    config = small_config(train__num_epochs=1, eval__max_users=50)
+    config = small_config(train__num_epochs=1, eval__max_users=50, ensemble__counts=True)
     results = train(config, workdir=str(tmp_path)).results
     printed = capsys.readouterr().out
     assert 'validation and test: 50 users (eval.max_users)' in printed
     assert 'a sample of 4' in printed or 'a sample of 5' in printed
     counted = make_experiment(config).counted
     assert results['counted_events'] == len(counted.values) < 700
+    # A run that is opened again adds the counts of the same sample.
+    assert evaluate(load_run(tmp_path))['test'] == results['test']
+    emkd.load(tmp_path).save(tmp_path / 'saved')
+    saved, opened = (
+        model.counts.model.scores(counted, np.arange(9))
+        for model in (emkd.load(tmp_path / 'saved'), emkd.load(tmp_path))
+    )
+    assert np.array_equal(saved, opened)
+    assert np.array_equal(saved, make_experiment(config).count_model.scores(counted, np.arange(9)))
 
 
 def test_leave_one_out():

@@ -102,7 +102,7 @@ def test_settings_come_from_the_data_set_or_from_validation(split):
 
 def test_a_member_is_the_same_after_it_was_stored(split, model):
     member = CountMember(model, 4.0)
-    again = CountMember.from_json(member.to_json(), split, NUM_ITEMS)
+    again = CountMember.from_json(member.to_json(), split.train, NUM_ITEMS)
     assert again.weight == 4
     assert again.model.settings == model.settings
     rows = np.arange(3)
