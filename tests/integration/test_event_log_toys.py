@@ -3,16 +3,10 @@
 import os
 import pathlib
 
-import jax
 import pytest
 
 from configs import toys as toys_config
 from emkd_jax import data as data_room
-from emkd_jax.data.splits import leave_one_out
-from emkd_jax.evaluation import Evaluator
-from emkd_jax.evaluation.baselines import evaluate_baselines
-from emkd_jax.model.counts import SETTINGS, CountModel
-from emkd_jax.model.ensemble import make_ensemble
 from tests.support.custom_data import load, prepared_in
 
 
@@ -41,6 +35,7 @@ def both(s3rec, real_data, tmp_path_factory):
 
 
 def test_same_data(both):
+    """All that training and evaluation read is in the fingerprint."""
     built, custom = both
     assert custom.counts() == {
         'users': 19412,
@@ -50,31 +45,3 @@ def test_same_data(both):
     }
     assert custom.counts() == built.counts()
     assert custom.fingerprint == built.fingerprint
-
-
-def test_same_evaluation(both):
-    """Floors, and a small untrained ensemble: every metric under every rule."""
-    config = toys_config.get_config('quick')
-    config.model.hidden_dim = 16
-    config.model.num_blocks = 1
-    results = []
-    for data in both:
-        split = leave_one_out(data)
-        ensemble = make_ensemble(config, data.num_items, data.num_attributes)
-        params = ensemble.init(jax.random.key(0))
-        result = Evaluator(config.eval, ensemble, split.test)(params)
-        results.append(
-            (
-                result.ensemble,
-                result.networks,
-                evaluate_baselines(
-                    split.train,
-                    split.test,
-                    data.num_items,
-                    config.model.max_len,
-                    config.eval.ks,
-                    CountModel(split.train, data.num_items, SETTINGS['toys']),
-                )[0],
-            )
-        )
-    assert results[0] == results[1]
