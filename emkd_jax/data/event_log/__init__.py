@@ -38,7 +38,7 @@ from emkd_jax.data.event_log.report import Report
 from emkd_jax.data.prepared import data_dir
 from emkd_jax.errors import UserError
 
-_VERSION = 4  # of the rules in this package; another one prepares anew
+_VERSION = 5  # of the rules in this package; another one prepares anew
 # Options that say where files are or matter only later: the prepared data does not depend on them.
 _NOT_COMPARED = ('source', 'attributes', 'stand_in', 'window_step')
 

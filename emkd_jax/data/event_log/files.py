@@ -38,7 +38,7 @@ def opened_files(options: ml_collections.ConfigDict) -> Iterator[FoundLog]:
     digests = [source.digest() for source in sources]
     if len(sources) > 1:  # names decide about the order, and may hold values
         digests += [str(source.path) for source in sources]
-    item_file = formats.items(options.attributes, sources[0], module)
+    item_file = formats.items(options, sources[0], module)
     yield FoundLog(path, formats.name_of(module), digests, item_file, read)
 
 

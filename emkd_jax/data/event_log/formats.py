@@ -7,6 +7,7 @@ import ml_collections
 
 from emkd_jax.data import source
 from emkd_jax.data.event_log import amazon, database_tables, movielens, recbole, s3rec, tables
+from emkd_jax.data.event_log.found_log import ItemFile
 from emkd_jax.data.source import Source
 from emkd_jax.errors import UserError
 
@@ -21,6 +22,7 @@ _FORMATS = {
 }
 _ITEM_FORMATS = (amazon, movielens, s3rec, recbole, tables)
 _ITEMS_BESIDE = {module: module.items_beside for module in (movielens, recbole, s3rec)}
+_WITH_COLUMNS = (tables, recbole)  # of the items, which options may name
 _FOLDERS = (movielens, recbole)  # distributed as a folder of files with known names
 
 
@@ -74,37 +76,48 @@ def _recognised(found):
     )
 
 
-def items(path: str, events: Source, module: ModuleType) -> tuple[Source, ModuleType] | None:
-    """The item file at `path`, told by its content; '' = the one that stands beside the events.
+def items(
+    options: ml_collections.ConfigDict, events: Source, module: ModuleType
+) -> ItemFile | None:
+    """The item file that `data.attributes` names, else the one that stands beside the events.
 
     Raises:
       UserError: there is no such file, or none of the formats fits.
     """
-    if not path:
-        if module not in _ITEMS_BESIDE:
-            return None
-        path = _ITEMS_BESIDE[module](events)
-        if not path.exists():
-            return None
-    return item_file(path)
+    if options.attributes or module not in _ITEMS_BESIDE:
+        return item_file(options)
+    path = _ITEMS_BESIDE[module](events)
+    return _item_file(path, options) if path.exists() else None
 
 
-def item_file(path: str | pathlib.Path) -> tuple[Source, ModuleType] | None:
-    """The item file at `path` and its format, told by its content; None for ''.
+def item_file(options: ml_collections.ConfigDict) -> ItemFile | None:
+    """The item file that `data.attributes` names and its format, told by its content.
 
     Raises:
       UserError: there is no such file, or none of the formats fits.
     """
-    if not path:
-        return None
+    return _item_file(options.attributes, options) if options.attributes else None
+
+
+def _item_file(path: str | pathlib.Path, options: ml_collections.ConfigDict) -> ItemFile:
     found = source.find(path, '--config.data.attributes')
     lines = _first_lines(found)
-    for item_module in _ITEM_FORMATS:
-        if item_module.recognises_items(found, lines):
-            return found, item_module
+    named = next((name for name in ('attribute_columns', 'title_column') if options[name]), '')
+    for module in _ITEM_FORMATS:
+        if not module.recognises_items(found, lines):
+            continue
+        if not named or module in _WITH_COLUMNS:
+            return found, module
+        if module is amazon:  # an object a line, whose values have names
+            return found, tables
+        raise UserError(
+            f'data.{named}={options[named]} names columns of the item table, and {found.path} has '
+            f'none with names (its format is {name_of(module)}); leave the option out.'
+        )
     raise UserError(
         f"{found.path} is in no known form of item table (it begins with '{lines[0][:60]}'); give "
-        'data.attributes a CSV, TSV or Parquet table, or one of the formats that the README lists.'
+        'data.attributes a CSV, TSV or Parquet table, JSON lines, or an item file of Amazon, '
+        'MovieLens, RecBole or S3-Rec.'
     )
 
 

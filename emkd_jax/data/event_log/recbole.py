@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import ml_collections
 
 from emkd_jax.data.event_log import columns, text_tables
+from emkd_jax.data.event_log.item_columns import item_columns
 from emkd_jax.data.event_log.items import Item, name_attributes
 from emkd_jax.data.event_log.open_log import OpenLog
 from emkd_jax.data.event_log.report import Report
@@ -59,17 +60,8 @@ def read_items(
 ) -> Iterator[Item]:
     """The items of a `.item` file."""
     table, types = _table(source)
-    item = columns.find_column(table.names, 'item', options.item_column, source.path)
-    if item is None:
-        raise columns.missing(table.names, 'item', source.path)
-    title = columns.find_column(table.names, 'title', options.title_column, source.path)
-    wanted = [name.strip() for name in options.attribute_columns.split(',') if name]
-    attributes = [
-        place
-        for place, name in enumerate(table.names)
-        if (name in wanted if wanted else types[place].startswith('token'))
-        and place not in (item, title)
-    ]
+    tokens = [name for name, kind in zip(table.names, types, strict=True) if 'token' in kind]
+    item, attributes, title = item_columns(table.names, tokens, options, source.path, report)
     for place, row in text_tables.whole_rows(source, table, report):
         values = [
             (table.names[column], part)
@@ -79,7 +71,7 @@ def read_items(
         ]
         yield Item(
             place,
-            row[item],
+            row[item].strip(),
             name_attributes(values, len(attributes)),
             row[title] if title is not None else '',
         )

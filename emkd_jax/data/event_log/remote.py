@@ -76,7 +76,7 @@ def opened_address(options: ml_collections.ConfigDict) -> Iterator[FoundLog]:
             report_by_ids(database, path, report)
             return collect(database, options, path, report)
 
-    item_file = formats.item_file(options.attributes)
+    item_file = formats.item_file(options)
     yield FoundLog(path, '', [str(file) for file in files], item_file, read)
 
 

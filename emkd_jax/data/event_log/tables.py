@@ -12,6 +12,7 @@ from emkd_jax.data.event_log import columns, items, json_lines, text_tables
 from emkd_jax.data.event_log.database import Database, file_literal
 from emkd_jax.data.event_log.engine import quoted
 from emkd_jax.data.event_log.event_table import EventTable, fill, in_partitions, typed_table
+from emkd_jax.data.event_log.item_columns import item_columns
 from emkd_jax.data.event_log.items import Item
 from emkd_jax.data.event_log.open_log import OpenLog
 from emkd_jax.data.event_log.report import Report
@@ -20,7 +21,6 @@ from emkd_jax.data.source import Source
 from emkd_jax.errors import UserError
 
 _ROWS = 10_000  # of a Parquet item table in memory at a time
-_MOST_SHOWN = 10  # columns that are not used
 _NO_ATTRIBUTES = frozenset((*MISSING, '(no genres listed)'))
 
 
@@ -62,8 +62,13 @@ def read_items(
         plain = ml_collections.ConfigDict(options.to_dict() | {'columns': ''})
         table = text_tables.sniff(source, plain)
         names, rows = table.names, text_tables.whole_rows(source, table, report)
-    item, attributes, title = _item_columns(names, options, source.path)
-    report.say(_columns_taken(names, item, attributes, title))
+    usual = [name for name in names if columns.normalised(name) in columns.ATTRIBUTES]
+    item, attributes, title = item_columns(names, usual, options, source.path, report)
+    if not attributes and title is None:
+        raise UserError(
+            f'{source.path} has no column that is known to hold attributes; its columns are '
+            f'{", ".join(names)}: name some with --config.data.attribute_columns=A,B.'
+        )
     for place, row in rows:
         values = [
             (names[column], value)
@@ -76,42 +81,6 @@ def read_items(
             items.name_attributes(values, len(attributes)),
             _present(row[title]) if title is not None else '',
         )
-
-
-def _item_columns(names, options, path):
-    # The events' name for the items need not be this table's.
-    named = options.item_column if options.item_column in names else ''
-    item = columns.find_column(names, 'item', named, path)
-    if item is None:
-        raise columns.missing(names, 'item', path)
-    title = columns.find_column(names, 'title', options.title_column, path)
-    if options.attribute_columns:
-        wanted = [name.strip() for name in options.attribute_columns.split(',')]
-        missing = [name for name in wanted if name not in names]
-        if missing:
-            raise UserError(
-                f"{path} has no column '{missing[0]}', which --config.data.attribute_columns "
-                f'names; its columns are {", ".join(names)}.'
-            )
-    else:
-        wanted = [name for name in names if columns.normalised(name) in columns.ATTRIBUTES]
-    if not wanted and title is None:
-        raise UserError(
-            f'{path} has no column that is known to hold attributes; its columns are '
-            f'{", ".join(names)}: name some with --config.data.attribute_columns=A,B.'
-        )
-    return item, [names.index(name) for name in wanted], title
-
-
-def _columns_taken(names, item, attributes, title):
-    """What was taken for what, and what was left, for the report."""
-    titles = columns.NONE if title is None else names[title]
-    described = ' and '.join(names[place] for place in attributes) or columns.NONE
-    taken = f'item = {names[item]}, title = {titles}, attributes = {described}'
-    unused = [name for place, name in enumerate(names) if place not in {item, title, *attributes}]
-    shown = ', '.join(unused[:_MOST_SHOWN]) + (', ...' if len(unused) > _MOST_SHOWN else '')
-    hint = f'; not used: {shown} (data.attribute_columns can name them)' if unused else ''
-    return f'columns of the items: {taken}{hint}'
 
 
 def _values(cell, options):

@@ -42,7 +42,7 @@ def log_in_warehouse(
         report_by_ids(engine, path, report)
         return collect(engine, options, path, report)
 
-    return FoundLog(path, '', digests, formats.item_file(options.attributes), read)
+    return FoundLog(path, '', digests, formats.item_file(options), read)
 
 
 def refuse_sequences(options: ml_collections.ConfigDict) -> None:

@@ -145,6 +145,9 @@ def test_recbole(tmp_path):
         'z': 0,
     }
     assert list(load(tmp_path).titles) == ['', 'The "X" file', 'Y', '']
+    said = 'title = movie_title, attributes = year and class; not used: price ('
+    assert said in data.notes
+    assert load(tmp_path, attribute_columns='class').num_attributes == 2
 
 
 @pytest.mark.parametrize('order', [(0, 1), (1, 0)])
@@ -194,6 +197,9 @@ def test_amazon_reviews_and_metadata(tmp_path):
     # Acme, Chess, Games
     assert attributes(data) == {'w': set(), 'x': {1, 2, 3}, 'y': {2}, 'z': set()}
     assert list(load(source, attributes=str(meta)).titles) == ['', "It's X", '', '']
+    json_lines = write(tmp_path / 'meta.json', '{"asin": "x", "brand": "Acme", "colour": "red"}\n')
+    named = load(source, attributes=str(json_lines), attribute_columns='colour')
+    assert named.attribute_names == ('red',)
 
 
 def test_metadata_is_never_evaluated(tmp_path):
