@@ -59,9 +59,19 @@ def few_programs():
 @pytest.fixture(scope='session')
 def real_data():
     """The folder with the authors' data files, in the layout of their repository."""
-    folder = os.environ.get('EMKD_DATA_DIR')
+    return _named_folder('EMKD_DATA_DIR', "the authors' data files")
+
+
+@pytest.fixture(scope='session')
+def s3rec():
+    """A folder with Toys_and_Games.txt, as S3-Rec's authors released it."""
+    return _named_folder('EMKD_S3REC_DIR', "S3-Rec's data files")
+
+
+def _named_folder(variable, content):
+    folder = os.environ.get(variable)
     if not folder:
-        pytest.skip("EMKD_DATA_DIR does not name a folder with the authors' data files")
+        pytest.skip(f'{variable} does not name a folder with {content}')
     return pathlib.Path(folder)
 
 

@@ -74,7 +74,7 @@ def evaluate_baselines(
         counted = [last_values(values, last, width) for values in (followers, weights)]
         scores = counts.scores(holdout.histories, index.reshape(-1))[None]
         best = _best_counted(lists.shape[-1], scores, batch.others)
-        return _ranks(popularity, *counted, *batch[1:]), best
+        return _ranks(popularity, *counted, batch), best
 
     rows = min(len(holdout.targets), max(1, _CHUNK_SCORES // (num_items + 1)))
     batches = eval_batches(holdout, max_len, num_items + 1, 1, rows)
@@ -141,19 +141,17 @@ def transitions(train: Ragged, num_items: int) -> tuple[Ragged, Ragged]:
 
 
 @jax.jit
-@functools.partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, 0))
+@functools.partial(jax.vmap, in_axes=(None, 0, 0, 0))
 def _ranks(
     popularity: Int[Array, ' classes'],
     followers: Int[Array, 'rows followers'],
     weights: Int[Array, 'rows followers'],
-    targets: Int[Array, ' rows'],
-    others: Int[Array, 'rows width'],
-    visible: Int[Array, ' rows'],
+    batch: EvalBatch,
 ) -> Int[Array, 'rows counters rules']:
-    rows = len(targets)
+    rows = len(batch.targets)
     popular = jnp.broadcast_to(popularity, (rows, *popularity.shape))
     markov = popular.at[jnp.arange(rows)[:, None], followers].add(weights)
-    ranks = [target_ranks(s, targets, others, visible) for s in (popular, markov)]
+    ranks = [target_ranks(scores, *batch.rule) for scores in (popular, markov)]
     return jnp.moveaxis(jnp.stack(ranks), -1, 0)
 
 

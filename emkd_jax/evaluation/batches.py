@@ -30,6 +30,11 @@ class EvalBatch(NamedTuple):
     others: Int[Array | np.ndarray, '*lead width']
     visible: Int[Array | np.ndarray, '*lead']
 
+    @property
+    def rule(self) -> tuple[Array, Array, Array]:
+        """Targets, others and visible, as functions of `metrics` take them."""
+        return self.targets, self.others, self.visible
+
 
 def model_inputs(
     histories: Ragged, rows: Int[np.ndarray, '*rows'], slots: int, mask_token: int

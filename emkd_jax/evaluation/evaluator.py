@@ -123,7 +123,7 @@ class Evaluator:
 
         def compute(index: np.ndarray, batch: EvalBatch) -> Array:
             scores = self._scores(networks, index, batch)
-            ranks = self._rank(scores, *batch[1:])
+            ranks = self._rank(scores, batch)
             if not k:
                 return ranks
             return jnp.concatenate([ranks, self._best(scores, batch.others, k)], axis=-1)
@@ -154,7 +154,7 @@ class Evaluator:
         def compute(index: np.ndarray, batch: EvalBatch) -> Array:
             scores = sum(self._score(networks, batch.items))
             unweighted = CountMember(model, 1.0).scores(self._histories, index)
-            return self._rank_weights(scores, unweighted, weights, *batch[1:])
+            return self._rank_weights(scores, unweighted, weights, batch)
 
         ranks = self._over_rows(compute, (len(weights), len(RULES)), ahead=1)
         rule = RULES.index(self._rule)
@@ -197,17 +197,16 @@ def _compiled(ensemble, devices):
     def of_counts(counts: Float[Array, '_ _'], like: Float[Array, '_ _']) -> Float[Array, '_ _']:
         return own_classes(counts, like.shape[1]) if split else counts
 
-    def ranks_of(scores: Float[Array, '_ _'], *rule: Array) -> Int[Array, 'rules rows']:
-        return ranks_of_shards(scores, *rule, num_items) if split else target_ranks(scores, *rule)
+    def ranks_of(scores: Float[Array, '_ _'], batch: EvalBatch) -> Int[Array, 'rules rows']:
+        if split:
+            return ranks_of_shards(scores, *batch.rule, num_items)
+        return target_ranks(scores, *batch.rule)
 
     def rank(
-        scores: list[Float[Array, '_ _']],
-        targets: Int[Array, ' rows'],
-        others: Int[Array, 'rows width'],
-        visible: Int[Array, ' rows'],
+        scores: list[Float[Array, '_ _']], batch: EvalBatch
     ) -> Int[Array, 'rows scorers rules']:
         ranked = scorers(scores)
-        ranks = jnp.stack([ranks_of(s, targets, others, visible) for s in ranked])
+        ranks = jnp.stack([ranks_of(s, batch) for s in ranked])
         # The sum is finite only if the scores of all networks are. No rank of a finite row is 0.
         finite = finite_rows(ranked[0]) if split else jnp.isfinite(ranked[0]).all(-1)
         ranks = jnp.where(finite, ranks, 0)
@@ -227,14 +226,12 @@ def _compiled(ensemble, devices):
         scores: Float[Array, '_ _'],
         counts: Float[Array, '_ _'],
         weights: Float[Array, ' weights'],
-        targets: Int[Array, ' rows'],
-        others: Int[Array, 'rows width'],
-        visible: Int[Array, ' rows'],
+        batch: EvalBatch,
     ) -> Int[Array, 'rows weights rules']:
         counts = of_counts(counts, scores)
 
         def ranks(weight):
-            return ranks_of(scores + weight * counts, targets, others, visible)
+            return ranks_of(scores + weight * counts, batch)
 
         return jnp.moveaxis(jax.lax.map(ranks, weights), -1, 0)
 
@@ -242,7 +239,7 @@ def _compiled(ensemble, devices):
     return (
         pmap(rank),
         pmap(best, static_broadcasted_argnums=2),
-        pmap(rank_weights, in_axes=(0, 0, None, 0, 0, 0)),
+        pmap(rank_weights, in_axes=(0, 0, None, 0)),
     )
 
 

@@ -1,22 +1,10 @@
 """S3-Rec's Toys text through the custom path is the data of the toys builder, to the digit."""
 
-import os
-import pathlib
-
 import pytest
 
 from configs import toys as toys_config
 from emkd_jax import data as data_room
 from tests.support.custom_data import load, prepared_in
-
-
-@pytest.fixture(scope='module')
-def s3rec():
-    """A folder with Toys_and_Games.txt, as S3-Rec's authors released it."""
-    folder = os.environ.get('EMKD_S3REC_DIR')
-    if not folder:
-        pytest.skip("EMKD_S3REC_DIR does not name a folder with S3-Rec's data files")
-    return pathlib.Path(folder)
 
 
 @pytest.fixture(scope='module')

@@ -8,18 +8,16 @@ segment up to it; at the last slot of a sequence, both are the same.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from emkd_jax.model import hash_rng
 from emkd_jax.model.encoders.base import Hidden, HiddenOut, Segments, SlotKeys
-from emkd_jax.model.encoders.layers import positions_in_segments, standard_norm
+from emkd_jax.model.encoders.layers import Mask, positions_in_segments, standard_norm
 from emkd_jax.model.encoders.sasrec_plus import SASRecPlus
 
 
 def low_pass(
-    mask: Bool[Array, 'rows queries slots'],
-    positions: Float[Array, 'rows queries'],
-    frequencies: int,
+    mask: Mask, positions: Float[Array, 'rows queries'], frequencies: int
 ) -> Float[Array, 'rows queries slots']:
     """Returns the weights with which a low-pass filter sums the slots up to each query.
 
@@ -54,12 +52,7 @@ class BSARec(SASRecPlus):
     frequencies: int = 3
 
     def mix(
-        self,
-        context: Hidden,
-        mask: Bool[Array, 'rows queries slots'],
-        segments: Segments,
-        keys: SlotKeys,
-        block: int,
+        self, context: Hidden, mask: Mask, segments: Segments, keys: SlotKeys, block: int
     ) -> HiddenOut:
         """Adds the filter, low + beta^2 high, and the attention."""
         attended = super().mix(context, mask, segments, keys, block)

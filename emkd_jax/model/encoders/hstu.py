@@ -8,11 +8,10 @@ left out, since the sequences have no times.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
 
 from emkd_jax.model import hash_rng
 from emkd_jax.model.encoders.base import Hidden, HiddenOut, Segments, SequenceEncoder, SlotKeys
-from emkd_jax.model.encoders.layers import Linear, causal_mask, distance_bias, standard_norm
+from emkd_jax.model.encoders.layers import Linear, Mask, causal_mask, distance_bias, standard_norm
 
 
 class Block(nn.Module):
@@ -27,9 +26,7 @@ class Block(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(
-        self, x: Hidden, mask: Bool[Array, 'rows queries slots'], keys: SlotKeys
-    ) -> Float[Array, 'rows queries dim']:
+    def __call__(self, x: Hidden, mask: Mask, keys: SlotKeys) -> HiddenOut:
         """Maps the last slots of `x`, as many as the mask has queries."""
         rows, slots, dim = x.shape
         queries = mask.shape[1]

@@ -12,6 +12,9 @@ from jaxtyping import Array, Bool, Float, Int
 from emkd_jax.model.encoders.cpu_matmul import matmul
 from emkd_jax.model.precision import accumulation_dtype
 
+# Which slots each query attends to. The queries are the last slots, or all.
+Mask = Bool[Array, 'rows queries slots']
+
 
 class Normed(NamedTuple):
     """A normalised array before its gain and offset: it stands for gain * values + offset.
@@ -229,7 +232,7 @@ def positions_in_segments(segments: Int[Array, 'rows slots']) -> Int[Array, 'row
     return jnp.where(segments > 0, place, 0)
 
 
-def causal_mask(segments: Int[Array, 'rows slots']) -> Bool[Array, 'rows queries keys']:
+def causal_mask(segments: Int[Array, 'rows slots']) -> Mask:
     """Causal mask: each slot attends to earlier slots of its segment, and to itself.
 
     Since it attends to itself, no slot attends to nothing.

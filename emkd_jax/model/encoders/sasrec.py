@@ -7,11 +7,10 @@ III-B), both after a norm. The norm at the end is that of the authors' code.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
 
 from emkd_jax.model import hash_rng
 from emkd_jax.model.encoders.base import Hidden, HiddenOut, Segments, SequenceEncoder, SlotKeys
-from emkd_jax.model.encoders.layers import Linear, causal_mask, standard_norm
+from emkd_jax.model.encoders.layers import Linear, Mask, causal_mask, standard_norm
 from emkd_jax.model.precision import accumulation_dtype
 
 
@@ -24,12 +23,8 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        queries: Float[Array, 'rows queries dim'],
-        context: Hidden,
-        mask: Bool[Array, 'rows queries slots'],
-        keys: SlotKeys,
-    ) -> Float[Array, 'rows queries dim']:
+        self, queries: HiddenOut, context: Hidden, mask: Mask, keys: SlotKeys
+    ) -> HiddenOut:
         """Attends from `queries` to `context`."""
         dim = queries.shape[-1]
 

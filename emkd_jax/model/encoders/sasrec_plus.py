@@ -10,11 +10,11 @@ and Vasilev, "Turning dross into gold loss: is BERT4Rec really better than SASRe
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from emkd_jax.model import hash_rng
 from emkd_jax.model.encoders.base import Hidden, HiddenOut, Segments, SequenceEncoder, SlotKeys
-from emkd_jax.model.encoders.layers import Linear, causal_mask, distance_bias, standard_norm
+from emkd_jax.model.encoders.layers import Linear, Mask, causal_mask, distance_bias, standard_norm
 from emkd_jax.model.precision import accumulation_dtype
 
 
@@ -27,9 +27,7 @@ class Attention(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(
-        self, context: Hidden, mask: Bool[Array, 'rows queries slots'], keys: SlotKeys
-    ) -> Float[Array, 'rows queries dim']:
+    def __call__(self, context: Hidden, mask: Mask, keys: SlotKeys) -> HiddenOut:
         """Attends from the last slots of `context`, as many as the mask has queries."""
         rows, slots, dim = context.shape
         queries = mask.shape[1]
@@ -85,12 +83,7 @@ class SASRecPlus(SequenceEncoder):
         return standard_norm(x, 'norm')
 
     def mix(
-        self,
-        context: Hidden,
-        mask: Bool[Array, 'rows queries slots'],
-        segments: Segments,
-        keys: SlotKeys,
-        block: int,
+        self, context: Hidden, mask: Mask, segments: Segments, keys: SlotKeys, block: int
     ) -> HiddenOut:
         """Mixes the slots of each segment: attention, with dropout on its output."""
         attention = Attention(

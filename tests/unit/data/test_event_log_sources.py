@@ -107,19 +107,24 @@ def test_what_is_wrong_with_a_part_names_the_part(tmp_path):
         load(tmp_path / 'log')
 
 
+def write_database(frame, path, kind):
+    """Writes a database file with the table `orders`."""
+    if kind == 'sqlite':
+        connection = sqlite3.connect(path)
+        frame.to_sql('orders', connection, index=False)
+    else:
+        connection = duckdb.connect(str(path))
+        connection.execute('CREATE TABLE orders AS FROM frame')
+    connection.close()
+
+
 @pytest.mark.parametrize('kind', ['sqlite', 'duckdb'])
 def test_a_table_of_a_database(tmp_path, kind):
     frame = made_up(4)
     write(frame, tmp_path / 'whole.parquet')
     expected = load(tmp_path / 'whole.parquet', k_core=3)
     source = tmp_path / 'shop.db'
-    if kind == 'sqlite':
-        connection = sqlite3.connect(source)
-        frame.to_sql('orders', connection, index=False)
-    else:
-        connection = duckdb.connect(str(source))
-        connection.execute('CREATE TABLE orders AS FROM frame')
-    connection.close()
+    write_database(frame, source, kind)
     assert load(source, k_core=3).fingerprint == expected.fingerprint
     connection = sqlite3.connect(source) if kind == 'sqlite' else duckdb.connect(str(source))
     connection.execute('CREATE TABLE customers (user INTEGER, name VARCHAR)')
@@ -142,14 +147,7 @@ def test_a_folder_of_databases(tmp_path, kind):
     (tmp_path / 'log').mkdir()
     for number in range(3):
         part = frame.iloc[number * 200 : (number + 1) * 200]
-        path = tmp_path / f'log/{number}.db'
-        if kind == 'sqlite':
-            connection = sqlite3.connect(path)
-            part.to_sql('orders', connection, index=False)
-        else:
-            connection = duckdb.connect(str(path))
-            connection.execute('CREATE TABLE orders AS FROM part')
-        connection.close()
+        write_database(part, tmp_path / f'log/{number}.db', kind)
     data = load(tmp_path / 'log', k_core=3)
     assert data.fingerprint == load(tmp_path / 'whole.parquet', k_core=3).fingerprint
 
