@@ -99,6 +99,15 @@ def markdown_table(
     return '\n'.join(f'| {" | ".join(cells)} |' for cells in [columns, marks, *rows])
 
 
+def amount(value: int | float, unit: str) -> str:
+    """Three digits of a number, with the prefix that suits its size: '1.02 GB'."""
+    rounded = float(f'{value:.3g}')
+    for prefix, size in (('T', 1e12), ('G', 1e9), ('M', 1e6), ('k', 1e3)):
+        if rounded >= size:
+            return f'{rounded / size:.3g} {prefix}{unit}'
+    return f'{rounded:.3g} {unit}'
+
+
 def _wrapped(text: str) -> str:
     """Breaks lines between words where the terminal ends, but no tables and no commands."""
     width = shutil.get_terminal_size().columns

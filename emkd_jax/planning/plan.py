@@ -10,7 +10,7 @@ import jax
 import ml_collections
 from etils import epath
 
-from emkd_jax.cli.console import print_table, say
+from emkd_jax.cli.console import amount, print_table, say
 from emkd_jax.data.atomic import write_json
 from emkd_jax.errors import UserError
 from emkd_jax.model.ensemble import Ensemble, make_ensemble
@@ -191,25 +191,16 @@ def _traffic(report: dict[str, Any]) -> list[tuple[str, str]]:
     """The row of what moves between devices, and how long that takes beside the rest."""
     if report['devices'] == 1:
         return []
-    shown = _amount(report['bytes_between_devices'], 'B')
+    shown = amount(report['bytes_between_devices'], 'B')
     if 'between_ms' in report:
         share = report['between_ms'] / report['roofline_ms']
         shown += f', {report["between_ms"]} ms: {share:.0%} of the time at the roofline'
     return [('sent to other devices, per device and step', shown)]
 
 
-def _amount(value: int | float, unit: str) -> str:
-    """Three digits of a number, with the prefix that suits its size: '1.02 GB'."""
-    rounded = float(f'{value:.3g}')
-    for prefix, size in (('T', 1e12), ('G', 1e9), ('M', 1e6), ('k', 1e3)):
-        if rounded >= size:
-            return f'{rounded / size:.3g} {prefix}{unit}'
-    return f'{rounded:.3g} {unit}'
-
-
 def _print(report: dict[str, Any]) -> None:
     def size(name: str) -> str:
-        return _amount(report[name], 'B')
+        return amount(report[name], 'B')
 
     several = report['runs'] > 1
     there = size('hbm_bytes_there') if report['hbm_bytes_there'] else 'an unknown size'
@@ -228,7 +219,7 @@ def _print(report: dict[str, Any]) -> None:
             ('memory per device', f'{size("hbm_bytes")} of {there}{verdict}'),
             ('... only during a step', size('temporary_bytes')),
             ('... for the training data', size('data_bytes')),
-            ('products, per device and step', _amount(report['flops'], 'FLOP')),
+            ('products, per device and step', amount(report['flops'], 'FLOP')),
             ('to and from memory, per device and step', size('bytes_accessed')),
             *_traffic(report),
             ('time to compile', f'{report["compile_seconds"]} s'),

@@ -22,7 +22,7 @@ from emkd_jax.runs.sinks import check_sinks
 from emkd_jax.runs.summary import print_summary, summarise_sweep
 from emkd_jax.runs.tables import fit_tables
 from emkd_jax.runs.teacher import Teacher, load_teacher
-from emkd_jax.runs.trained import TrainedRun, default_workdir
+from emkd_jax.runs.trained import TrainedRun, default_workdir, stored_config, stored_data
 from emkd_jax.runs.training_run import TrainingRun
 from emkd_jax.runs.workdir import holds_run, keep_data, open_workdir, sole_writer
 from emkd_jax.training.placement import rows_per_device
@@ -32,7 +32,7 @@ from emkd_jax.training.trainer import Request, Trainer
 
 
 def train(
-    config: ml_collections.ConfigDict,
+    config: ml_collections.ConfigDict | None = None,
     data: Dataset | None = None,
     workdir: str = '',
     signals: StopSignals | None = None,
@@ -44,8 +44,10 @@ def train(
     several hosts calls this with the same arguments; process 0 writes.
 
     Args:
-      config: the options of the run, as `get_config` returns them.
-      data: the data set; None loads the one that `config.data` names.
+      config: the options of the run, as `get_config` returns them; None: those of the run in
+        `workdir`, which goes on.
+      data: the data set; None loads the one that `config.data` names or, without `config`, that of
+        the run.
       workdir: folder of the run, shared by all processes; empty for `runs/<config.name>`.
       signals: the signals that may stop the run; None: the first Ctrl-C, as notebooks send it.
 
@@ -57,8 +59,13 @@ def train(
       RunError: loss or gradients are not finite, or the disk failed.
       PreemptedError: a signal stopped the run; its state is saved.
     """
+    if config is None and workdir:
+        config, data = stored_config(workdir), data or stored_data(workdir)
     if not isinstance(config, ml_collections.ConfigDict):
-        raise UserError(f'config is {config!r}; make it with get_config.')
+        raise UserError(
+            f'config is {config!r}; make it with get_config, or name the workdir of a run that is '
+            'to go on.'
+        )
     if signals is None:
         with KeyboardInterrupts() as signals:
             return train(config, data, workdir, signals)

@@ -4,7 +4,7 @@ import math
 
 import jax
 
-from emkd_jax.cli.console import say
+from emkd_jax.cli.console import amount, say
 from emkd_jax.errors import UserError
 from emkd_jax.model.sharded_tables import table_bytes
 from emkd_jax.runs.experiment import Experiment
@@ -29,7 +29,7 @@ def fit_tables(experiment: Experiment) -> Experiment:
     wanted, fits = config.ensemble.shard_items, tables + rest <= memory
     if fits and not wanted:
         return experiment
-    why = f'{_OPTION}=True' if wanted else f'The state of the run ({_gigabytes(tables + rest)})'
+    why = f'{_OPTION}=True' if wanted else f'The state of the run ({amount(tables + rest, "B")})'
     if config.distill.teacher:
         raise UserError(
             f'{why} needs item tables that are split over the devices, which is not possible for '
@@ -39,21 +39,17 @@ def fit_tables(experiment: Experiment) -> Experiment:
         left = memory - rest
         needed = f'at least {math.ceil(tables / left)} devices' if left > 0 else 'larger devices'
         raise UserError(
-            f'The state of the run takes {_gigabytes(tables + rest)}, of which '
-            f'{_gigabytes(tables)} are item tables. {devices} device(s) with '
-            f'{_gigabytes(memory)} each cannot hold it, also with tables that are split: it takes '
+            f'The state of the run takes {amount(tables + rest, "B")}, of which '
+            f'{amount(tables, "B")} are item tables. {devices} device(s) with '
+            f'{amount(memory, "B")} each cannot hold it, also with tables that are split: it takes '
             f'{needed}, or a smaller model.hidden_dim or ensemble.num_networks.'
         )
     if wanted:
         return experiment
     say(
-        f'The state of the run takes {_gigabytes(tables + rest)}, and each of {devices} devices '
-        f'has {_gigabytes(memory)}: the item tables are split over them ({_OPTION}=True).'
+        f'The state of the run takes {amount(tables + rest, "B")}, and each of {devices} devices '
+        f'has {amount(memory, "B")}: the item tables are split over them ({_OPTION}=True).'
     )
     config = config.copy_and_resolve_references()
     config.ensemble.shard_items = True
     return experiment.with_config(config)
-
-
-def _gigabytes(size):
-    return f'{size / 1e9:.3g} GB'

@@ -4,8 +4,9 @@ import re
 import sys
 
 import jax
+import pytest
 
-from emkd_jax.cli.console import markdown_table, print_table, say, warn
+from emkd_jax.cli.console import amount, markdown_table, print_table, say, warn
 
 COLUMNS, ROWS = ['system', 'HR@10'], [['EMKD', '0.1000'], ['no ensemble', '12,345']]
 
@@ -70,3 +71,11 @@ def test_lines_break_between_words_in_a_terminal_and_nowhere_else(capsys, monkey
     monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
     say(f'{text}\n{command}')
     assert capsys.readouterr().out == f'  one two three four\n    five six\n{command}\n'
+
+
+@pytest.mark.parametrize(
+    ('value', 'shown'),
+    [(0, '0 B'), (999, '999 B'), (767_140, '767 kB'), (1.019e9, '1.02 GB'), (999.6e9, '1 TB')],
+)
+def test_amounts_have_three_digits(value, shown):
+    assert amount(value, 'B') == shown

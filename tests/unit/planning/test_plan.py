@@ -17,7 +17,7 @@ from emkd_jax.model.ensemble import make_ensemble
 from emkd_jax.objective.catalogue_loss import BLOCK
 from emkd_jax.planning.chips import CHIPS, Chip, device_chip, device_memory, roofline
 from emkd_jax.planning.cost import Cost, compile_loss, step_cost
-from emkd_jax.planning.plan import _amount, _largest_batch, plan
+from emkd_jax.planning.plan import _largest_batch, plan
 from emkd_jax.planning.topology import target_devices
 from emkd_jax.training.dispatch import make_capacity
 from tests.support import soak, tiny
@@ -252,11 +252,3 @@ def test_without_the_compiler_the_package_is_named(monkeypatch):
         target_devices('v5e:2x2'),
     ):
         pass
-
-
-@pytest.mark.parametrize(
-    ('value', 'shown'),
-    [(0, '0 B'), (999, '999 B'), (767_140, '767 kB'), (1.019e9, '1.02 GB'), (999.6e9, '1 TB')],
-)
-def test_amounts_have_three_digits(value, shown):
-    assert _amount(value, 'B') == shown

@@ -259,6 +259,8 @@ def test_a_run_keeps_its_data_and_needs_nothing_else_afterwards(finished, tmp_pa
     assert [event['kind'] for event in run.history()].count('validation') == 3
     moved = shutil.copytree(folder, tmp_path / 'moved')
     jax.tree.map(np.testing.assert_array_equal, load_run(moved).params, run.params)
+    (moved / 'results.json').unlink()
+    assert train(workdir=str(moved)).results['test'] == run.results['test']
 
 
 def test_windows_are_cut_once_for_runs_that_train_together():
@@ -280,3 +282,5 @@ def test_the_progress_bar_shows_the_epoch_of_the_steps_that_were_done(tmp_path, 
 def test_the_name_of_a_configuration_is_none():
     with pytest.raises(UserError, match="config is 'custom'; make it with get_config"):
         inspect.unwrap(train)('custom')  # without the check of types that tests have
+    with pytest.raises(UserError, match='config is None; .* or name the workdir of a run'):
+        train()
