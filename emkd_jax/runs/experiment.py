@@ -81,6 +81,8 @@ class Experiment:
 
     def with_config(self, config: ml_collections.ConfigDict) -> 'Experiment':
         """The same data with another model or objective."""
+        if config is self.config:
+            return self
         other = dataclasses.replace(
             self,
             config=config,
@@ -101,7 +103,11 @@ class Experiment:
 
     def state_shapes(self) -> TrainState:
         """Shapes and dtypes of a state."""
-        return jax.eval_shape(self.initial_state)
+        return self._shapes
+
+    @functools.cached_property
+    def _shapes(self) -> TrainState:
+        return jax.eval_shape(self.initial_state)  # which traces all networks
 
 
 def make_experiment(
