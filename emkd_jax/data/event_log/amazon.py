@@ -54,6 +54,10 @@ def read_items(
     source: Source, options: ml_collections.ConfigDict, report: Report
 ) -> Iterator[Item]:
     """The products of a metadata file."""
+    report.say(
+        'attributes of the items: brand or store, and categories below the top one, as Amazon has '
+        'them (data.attribute_columns can name others)'
+    )
     with source.lines() as file:
         for number, line in enumerate(file, 1):
             if not line.strip():

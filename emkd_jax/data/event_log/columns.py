@@ -35,6 +35,7 @@ ATTRIBUTES = frozenset(
     ['attributes', 'categories', 'category', 'genres', 'genre', 'brand', 'store', 'class', 'tags']
 )
 _KINDS_OF_EVENT = ('event', 'eventtype', 'action', 'actiontype', 'behavior', 'behaviortype', 'type')
+_MOST_LISTED = 30
 NONE = 'none'  # of an option that names a column: there is none
 
 
@@ -163,7 +164,7 @@ def _named(names, role, named, path):
     if len(places) != 1:
         raise UserError(
             f"{path} has {'no' if not places else 'more than one'} column '{named}', which "
-            f'--config.data.{role}_column names; its columns are {", ".join(names)}.'
+            f'--config.data.{role}_column names; its columns are {listed(names)}.'
         )
     return places[0]
 
@@ -201,7 +202,7 @@ def _time(names, options, path, sample, taken):
         raise missing(names, 'time', path, 'data.split=time needs it: ')
     raise UserError(
         f'{path} has no column that is known to hold the times; its columns are '
-        f'{", ".join(names)}: name one with --config.data.time_column, or give '
+        f'{listed(names)}: name one with --config.data.time_column, or give '
         f'--config.data.time_column={NONE} if the events of each user are in order.'
     )
 
@@ -220,9 +221,15 @@ def _ambiguous(names, places, role, path):
     )
 
 
+def listed(names: Sequence[str]) -> str:
+    """The names of columns for a message, some of very many."""
+    more = ', ...' if len(names) > _MOST_LISTED else ''
+    return ', '.join(names[:_MOST_LISTED]) + more
+
+
 def missing(names: Sequence[str], role: str, path, why: str = '') -> UserError:
     """The complaint that a table lacks the column of a role."""
     return UserError(
         f'{why}{path} has no column that is known to hold the {role}; its columns are '
-        f'{", ".join(names)}: name one with --config.data.{role}_column.'
+        f'{listed(names)}: name one with --config.data.{role}_column.'
     )

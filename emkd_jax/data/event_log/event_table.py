@@ -146,7 +146,7 @@ def _kept(table, options, path):
     name = name.strip()
     if not mark or name not in table.names:
         raise UserError(
-            f"data.keep is '{options.keep}', but {path} has the columns {', '.join(table.names)}; "
+            f"data.keep is '{options.keep}', but {path} has the columns {columns.listed(table.names)}; "
             'give it as column=value, or column=value,value.'
         )
     wanted = ', '.join(literal(value.strip()) for value in values.split(','))

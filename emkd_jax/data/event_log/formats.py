@@ -1,6 +1,7 @@
 """The formats that a user's files come in, and which of them a file is."""
 
 import pathlib
+import re
 from types import ModuleType
 
 import ml_collections
@@ -60,7 +61,7 @@ def events(options: ml_collections.ConfigDict) -> tuple[list[Source], ModuleType
 
 
 def _recognised(found):
-    lines = _first_lines(found)
+    lines = _first_lines(found, '--config.data.source')
     for module in _FORMATS.values():
         if module.recognises(found, lines):
             return module
@@ -101,7 +102,7 @@ def item_file(options: ml_collections.ConfigDict) -> ItemFile | None:
 
 def _item_file(path: str | pathlib.Path, options: ml_collections.ConfigDict) -> ItemFile:
     found = source.find(path, '--config.data.attributes')
-    lines = _first_lines(found)
+    lines = _first_lines(found, '--config.data.attributes')
     named = next((name for name in ('attribute_columns', 'title_column') if options[name]), '')
     for module in _ITEM_FORMATS:
         if not module.recognises_items(found, lines):
@@ -126,10 +127,16 @@ def name_of(module: ModuleType) -> str:
     return next(name for name, each in _FORMATS.items() if each is module)
 
 
-def _first_lines(found):
+def _first_lines(found, option):
     if found.parquet or found.database:
         return ['']
     lines = [line for line in found.first_lines() if line.strip()]
     if not lines:
         raise UserError(f'{found.path} begins with empty lines only; mend it.')
+    if re.match(r'\s*\[\s*\{', ''.join(lines)):
+        raise UserError(
+            f'{found.path} is one JSON list; write its objects as JSON lines, one on each line, as '
+            "pandas does with to_json(file, orient='records', lines=True), and name that file with "
+            f'{option}.'
+        )
     return lines

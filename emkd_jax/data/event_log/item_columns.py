@@ -50,7 +50,7 @@ def item_columns(
         if name not in names:
             raise UserError(
                 f"{path} has no column '{name}', which --config.data.attribute_columns names; its "
-                f'columns are {", ".join(names)}.'
+                f'columns are {columns.listed(names)}.'
             )
     chosen = [names.index(name) for name in wanted or usual]
     taken = ItemColumns(item, [p for p in chosen if wanted or p not in (item, title)], title)

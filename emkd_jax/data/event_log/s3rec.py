@@ -6,6 +6,7 @@ beside NAME.txt, `{item: [attribute, ...]}`, where a list may name an attribute 
 
 import json
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 
 import ml_collections
@@ -19,6 +20,7 @@ from emkd_jax.data.source import Source, decoded
 from emkd_jax.errors import UserError
 
 _EVENTS = 500_000  # in memory at a time
+_LISTS = re.compile(r'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:\s*\[')  # the beginning of an object of lists
 
 
 def recognises(source: Source, lines: Sequence[str]) -> bool:
@@ -34,8 +36,16 @@ def items_beside(source: Source) -> pathlib.Path:
 
 
 def recognises_items(source: Source, lines: Sequence[str]) -> bool:
-    """A JSON object of lists."""
-    return lines[0].lstrip().startswith('{"') and '[' in lines[0][:300]
+    """One JSON object of lists, and not JSON lines, which have an object each."""
+    return bool(_LISTS.match(''.join(lines))) and not (len(lines) > 1 and _is_json(lines[0]))
+
+
+def _is_json(text):
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def read_events(log: OpenLog) -> None:

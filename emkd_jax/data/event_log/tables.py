@@ -67,7 +67,7 @@ def read_items(
     if not attributes and title is None:
         raise UserError(
             f'{source.path} has no column that is known to hold attributes; its columns are '
-            f'{", ".join(names)}: name some with --config.data.attribute_columns=A,B.'
+            f'{columns.listed(names)}: name some with --config.data.attribute_columns=A,B.'
         )
     for place, row in rows:
         values = [

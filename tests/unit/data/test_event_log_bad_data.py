@@ -99,6 +99,8 @@ def complains(source, expected, **changes):
         (LOG, {'split': 'time', 'cuts': '1960-01-01,1990-01-01'}, 'before the validation period'),
         (LOG, {'format': 'xml'}, "data.format is 'xml'; use auto, amazon"),
         (b'one\ntwo\n', {}, 'in no known format'),
+        (b'[{"user": 1}]', {}, 'is one JSON list; write .* one on each line'),
+        (b'[\n {"user": 1\n }\n]', {}, 'is one JSON list; write .* one on each line'),
         (b'1 2 3\n2\n3 4\n', {'format': 's3rec'}, "line 2: user '2' has no items"),
         (b'1 2 3\n2 3\n1 4\n', {}, "line 3: user '1' already stands on line 1"),
         (b'1 2 3\n2 \xff\n', {}, 'line 2: it is not UTF-8'),
@@ -143,6 +145,8 @@ def test_bad_events(tmp_path, content, changes, expected):
         (b"{'asin': 'x'}\n{'asin': open('/')}\n", {}, 'line 2: it is no product'),
         (b'1::A::War\n2:B\n', {}, "line 2: it is no movie: '2:B'"),
         (b'nothing at all', {}, 'in no known form of item table'),
+        (b'[{"item": "x"}]', {}, 'items.txt is one JSON list'),
+        (b','.join(b'c%d' % n for n in range(99)), {}, 'c0, c1, .* c29, ...: name one'),
         (
             b'item,brand\nx,' + b'|'.join(b'%d' % n for n in range(2000)),
             {},

@@ -194,6 +194,7 @@ def test_amazon_reviews_and_metadata(tmp_path):
     )
     data = load(source, attributes=str(meta))
     assert histories(data) == EXPECTED
+    assert 'attributes of the items: brand or store, and categories' in data.notes
     # Acme, Chess, Games
     assert attributes(data) == {'w': set(), 'x': {1, 2, 3}, 'y': {2}, 'z': set()}
     assert list(load(source, attributes=str(meta)).titles) == ['', "It's X", '', '']
@@ -255,6 +256,24 @@ def test_item_table_with_several_columns(tmp_path):
     found = attributes(load(source, attributes=str(items), attribute_columns='colour, size'))
     # colour=M, size=L, size=M
     assert found == {'x': {1, 3}, 'y': {1, 2}}
+
+
+@pytest.mark.parametrize('first', ['item', 'tags'])
+def test_item_table_as_json_lines_with_a_list(tmp_path, first):
+    source = write(tmp_path / 'log.csv', 'user,item,time\na,x,1\na,y,2\n')
+    rows = [{'item': 'x', 'tags': ['a', 'b']}, {'item': 'y', 'tags': ['b']}]
+    rows = [{first: row[first]} | row for row in rows]
+    items = write(tmp_path / 'items.jsonl', ''.join(f'{json.dumps(row)}\n' for row in rows))
+    for options in ({}, {'attribute_columns': 'tags'}):
+        assert attributes(load(source, attributes=str(items), **options)) == {'x': {1, 2}, 'y': {2}}
+
+
+@pytest.mark.parametrize('indent', [None, 1])
+def test_attributes_of_s3rec(tmp_path, indent):
+    source = write(tmp_path / 'log.csv', 'user,item,time\na,x,1\na,y,2\n')
+    lists = json.dumps({'x': [7, 5], 'y': [7]}, indent=indent)
+    items = write(tmp_path / 'items.json', lists)
+    assert attributes(load(source, attributes=str(items))) == {'x': {1, 2}, 'y': {2}}
 
 
 def test_item_table_as_parquet_with_a_list_column(tmp_path):
