@@ -15,6 +15,7 @@ from emkd_jax.errors import UserError
 
 _SNIFFED_LINES = 20
 _SNIFFED_BYTES = 2**16  # of a line
+_WORKBOOKS = ('.xlsx', '.xlsm', '.ods')
 _NOT_READ = {
     b'\xff\xfe': 'is UTF-16; convert it to UTF-8',
     b'\xfe\xff': 'is UTF-16; convert it to UTF-8',
@@ -77,6 +78,10 @@ def find(path: str | pathlib.Path, option: str) -> Source:
         raise UserError(f'{path} cannot be read ({reason}); mend {option}.') from error
     if not start:
         raise UserError(f'{path} is empty; mend {option}.')
+    if start.startswith(b'PK') and path.suffix.lower() in _WORKBOOKS:
+        raise UserError(
+            f'{path} is a workbook; save its table as CSV, and name that with {option}.'
+        )
     for magic, complaint in _NOT_READ.items():
         if start.startswith(magic):
             raise UserError(f'{path} {complaint}.')

@@ -60,7 +60,10 @@ def read_events(events: Any, items: Any = None, **options: Any) -> Dataset:
             config.data.source, config.data.attributes = event_file, item_file
             return load(config.data)
     except UserError as error:  # options are named as they are given here
-        raise UserError(str(error).replace('--config.data.', '')) from error
+        text = str(error)
+        for option, given in (('source', 'events'), ('attributes', 'items'), ('', '')):
+            text = text.replace(f'--config.data.{option}', given)
+        raise UserError(text) from error
 
 
 def prepare(options: ml_collections.ConfigDict) -> pathlib.Path:

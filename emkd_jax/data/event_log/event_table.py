@@ -146,8 +146,8 @@ def _kept(table, options, path):
     name = name.strip()
     if not mark or name not in table.names:
         raise UserError(
-            f"data.keep is '{options.keep}', but {path} has the columns {columns.listed(table.names)}; "
-            'give it as column=value, or column=value,value.'
+            f"data.keep is '{options.keep}', but {path} has the columns "
+            f'{columns.listed(table.names)}; give it as column=value, or column=value,value.'
         )
     wanted = ', '.join(literal(value.strip()) for value in values.split(','))
     return f'trim({table.sql[table.names.index(name)]}) IN ({wanted})'

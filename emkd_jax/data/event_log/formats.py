@@ -133,6 +133,11 @@ def _first_lines(found, option):
     lines = [line for line in found.first_lines() if line.strip()]
     if not lines:
         raise UserError(f'{found.path} begins with empty lines only; mend it.')
+    if '\0' in lines[0]:
+        raise UserError(
+            f'{found.path} is neither a text nor Parquet nor a database; write the table as one of '
+            f'these, and name that file with {option}.'
+        )
     if re.match(r'\s*\[\s*\{', ''.join(lines)):
         raise UserError(
             f'{found.path} is one JSON list; write its objects as JSON lines, one on each line, as '

@@ -38,12 +38,26 @@ def as_file(table: Any, name: str) -> Iterator[str]:
             raise UserError(str(error).replace(path, f'The table of {name}')) from error
 
 
+def _with_plain_types(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same table with types that Arrow knows: periods begin at a time, and 7 beside 'x' is '7'.
+
+    Two columns may have one name, of which Arrow complains.
+    """
+    changed = {}
+    for name, column in frame.items() if frame.columns.is_unique else ():
+        if isinstance(column.dtype, pd.PeriodDtype):
+            changed[name] = column.dt.to_timestamp()
+        elif pd.api.types.infer_dtype(column) == 'mixed-integer':
+            changed[name] = column.map(str, na_action='ignore')
+    return frame.assign(**changed) if changed else frame
+
+
 def _arrow_table(table: Any, name: str) -> pyarrow.Table:
     try:
         if isinstance(table, pd.DataFrame):
             named = [level for level in table.index.names if level and level not in table]
             table = table.reset_index(level=named) if named else table
-            return pyarrow.Table.from_pandas(table, preserve_index=False)
+            return pyarrow.Table.from_pandas(_with_plain_types(table), preserve_index=False)
         if hasattr(table, 'to_arrow'):  # Polars, whose stream has texts that Parquet may not have
             return table.to_arrow()
         if hasattr(table, '__arrow_c_stream__'):  # Arrow, DuckDB and others

@@ -99,6 +99,7 @@ def complains(source, expected, **changes):
         (LOG, {'split': 'time', 'cuts': '1960-01-01,1990-01-01'}, 'before the validation period'),
         (LOG, {'format': 'xml'}, "data.format is 'xml'; use auto, amazon"),
         (b'one\ntwo\n', {}, 'in no known format'),
+        (b'\x80\x05\x95\x00,\x00,\n', {}, 'is neither a text nor Parquet nor a database'),
         (b'[{"user": 1}]', {}, 'is one JSON list; write .* one on each line'),
         (b'[\n {"user": 1\n }\n]', {}, 'is one JSON list; write .* one on each line'),
         (b'1 2 3\n2\n3 4\n', {'format': 's3rec'}, "line 2: user '2' has no items"),
@@ -160,6 +161,12 @@ def test_bad_items(tmp_path, content, changes, expected):
     source.write_bytes(LOG)
     items.write_bytes(content)
     complains(source, expected, attributes=str(items), **changes)
+
+
+def test_a_workbook_is_told(tmp_path):
+    source = tmp_path / 'log.xlsx'
+    source.write_bytes(b'PK\x03\x04')
+    complains(source, 'is a workbook; save its table as CSV')
 
 
 def test_bad_lines_up_to_the_limit_are_left_out(tmp_path):

@@ -266,6 +266,16 @@ def test_events_come_from_a_path_or_a_table(tmp_path, kind):
     assert [data.titles[item - 1] for item in data.histories[0]] == ['three', 'one', 'two']
 
 
+def test_types_of_pandas_that_arrow_does_not_know(tmp_path):
+    months = pd.period_range('2020-01', periods=4, freq='M')
+    frame = pd.DataFrame({'user': ['a', 'a', 'b', 7], 'item': [3, 'x', 3, 'x'], 'month': months})
+    with prepared_in(tmp_path):
+        data = read_events(frame, time_column='month', k_core=0, min_length=1)
+    assert data.user_ids.tolist() == ['7', 'a', 'b'] and data.item_ids.tolist() == ['3', 'x']
+    days = pd.to_datetime(data.times, unit='s').strftime('%Y-%m-%d').tolist()
+    assert days == ['2020-04-01', '2020-01-01', '2020-02-01', '2020-03-01']
+
+
 def test_mistakes_in_a_table_are_told(tmp_path):
     with prepared_in(tmp_path), pytest.raises(UserError, match=r'no option data\.k_coer \(did you'):
         read_events(pyarrow.table({'user': ['a']}), k_coer=3)
