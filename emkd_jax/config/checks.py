@@ -31,15 +31,19 @@ _ALSO_CALLED = {
 def set_options(config: ml_collections.ConfigDict, options: Mapping[str, Any]) -> None:
     """Changes options by dotted name, in place.
 
+    An option that is written with commas, such as `ensemble.members`, may be a list of texts here.
+
     Raises:
       UserError: there is no such option, or the value has another type.
     """
     check_names(options, config)
     for name, value in options.items():
+        current, value = flatten(config.to_dict())[name], _without_numpy(value)
+        if isinstance(current, str) and isinstance(value, list):
+            value = ','.join(map(str, value))
         try:
-            config.update_from_flattened_dict({name: _without_numpy(value)})
+            config.update_from_flattened_dict({name: value})
         except (TypeError, ValueError) as error:
-            current = flatten(config.to_dict())[name]
             raise UserError(
                 f'{name} is {value!r}; it must be of the type {type(current).__name__}, such as '
                 f'{current!r}.'

@@ -13,6 +13,7 @@ from emkd_jax.data.event_log.ids import ordered
 from emkd_jax.data.event_log.report import Report
 
 _MOST_ATTRIBUTES = 1024  # of one item
+_MANY_JOINED = 0.3  # of the attributes have a mark in them
 
 
 class Item(NamedTuple):
@@ -87,6 +88,7 @@ def gather(rows: Iterable[Item], numbers: Mapping[str, int], path, report: Repor
             f'the events name items such as {_examples(others)}, and this file '
             f'{_examples(unknown) or "no others"}'
         )
+    _say_if_joined(names, report)
     if len(names) > len(numbers):
         report.warn(
             'there are more attributes than items, so most tell nothing; choose columns with '
@@ -94,6 +96,18 @@ def gather(rows: Iterable[Item], numbers: Mapping[str, int], path, report: Repor
         )
     table = attribute_table([[0], *([number_of[name] for name in row] for row in attributes[1:])])
     return ItemTable(table, len(names), titles if any(titles) else [], names)
+
+
+def _say_if_joined(names, report):
+    """Says if attributes seem to be several, with a mark between them that nobody named."""
+    for mark in ',;/':
+        joined = [name for name in names if mark in name]
+        parts = {part.strip() for name in names for part in name.split(mark)}
+        if len(joined) > _MANY_JOINED * len(names) and len(parts) < len(names):
+            report.say(
+                f'  attributes such as {joined[0]!r} are taken as one; if they are several, say so '
+                f"with --config.data.attribute_delimiter='{mark}'"
+            )
 
 
 def _examples(names):

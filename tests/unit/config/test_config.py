@@ -136,11 +136,14 @@ def test_a_notebook_gives_numbers_of_numpy_and_paths():
         'eval.ks': np.array([5, 10]),
         'sweep.dropout': [np.float64(0.1), 0.2],
         'data.source': pathlib.Path('events.csv'),
+        'data.attribute_columns': ['brand', 'colour'],
+        'ensemble.members': ('hstu', 'bsarec'),
     }
     made = config.get_config('custom', **given)
     checks.check_config(made)
     assert made.train.num_epochs == 3 and made.model.dropout == 0.25
     assert made.data.source == 'events.csv'
+    assert made.data.attribute_columns == 'brand,colour' and made.ensemble.members == 'hstu,bsarec'
     json.dumps(stored.to_json(made))
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import subprocess
 import sys
 
@@ -257,6 +258,18 @@ def test_what_was_taken_of_an_item_table_is_said(tmp_path, header, options, said
     items = tmp_path / 'items.csv'
     items.write_text(f'{header}\nx' + ',1' * header.count(',') + '\n')
     assert said in load(source, attributes=str(items), **options).notes
+
+
+def test_attributes_that_seem_to_be_several_are_said(tmp_path):
+    source = tmp_path / 'log.csv'
+    source.write_bytes(LOG)
+    items = tmp_path / 'items.csv'
+    hint = "such as 'a, b' are taken as one; .* with --config.data.attribute_delimiter=','"
+    items.write_text('item,brand\nx,"a, b"\ny,"b, a"\nz,a\n')
+    assert re.search(hint, load(source, attributes=str(items)).notes)
+    assert 'taken as one' not in load(source, attributes=str(items), attribute_delimiter=',').notes
+    items.write_text('item,brand\nx,"Acme, Inc."\ny,"Bolt, Ltd."\nz,C\n')
+    assert 'taken as one' not in load(source, attributes=str(items)).notes
 
 
 def test_attributes_that_tell_nothing_are_warned_of(tmp_path):
