@@ -1,6 +1,7 @@
 """Configurations: the options, the variants of every data set, and the files in `configs/`."""
 
 import importlib.util
+import os
 import pathlib
 import warnings
 from typing import Any
@@ -82,7 +83,7 @@ def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collect
     return config
 
 
-def get_config(name: str, **options: Any) -> ml_collections.ConfigDict:
+def get_config(name: str | os.PathLike[str], **options: Any) -> ml_collections.ConfigDict:
     """A configuration by name, with some options changed.
 
     Args:
@@ -93,7 +94,8 @@ def get_config(name: str, **options: Any) -> ml_collections.ConfigDict:
     Raises:
       UserError: there is no such configuration or option, or a value is not allowed.
     """
-    path, _, variant = name.rpartition(':') if ':' in name else (name, '', '')
+    text = os.fspath(name)
+    path, _, variant = text.rpartition(':') if ':' in text else (text, '', '')
     file = _config_file(path)
     spec = importlib.util.spec_from_file_location(f'emkd_jax_config_{file.stem}', file)
     assert spec and spec.loader

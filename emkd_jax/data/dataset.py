@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64, Shaped
 
+from emkd_jax.errors import UserError
+
 _VALUES_AT_A_TIME = 1 << 22
 
 
@@ -158,6 +160,15 @@ class Dataset:
             digest.update(f'{array.dtype.str}{array.shape}'.encode())
             digest.update(array.tobytes())
         return digest.hexdigest()
+
+
+def check_dataset(data: Any) -> None:
+    """Raises UserError unless `data` is a `Dataset`, and says how a table becomes one."""
+    if not isinstance(data, Dataset):
+        raise UserError(
+            f'The data is a {type(data).__name__}, and must be a Dataset; emkd_jax.read_events '
+            'makes one of a table or a path.'
+        )
 
 
 def attribute_table(rows: Sequence[Any]) -> Int32[np.ndarray, 'rows most']:

@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 
 from emkd_jax import data
 from emkd_jax.config.checks import check_config
-from emkd_jax.data.dataset import Dataset, Ragged, Split
+from emkd_jax.data.dataset import Dataset, Ragged, Split, check_dataset
 from emkd_jax.data.packing import Packing, pack
 from emkd_jax.data.splits import split_of
 from emkd_jax.data.windows import Windows, windows
@@ -119,7 +119,9 @@ def make_experiment(
       UserError: an option is not allowed, or the data cannot be had.
     """
     check_config(config)
-    dataset = dataset or data.load(config.data)
+    if dataset is None:
+        dataset = data.load(config.data)
+    check_dataset(dataset)
     if not dataset.num_attributes:  # there is nothing to predict
         config = config.copy_and_resolve_references()
         config.objective.attribute_weight = 0.0

@@ -17,7 +17,7 @@ from emkd_jax.config.options import flatten
 from emkd_jax.config.stored import from_json, to_json
 from emkd_jax.data.atomic import atomic_folder, is_remote, write_json
 from emkd_jax.data.cache import read_dataset, save_dataset
-from emkd_jax.data.dataset import Dataset, Ragged
+from emkd_jax.data.dataset import Dataset, Ragged, check_dataset
 from emkd_jax.data.splits import split_of
 from emkd_jax.errors import UserError
 from emkd_jax.evaluation import Evaluator
@@ -253,7 +253,8 @@ class Model:
         Raises:
           UserError: the data has other items, or no test items.
         """
-        dataset = dataset or self.dataset
+        dataset = self.dataset if dataset is None else dataset
+        check_dataset(dataset)
         if not np.array_equal(dataset.item_ids, self.item_ids):
             raise UserError(
                 f'{dataset.name} does not have the items of the model; evaluate it on data with '
@@ -313,7 +314,7 @@ class Model:
         """
         count = self.ensemble.num_networks
         _check_number(k)
-        if network is not None and not 0 <= network < count:
+        if network is not None and network not in range(count):
             raise UserError(f'There is no network {network}; use 0 to {count - 1}.')
         allowed = np.full(len(self.item_ids) + 1, only is None)
         if only is not None:

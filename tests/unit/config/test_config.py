@@ -173,7 +173,7 @@ def test_an_error_in_a_config_file_is_not_taken_for_a_wrong_option(tmp_path):
     file = tmp_path / 'mine.py'
     file.write_text('def get_config():\n    return object().missing\n')
     with pytest.raises(UserError, match=r"mine\.py cannot be used \(AttributeError: .*'missing'"):
-        config.get_config(str(file))
+        config.get_config(file)
 
 
 def test_a_configuration_comes_back_from_json():

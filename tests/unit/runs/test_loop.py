@@ -9,6 +9,7 @@ import sys
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 
 from emkd_jax.errors import PreemptedError, RunError, UserError, install_command
@@ -284,3 +285,9 @@ def test_the_name_of_a_configuration_is_none():
         inspect.unwrap(train)('custom')  # without the check of types that tests have
     with pytest.raises(UserError, match='config is None; .* or name the workdir of a run'):
         train()
+
+
+@pytest.mark.parametrize('data', ['events.csv', pd.DataFrame({'user': [1]})])
+def test_a_table_is_no_data_set(data):
+    with pytest.raises(UserError, match='The data is a .*; emkd_jax.read_events makes one'):
+        inspect.unwrap(make_experiment)(small_config(), data)

@@ -136,6 +136,7 @@ def test_ids_that_are_not_known_are_an_error_when_strict(model, ask):
         ({'histories': [[1]], 'exclude': 'ann'}, "exclude is 'ann', which is not a list"),
         ({'histories': [[1]], 'k': 0}, 'k is 0'),
         ({'histories': [[1]], 'network': 3}, 'no network 3; use 0 to 2'),
+        ({'histories': [[1]], 'network': -1}, 'no network -1; use 0 to 2'),
         ({'histories': [[1]], 'only': []}, 'leave no item'),
     ],
 )
@@ -164,6 +165,8 @@ def test_evaluation_needs_the_items_of_the_model(model):
     other.item_ids[:] += 1
     with pytest.raises(UserError, match='does not have the items of the model'):
         model.evaluate(other)
+    with pytest.raises(UserError, match='The data is a str, and must be a Dataset'):
+        inspect.unwrap(Model.evaluate)(model, 'events.csv')
 
 
 def test_asking_again_compiles_nothing(model, caplog):
