@@ -1,13 +1,14 @@
 """What the user typed: a mode, a configuration, options and flags."""
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from emkd_jax.cli.modes import FLAGS, MODES, Mode
-from emkd_jax.config.checks import check_given, check_names
+from emkd_jax.config.checks import check_given, check_names, named_by_part
 from emkd_jax.config.options import flatten
 from emkd_jax.errors import UserError
 
@@ -74,6 +75,7 @@ def parse(arguments: list[str], config: ConfigDict, mode: Mode) -> flags.FlagVal
     for name, (default, meaning) in FLAGS.items():
         define: Any = _DEFINE[type(default)]
         define(name, default, meaning, flag_values=values)
+    _refuse_parts_of_options(name for name in names if name not in values)
     argv = ['emkd-jax', *arguments]
     try:
         config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
@@ -88,6 +90,16 @@ def parse(arguments: list[str], config: ConfigDict, mode: Mode) -> flags.FlagVal
             takers = ' and '.join(m for m, other in MODES.items() if name in other.flags)
             raise UserError(f'--{name} belongs to --mode={takers}; leave it out.')
     return values
+
+
+def _refuse_parts_of_options(names: Iterable[str]) -> None:
+    """Refuses options of the configuration by a part of their names, such as --epochs."""
+    for name in names:
+        if option := named_by_part(name):
+            raise UserError(
+                f'--{name[:100]} is not known; options of the configuration are written in full, '
+                f'here --config.{option}=VALUE.'
+            )
 
 
 def _check_numbers(arguments: list[str], known: dict[str, Any]) -> None:

@@ -20,6 +20,8 @@ _ALSO_CALLED = {
     'path': 'data.source',
     'file': 'data.source',
     'lr': 'optimizer.learning_rate',
+    'epochs': 'train.num_epochs',
+    'batch': 'train.batch_size',
     'n_layers': 'model.num_blocks',
     'num_layers': 'model.num_blocks',
     'embedding_size': 'model.hidden_dim',
@@ -134,6 +136,14 @@ def _unread(names: set[str], config: ml_collections.ConfigDict) -> str:
         f'without effect: {", ".join(unread)}, since this run has objective.task={task}; '
         f'--config.objective.task={_TASK_OF[unread[0]]} reads it'
     )
+
+
+def named_by_part(part: str) -> str | None:
+    """The option that a part of a name stands for, such as 'epochs' or 'lr'; None: no option."""
+    if part in _ALSO_CALLED:
+        return _ALSO_CALLED[part]
+    names = (*OPTIONS, *EVENT_LOG_OPTIONS)
+    return next((o for o in names if o == part or o.endswith((f'.{part}', f'_{part}'))), None)
 
 
 def check_names(names: Iterable[str], config: ml_collections.ConfigDict) -> None:

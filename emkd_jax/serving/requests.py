@@ -27,6 +27,8 @@ from emkd_jax.data.event_log.columns import role_of
 from emkd_jax.errors import UserError
 from emkd_jax.serving.ids import IdIndex, Unknown
 
+_FOR_ALL = {'k', 'exclude_seen', 'network', 'only', 'exclude'}  # what options say for all requests
+_HISTORY = {'history', 'histories', 'sequence', 'items'}  # columns that are no identifiers of users
 _Lines = Iterator[tuple[int, str]]  # numbered from 1
 
 
@@ -67,6 +69,10 @@ def read_requests(
         first = next(((number, line) for number, line in lines if line.strip()), None)
         if first is None:
             raise UserError(f'{reader.name} is empty; it needs users or histories.')
+        if first[1].lstrip().startswith('[{'):
+            raise UserError(
+                f'{reader.name} is one JSON list; write each request on a line of its own.'
+            )
         read = reader.json if first[1].lstrip().startswith('{') else reader.table
         yield from read(itertools.chain([first], lines))
 
@@ -121,6 +127,11 @@ class _Reader:
                 raise UserError(
                     f'{place} is neither {{"user": ID}} nor {{"history": [ID, ...]}}; correct it.'
                 )
+            for name in sorted(_FOR_ALL & asked.keys()):
+                raise UserError(
+                    f"{place} has '{name}', which is one for all requests; set "
+                    f'--config.recommend.{name} instead.'
+                )
             if 'history' not in asked:
                 yield from self._known(asked['user'], place)
             elif type(asked['history']) is list:
@@ -132,6 +143,11 @@ class _Reader:
     def table(self, lines: _Lines) -> Iterator[Request]:
         rows = self._rows(lines)
         first, header = next(rows)
+        if len(header) == 1 and header[0].strip().lower() in _HISTORY:
+            raise UserError(
+                f'{self.name} has the column {header[0].strip()} alone; give histories as lines of '
+                'JSON, {"history": [ID, ...]}, or as a table with the columns user and item.'
+            )
         if len(header) == 1 and role_of(header[0].strip(), self._options) is None:
             for place, values in itertools.chain([(first, header)], rows):
                 if len(values) != 1:

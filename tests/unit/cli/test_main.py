@@ -33,6 +33,15 @@ def test_help_is_one_screen_with_every_mode(capsys):
         assert f'  {mode} ' in out
 
 
+def test_without_its_requirements_a_checkout_says_how_to_install_them():
+    command = [sys.executable, '-S', 'launch.py', '--help']  # without installed packages
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and not done.stdout
+    assert re.fullmatch(
+        r'\w+ is not installed; run: .* install -r requirements\.txt\n', done.stderr
+    )
+
+
 def test_version(capsys):
     assert cli.main(['--version']) == 0
     assert capsys.readouterr().out == f'emkd-jax {emkd_jax.__version__}\n'
@@ -57,6 +66,9 @@ def test_version(capsys):
         ),
         (['--config=toys', '--config.model.dropout=x'], '=x: it must be a number, such as 0'),
         (['--config=toys', '--ouput=x'], "'ouput'. Did you mean: output"),
+        (['--config=toys', '--epochs=3'], 'in full, here --config.train.num_epochs=VALUE.'),
+        (['--config=toys', '--lr=1'], 'in full, here --config.optimizer.learning_rate=VALUE.'),
+        (['--config=toys', '--data.source=x'], 'in full, here --config.data.source=VALUE.'),
         (['--config=toys', '--from=x', '--mode=plan'], '--from belongs to --mode=train'),
         (['--from=nowhere'], 'nowhere holds no run'),
         (['train', '--workdir=nowhere'], 'nowhere holds no run; train one with --config=NAME'),

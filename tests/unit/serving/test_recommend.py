@@ -337,6 +337,9 @@ def test_requests_are_read_as_they_are_asked():
     ('text', 'words'),
     [
         ('user,item,price\na,1,2\n', "a column 'price'"),
+        ('History\n1 2\n', 'has the column History alone; give histories as lines of JSON'),
+        ('[{"user": 1}]', 'is one JSON list; write each request on a line of its own'),
+        ('{"history": [1], "k": 2}', "line 1 has 'k', .*; set --config.recommend.k instead"),
         ('user,item,item_id\na,1,2\n', "a column 'item'"),
         ('1\n2,3\n', 'line 2 has 2 fields, not 1'),
         ('user,timestamp\na,1\n', 'no column item'),
