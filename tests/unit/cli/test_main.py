@@ -38,7 +38,7 @@ def test_without_its_requirements_a_checkout_says_how_to_install_them():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and not done.stdout
     assert re.fullmatch(
-        r'\w+ is not installed; run: .* install -r requirements\.txt\n', done.stderr
+        r'\w+ is not installed; run: .* install .*-r requirements\.txt\n', done.stderr
     )
 
 
