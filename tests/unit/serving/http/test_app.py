@@ -2,11 +2,14 @@
 
 import json
 import random
+import types
 
 import numpy as np
 import pytest
+from fastapi import HTTPException
 
-from emkd_jax.serving.http import limits, scorer
+from emkd_jax.serving.http import limits, messages, scorer
+from emkd_jax.serving.http.app import _check_k
 from emkd_jax.serving.http.batching import Batcher, TooBusyError
 from tests.support.tiny import NUM_ITEMS
 
@@ -135,6 +138,15 @@ def test_a_mistake_is_answered_with_a_sentence(client, body, status, message):
     assert answer.status_code == status
     assert message in answer.json()['error']
     assert client.post('/recommend', json={'history': [1]}).status_code == 200
+
+
+def test_a_small_catalogue_answers_who_names_no_number():
+    few = types.SimpleNamespace(model=types.SimpleNamespace(item_ids=[1, 2, 3]))
+    for asked in (messages.Recommend(history=[1]), messages.Similar(item=1)):
+        assert asked.k > 3
+        _check_k(few, asked)
+    with pytest.raises(HTTPException, match='catalogue has 3 items'):
+        _check_k(few, messages.Recommend(history=[1], k=4))
 
 
 @pytest.mark.parametrize(
