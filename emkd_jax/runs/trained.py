@@ -74,7 +74,11 @@ class TrainedRun:
         """The events of metrics.jsonl: an entry for every epoch, validation and test.
 
         Each has 'kind' (train, validation or test), 'step', 'epoch' and its values.
+
+        Raises:
+          UserError: several runs trained together in the workdir.
         """
+        self._check_single()
         return read_log(self.folder)
 
     @property
@@ -92,8 +96,18 @@ class TrainedRun:
         """The record of the best checkpoint: 'best' has its step, epoch and validation value."""
         return self._best[1]
 
+    def _check_single(self) -> None:
+        runs = expand_sweep(self.config)
+        if len(runs) > 1:
+            raise UserError(
+                f'{self.folder} holds {len(runs)} runs that trained together; emkd_jax.load_run '
+                f'opens the best, or one by its own folder, such as {self.folder / runs[0].name}.'
+            )
+
     @functools.cached_property
     def _best(self) -> tuple[PyTree, dict[str, Any]]:
+        self._check_single()
+
         def same_data(record: dict[str, Any]) -> None:
             check_data(self.folder, record['data'], self.dataset.fingerprint)
 

@@ -283,8 +283,11 @@ def test_each_folder_is_the_lone_runs(two_seeds, tmp_path):
 
 def test_several_runs_print_their_summary_again(two_seeds, capsys):
     results, folder = two_seeds
-    again = train(small_config(train__num_seeds=2), workdir=str(folder)).results
-    assert again == json.loads(json.dumps(results))
+    run = train(small_config(train__num_seeds=2), workdir=str(folder))
+    assert run.results == json.loads(json.dumps(results))
+    for ask in (lambda: run.params, run.history):
+        with pytest.raises(UserError, match='2 runs that trained together; .*two/seed_0'):
+            ask()
     out = capsys.readouterr().out
     assert 'STAND-IN' in out
     assert 'as configured' in out
