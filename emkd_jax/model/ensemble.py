@@ -113,6 +113,9 @@ class Ensemble:
 
     def init(self, key: jax.Array) -> PyTree[Float[Array, '_ ...']]:
         """Initialises all networks; without `shared_init`, to the bit as each would be alone."""
+        return _compiled_init(self)(key)
+
+    def _init(self, key):
         items = jnp.ones((1, self.network.encoder.max_len), jnp.int32)
         keys, first, found = self.keys(key), 0, []
         for network, count in self.stacks:
@@ -313,6 +316,11 @@ class Ensemble:
 
 def _joined(arrays):
     return arrays[0] if len(arrays) == 1 else jnp.concatenate(arrays)
+
+
+@functools.lru_cache(8)  # small, so that a notebook that builds many ensembles does not keep them
+def _compiled_init(ensemble):
+    return jax.jit(ensemble._init)
 
 
 def make_ensemble(

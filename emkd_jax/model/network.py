@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PyTree
 from emkd_jax.model import sharded_tables
 from emkd_jax.model.attribute_inputs import AttributePairs
 from emkd_jax.model.encoders.base import HiddenOut, Items, Segments, SequenceEncoder, SlotKeys
-from emkd_jax.model.encoders.layers import linear_params
+from emkd_jax.model.encoders.layers import linear_params, normal
 from emkd_jax.model.precision import accumulation_dtype
 
 
@@ -43,7 +43,7 @@ class Network(nn.Module):
         if self.attribute_pairs is not None:
             self.param(
                 'attribute_embeddings',
-                nn.initializers.normal(self.encoder.initial_scale),
+                normal(self.encoder.initial_scale),
                 (self.num_attributes + 1, dim),
             )
         # Class 0 is the padding item, or its attribute. It is in the softmax but never a label.

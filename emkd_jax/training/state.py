@@ -66,11 +66,16 @@ def init_state(
 ) -> TrainState:
     """Returns the state of one run before the first step, with or without a running average."""
     params = ensemble.init(jax.random.key(seed))
+
+    @jax.jit  # as one program, since each array would be one
+    def init_optimizer(params: PyTree) -> PyTree:
+        # An optimizer may reduce over the tree, which must not couple the networks.
+        return ensemble.over_stacks(lambda _, p: jax.vmap(optimizer.init)(p), params)
+
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        # An optimizer may reduce over the tree, which must not couple the networks.
-        opt_state=ensemble.over_stacks(lambda _, p: jax.vmap(optimizer.init)(p), params),
+        opt_state=init_optimizer(params),
         seed=hash_rng.fold(jnp.uint32(seed)),
         sums={name: jnp.zeros(()) for name in sums_of(ensemble)},
         average=params if with_average else {},

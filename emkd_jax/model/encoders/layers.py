@@ -1,6 +1,7 @@
 """Layers that the encoders share. Parameters are float32; `dtype` is the type of activations."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -85,6 +86,17 @@ class Linear(nn.Module):
         return linear(values.astype(self.dtype), kernel, bias)
 
 
+def normal(scale: float) -> Callable[..., Array]:
+    """Initialises from N(0, scale^2), with the same bits in a larger compiled program and alone."""
+
+    def init(key, shape, dtype=jnp.float32):
+        drawn = jax.random.normal(key, shape, dtype)
+        # XLA would join the scale with a factor within the drawing, which rounds in another way.
+        return jax.lax.optimization_barrier(drawn) * jnp.asarray(scale, dtype)
+
+    return init
+
+
 def linear_params(
     module: nn.Module, prefix: str, features: int, inputs: int, with_bias: bool = True
 ) -> tuple[Float[Array, 'features inputs'], Float[Array, ' features']]:
@@ -166,15 +178,15 @@ class ItemEmbedding(nn.Module):
         self, items: Int[Array, 'rows slots'], positions: Int[Array, 'rows slots'] | None = None
     ) -> Float[Array, 'rows slots dim']:
         """Embeds items, each at its position where there are positions."""
-        normal = nn.initializers.normal(self.scale)
+        initial = normal(self.scale)
 
         def without_padding(key, shape):
-            return normal(key, shape).at[0].set(0)
+            return initial(key, shape).at[0].set(0)
 
         tokens = self.param('tokens', without_padding, (self.num_tokens, self.dim))
         slots = None
         if self.with_slots:
-            slots = self.param('slots', normal, (self.max_len, self.dim))
+            slots = self.param('slots', initial, (self.max_len, self.dim))
             if positions is not None:
                 slots = slots[jnp.minimum(positions, self.max_len - 1)]
             else:
@@ -251,7 +263,7 @@ def distance_bias(
     module: nn.Module, num_heads: int, max_len: int, queries: int, slots: int
 ) -> Float[Array, 'heads queries slots']:
     """Declares a learned bias for each head and distance, and returns that of the last queries."""
-    bias = module.param('bias', nn.initializers.normal(0.02), (num_heads, max_len))
+    bias = module.param('bias', normal(0.02), (num_heads, max_len))
     slot = jnp.arange(slots)
     distance = slot[slots - queries :, None] - slot[None, :]
     return bias[:, jnp.clip(distance, 0, max_len - 1)]

@@ -11,7 +11,7 @@ from emkd_jax.errors import UserError
 from emkd_jax.model.ensemble import make_ensemble
 from emkd_jax.model.precision import activation_dtype
 from tests.support import small
-from tests.support.tiny import NUM_ATTRIBUTES, NUM_ITEMS, tiny_config
+from tests.support.tiny import NUM_ATTRIBUTES, NUM_ITEMS, tiny_config, tiny_experiment
 
 
 @pytest.fixture(scope='module')
@@ -33,6 +33,15 @@ def test_init_is_each_networks_own_init(ensemble, params):
     init = jax.jit(ensemble.network.init)
     for network, key in zip(ensemble.split(params), ensemble.keys(small.KEY), strict=True):
         assert_equal(network, init(key, items)['params'])
+
+
+def test_initial_weights_have_the_same_bits_compiled_and_one_by_one():
+    config = tiny_config(
+        model__encoder='sasrec_plus', model__tied=True, objective__task='next_item'
+    )
+    made = tiny_experiment(config).ensemble
+    compiled, one_by_one = made.init(jax.random.key(1)), made._init(jax.random.key(1))
+    assert_equal(compiled, one_by_one)
 
 
 def test_networks_apart_are_the_networks_of_the_stack(ensemble, params):
