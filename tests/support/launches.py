@@ -68,7 +68,9 @@ class Launch:
             *(f'--config.{name}={value}' for name, value in options.items()),
             *flags,
         ]
-        code = f'import runpy, sys; sys.argv = {arguments}; sys.path.insert(0, ""); {before}\n'
+        # Where PyTorch is installed, tensorboardX imports it, which takes seconds.
+        code = 'import runpy, sys; sys.modules["torch"] = None; '
+        code += f'sys.argv = {arguments}; sys.path.insert(0, ""); {before}\n'
         self._process = subprocess.Popen(
             [sys.executable, '-c', code + 'runpy.run_path("launch.py", run_name="__main__")'],
             cwd=ROOT,
