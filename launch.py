@@ -7,6 +7,8 @@ if __name__ == '__main__':
     try:
         from emkd_jax.cli.main import main
     except ModuleNotFoundError as error:
+        if str(error.name).startswith('emkd_jax'):  # our own mistake
+            raise
         from emkd_jax.errors import install_command  # which needs nothing but Python
 
         needed = os.path.relpath(os.path.join(os.path.dirname(__file__), 'requirements.txt'))
