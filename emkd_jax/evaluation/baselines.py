@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Int32
 from emkd_jax.data.dataset import Holdout, Ragged
 from emkd_jax.evaluation.batches import (
     EvalBatch,
+    Ranked,
     compute_ahead,
     eval_batches,
     last_values,
@@ -73,8 +74,8 @@ def evaluate_baselines(
         width = padded_width(int(followers.lengths[last].max()))
         counted = [last_values(values, last, width) for values in (followers, weights)]
         scores = counts.scores(holdout.histories, index.reshape(-1))[None]
-        best = _best_counted(lists.shape[-1], scores, batch.others)
-        return _ranks(popularity, *counted, batch), best
+        best = _best_counted(lists.shape[-1], scores, batch.ranked.others)
+        return _ranks(popularity, *counted, batch.ranked), best
 
     rows = min(len(holdout.targets), max(1, _CHUNK_SCORES // (num_items + 1)))
     batches = eval_batches(holdout, max_len, num_items + 1, 1, rows)
@@ -146,12 +147,12 @@ def _ranks(
     popularity: Int[Array, ' classes'],
     followers: Int[Array, 'rows followers'],
     weights: Int[Array, 'rows followers'],
-    batch: EvalBatch,
+    ranked: Ranked,
 ) -> Int[Array, 'rows counters rules']:
-    rows = len(batch.targets)
+    rows = len(ranked.targets)
     popular = jnp.broadcast_to(popularity, (rows, *popularity.shape))
     markov = popular.at[jnp.arange(rows)[:, None], followers].add(weights)
-    ranks = [target_ranks(scores, *batch.rule) for scores in (popular, markov)]
+    ranks = [target_ranks(scores, *ranked) for scores in (popular, markov)]
     return jnp.moveaxis(jnp.stack(ranks), -1, 0)
 
 

@@ -16,24 +16,27 @@ from jaxtyping import Array, Int, Int32, Int64, PyTree
 from emkd_jax.data.dataset import Holdout, Ragged
 
 
-class EvalBatch(NamedTuple):
-    """Held-out rows in the form that the devices need.
+class Ranked(NamedTuple):
+    """The items to find, and those that may not compete.
+
+    Its shapes are the same in nearly all batches, unlike those of the model's input. What ranks
+    takes it alone, since each shape compiles.
 
     Attributes:
-      items: as `model_inputs` returns them.
       targets: the items to find.
       others, visible: the items that may not compete; see `metrics.target_ranks`.
     """
 
-    items: Int[Array | np.ndarray, '*lead slots']
     targets: Int[Array | np.ndarray, '*lead']
     others: Int[Array | np.ndarray, '*lead width']
     visible: Int[Array | np.ndarray, '*lead']
 
-    @property
-    def rule(self) -> tuple[Array, Array, Array]:
-        """Targets, others and visible, as functions of `metrics` take them."""
-        return self.targets, self.others, self.visible
+
+class EvalBatch(NamedTuple):
+    """Held-out rows in the form that the devices need; `items` are as of `model_inputs`."""
+
+    items: Int[Array | np.ndarray, '*lead slots']
+    ranked: Ranked
 
 
 def model_inputs(
@@ -85,9 +88,11 @@ def eval_batches(
             index,
             EvalBatch(
                 items,
-                np.where(real, holdout.targets[index], 1).astype(np.int32),
-                last_values(others, index, width)[..., ::-1],
-                np.where(real, visible[index], 0).astype(np.int32),
+                Ranked(
+                    np.where(real, holdout.targets[index], 1).astype(np.int32),
+                    last_values(others, index, width)[..., ::-1],
+                    np.where(real, visible[index], 0).astype(np.int32),
+                ),
             ),
         )
 

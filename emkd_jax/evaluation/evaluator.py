@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Int32, PyTree
 
 from emkd_jax.data.dataset import Holdout
 from emkd_jax.errors import RunError
-from emkd_jax.evaluation.batches import EvalBatch, compute_ahead, eval_batches
+from emkd_jax.evaluation.batches import EvalBatch, Ranked, compute_ahead, eval_batches
 from emkd_jax.evaluation.counts import WEIGHTS, CountMember
 from emkd_jax.evaluation.metrics import (
     RULES,
@@ -123,10 +123,10 @@ class Evaluator:
 
         def compute(index: np.ndarray, batch: EvalBatch) -> Array:
             scores = self._scores(networks, index, batch)
-            ranks = self._rank(scores, batch)
+            ranks = self._rank(scores, batch.ranked)
             if not k:
                 return ranks
-            return jnp.concatenate([ranks, self._best(scores, batch.others, k)], axis=-1)
+            return jnp.concatenate([ranks, self._best(scores, batch.ranked.others, k)], axis=-1)
 
         k = min(list_length, self._ensemble.network.num_items)
         scorers = 1 + count + (self._counts is not None)
@@ -154,7 +154,7 @@ class Evaluator:
         def compute(index: np.ndarray, batch: EvalBatch) -> Array:
             scores = sum(self._score(networks, batch.items))
             unweighted = CountMember(model, 1.0).scores(self._histories, index)
-            return self._rank_weights(scores, unweighted, weights, batch)
+            return self._rank_weights(scores, unweighted, weights, batch.ranked)
 
         ranks = self._over_rows(compute, (len(weights), len(RULES)), ahead=1)
         rule = RULES.index(self._rule)
@@ -197,18 +197,16 @@ def _compiled(ensemble, devices):
     def of_counts(counts: Float[Array, '_ _'], like: Float[Array, '_ _']) -> Float[Array, '_ _']:
         return own_classes(counts, like.shape[1]) if split else counts
 
-    def ranks_of(scores: Float[Array, '_ _'], batch: EvalBatch) -> Int[Array, 'rules rows']:
+    def ranks_of(scores: Float[Array, '_ _'], ranked: Ranked) -> Int[Array, 'rules rows']:
         if split:
-            return ranks_of_shards(scores, *batch.rule, num_items)
-        return target_ranks(scores, *batch.rule)
+            return ranks_of_shards(scores, *ranked, num_items)
+        return target_ranks(scores, *ranked)
 
-    def rank(
-        scores: list[Float[Array, '_ _']], batch: EvalBatch
-    ) -> Int[Array, 'rows scorers rules']:
-        ranked = scorers(scores)
-        ranks = jnp.stack([ranks_of(s, batch) for s in ranked])
+    def rank(scores: list[Float[Array, '_ _']], ranked: Ranked) -> Int[Array, 'rows scorers rules']:
+        together, *others = scorers(scores)
+        ranks = jnp.stack([ranks_of(s, ranked) for s in (together, *others)])
         # The sum is finite only if the scores of all networks are. No rank of a finite row is 0.
-        finite = finite_rows(ranked[0]) if split else jnp.isfinite(ranked[0]).all(-1)
+        finite = finite_rows(together) if split else jnp.isfinite(together).all(-1)
         ranks = jnp.where(finite, ranks, 0)
         return jnp.moveaxis(ranks, -1, 0)
 
@@ -226,12 +224,12 @@ def _compiled(ensemble, devices):
         scores: Float[Array, '_ _'],
         counts: Float[Array, '_ _'],
         weights: Float[Array, ' weights'],
-        batch: EvalBatch,
+        ranked: Ranked,
     ) -> Int[Array, 'rows weights rules']:
         counts = of_counts(counts, scores)
 
         def ranks(weight):
-            return ranks_of(scores + weight * counts, batch)
+            return ranks_of(scores + weight * counts, ranked)
 
         return jnp.moveaxis(jax.lax.map(ranks, weights), -1, 0)
 

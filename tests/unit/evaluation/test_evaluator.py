@@ -66,8 +66,8 @@ def ranks_in_batches(holdout, scores):
     """Ranks by `target_ranks`, of batches that `eval_batches` makes for two devices."""
     ranks = np.zeros((len(RULES), len(holdout.targets)), int)
     for places, batch in eval_batches(holdout, MAX_LEN, NUM_ITEMS + 1, num_devices=2, rows=8):
-        for place, _, targets, others, visible in zip(places, *batch, strict=True):
-            found = jax.jit(target_ranks)(jnp.asarray(scores)[place], targets, others, visible)
+        for place, *ranked in zip(places, *batch.ranked, strict=True):
+            found = jax.jit(target_ranks)(jnp.asarray(scores)[place], *ranked)
             ranks[:, place[place >= 0]] = np.asarray(found)[:, place >= 0]
     return ranks
 
@@ -130,7 +130,11 @@ def test_every_row_is_in_one_batch_and_equal_on_any_number_of_devices():
         for places, batch in eval_batches(holdout, MAX_LEN, NUM_ITEMS + 1, num_devices, 8):
             assert places.shape == (num_devices, 8)
             for place, *row in zip(
-                *(x.reshape(num_devices * 8, *x.shape[2:]) for x in (places, *batch)), strict=True
+                *(
+                    x.reshape(num_devices * 8, *x.shape[2:])
+                    for x in (places, batch.items, *batch.ranked)
+                ),
+                strict=True,
             ):
                 if place >= 0:
                     assert place not in rows
