@@ -114,7 +114,9 @@ class Checkpoints:
           RunError: the checkpoint is damaged, or holds the state of another model.
         """
         folder = self._root / str(step)
-        fault = None if step in self._verified else _fault(folder)
+        fault = None
+        if step not in self._verified:  # process 0 seals, and others may come here before it has
+            fault = of_process_0(_fault(folder) if jax.process_index() == 0 else None)
         self._verified.discard(step)  # much time may pass until it is read again
         if fault:
             raise _cannot_restore(folder, fault)

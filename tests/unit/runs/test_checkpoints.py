@@ -153,6 +153,19 @@ def test_damage_after_the_start_is_noticed_too(tmp_path):
         checkpoints.restore(1, state(0))
 
 
+def test_another_process_takes_the_word_of_process_0_for_a_seal(tmp_path, monkeypatch):
+    """It may come to a checkpoint that process 0 has not sealed yet."""
+    root = save(tmp_path, {1: 1})
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.restore(1, state(0))
+    (root / '1' / 'seal.json').unlink()
+    with pytest.raises(RunError, match='it was not completed'):
+        checkpoints.restore(1, state(0))
+    monkeypatch.setattr('emkd_jax.runs.checkpoints.jax.process_index', lambda: 1)
+    monkeypatch.setattr('emkd_jax.runs.checkpoints.of_process_0', lambda value: None)
+    assert_restores(checkpoints, 1)
+
+
 def test_a_step_that_was_verified_at_the_start_is_not_read_again(tmp_path, monkeypatch):
     save(tmp_path, {1: 1, 2: 2})
     checkpoints = Checkpoints(tmp_path)
