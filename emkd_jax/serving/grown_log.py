@@ -32,8 +32,8 @@ def read_grown_log(
     plain = base_config(event_log=True).data
     known = {name: value for name, value in options.items() if name in plain}
     plain.update(known)
-    plain.update({'source': path, 'split': 'leave_one_out'})
-    plain.update(dict.fromkeys(('attributes', 'attribute_columns', 'title_column'), ''))
+    of_items = dict.fromkeys(('attributes', 'attribute_columns', 'title_column'), '')  # not needed
+    plain.update(of_items | {'source': path, 'split': 'leave_one_out'})
     plain.update({'k_core': 0, 'min_length': 1, 'max_items': 2**31 - 1})
     log = event_log.load(plain)
     note(log.notes)

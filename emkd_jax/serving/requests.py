@@ -127,10 +127,10 @@ class _Reader:
                 raise UserError(
                     f'{place} is neither {{"user": ID}} nor {{"history": [ID, ...]}}; correct it.'
                 )
-            for name in sorted(_FOR_ALL & asked.keys()):
+            if given := sorted(_FOR_ALL & asked.keys()):
                 raise UserError(
-                    f"{place} has '{name}', which is one for all requests; set "
-                    f'--config.recommend.{name} instead.'
+                    f"{place} has '{given[0]}', which is one for all requests; set "
+                    f'--config.recommend.{given[0]} instead.'
                 )
             if 'history' not in asked:
                 yield from self._known(asked['user'], place)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import ml_collections
 import pyarrow
 
-from emkd_jax.data.event_log.items import Item
+from emkd_jax.data.event_log.items import Item, literal
 from emkd_jax.data.event_log.open_log import OpenLog
 from emkd_jax.data.event_log.report import Report
 from emkd_jax.data.event_log.rows import EventValues, store
@@ -37,15 +37,9 @@ def items_beside(source: Source) -> pathlib.Path:
 
 def recognises_items(source: Source, lines: Sequence[str]) -> bool:
     """One JSON object of lists, and not JSON lines, which have an object each."""
-    return bool(_LISTS.match(''.join(lines))) and not (len(lines) > 1 and _is_json(lines[0]))
-
-
-def _is_json(text):
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
+    return bool(_LISTS.match(''.join(lines))) and not (
+        len(lines) > 1 and literal(lines[0]) is not None
+    )
 
 
 def read_events(log: OpenLog) -> None:

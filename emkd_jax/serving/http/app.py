@@ -105,7 +105,7 @@ def make_app(served: Served) -> FastAPI:
     def similar(asked: messages.Similar) -> messages.SimilarItems:
         """Finds the items that are most like an item."""
         loaded = served.now
-        _check_k(loaded, asked)
+        _check_k(len(loaded.model.item_ids), asked)
         if loaded.model.ids.item(asked.item) is None:
             raise HTTPException(404, f'item {str(asked.item)[:80]!r} is not in the data.')
         table = loaded.model.similar([asked.item], asked.k)
@@ -216,7 +216,7 @@ def _history(
     loaded: Loaded, asked: messages.Asker
 ) -> tuple[Int[np.ndarray, ' known'], list[int | str]]:
     """The items of the one who asks, and those that the model does not know."""
-    _check_k(loaded, asked)
+    _check_k(len(loaded.model.item_ids), asked)
     ids = loaded.model.ids
     if asked.history is None:
         row = ids.row(asked.user)
@@ -228,9 +228,8 @@ def _history(
     return np.array([n for _, n in numbers if n is not None], np.int32), unknown
 
 
-def _check_k(loaded: Any, asked: messages.Asker | messages.Similar) -> None:
-    """Refuses more items than there are, unless nobody asked for a number."""
-    count = len(loaded.model.item_ids)
+def _check_k(count: int, asked: messages.Asker | messages.Similar) -> None:
+    """Refuses more items than the catalogue has, unless nobody asked for a number."""
     if asked.k > count and 'k' in asked.model_fields_set:
         raise HTTPException(422, f'k is {asked.k:,}; the catalogue has {count:,} items.')
 
