@@ -290,6 +290,11 @@ EVENT_LOG_OPTIONS: dict[str, Option] = {
         '', 'Events to take, such as event_type=buy or event_type=cart,buy. Empty: all.'
     ),
     'data.rating_column': Option('', 'Column of the ratings. Empty: a column with a usual name.'),
+    'data.item_key': Option(
+        '',
+        'Column of the item table with the items. Empty: the one that data.item_column names, or '
+        'one with a usual name.',
+    ),
     'data.title_column': Option('', 'Column of the item table with the titles.'),
     'data.attribute_columns': Option(
         '', 'Columns of the item table with the attributes, separated by commas.'

@@ -17,6 +17,7 @@ from emkd_jax.model.attribute_inputs import AttributePairs
 from emkd_jax.model.encoders import make_encoder
 from emkd_jax.model.encoders.base import Items, Segments
 from emkd_jax.model.encoders.in_parts import WITH_FAST_MEMORY
+from emkd_jax.model.item_heads import ItemHeads
 from emkd_jax.model.network import Network
 from emkd_jax.model.precision import activation_dtype
 from emkd_jax.model.sharded_tables import rows_per_device, with_rows_of
@@ -239,16 +240,14 @@ class Ensemble:
             first += count
         return _joined(found)
 
-    def item_heads(
-        self, params: PyTree
-    ) -> tuple[Float[Array, 'networks classes dim'], Float[Array, 'networks classes']]:
-        """Returns kernels and biases of the item heads, from effective parameters."""
+    def item_heads(self, params: PyTree) -> ItemHeads:
+        """Returns the item heads of all networks, from effective parameters."""
         heads = [
             network.item_head_of(stack)
             for stack, (network, _) in zip(self._stacks_of(params), self.stacks, strict=True)
         ]
         kernels, biases = zip(*heads, strict=True)
-        return _joined(kernels), _joined(biases)
+        return ItemHeads(_joined(kernels), _joined(biases))
 
     def item_logits(
         self, params: PyTree, hidden: Float[Array, 'networks *lead dim']

@@ -30,4 +30,4 @@ def attribute_loss(
     """
     targets = multi_hot(attributes, logits.shape[-1])[None]
     losses = jax.nn.softplus(logits) - jnp.where(targets, logits, 0)
-    return (losses.mean(-1).sum(0) * weights).sum()
+    return (losses.mean(-1).sum(0) * weights.astype(losses.dtype)).sum()

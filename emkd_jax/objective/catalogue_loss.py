@@ -19,20 +19,20 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from emkd_jax.model.item_heads import ItemHeads
 from emkd_jax.model.precision import accumulation_dtype
+from emkd_jax.objective.targets import Targets
 
 BLOCK = 1024  # classes of the catalogue that training holds at a time
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def catalogue_loss(
     hidden: Float[Array, 'networks positions dim'],
-    kernel: Float[Array, 'networks classes dim'],
-    bias: Float[Array, 'networks classes'],
-    labels: Int[Array, ' positions'],
-    weights: Float[Array, ' positions'],
+    heads: ItemHeads,
+    targets: Targets,
     temperature: float | Float[Array, ''] | None,
     block: int,
 ) -> tuple[Float[Array, ''], Float[Array, '']]:
@@ -44,23 +44,23 @@ def catalogue_loss(
     Here q_n = softmax(z[n, p] / t), and the first distribution of each divergence is a constant.
 
     Args:
-      hidden: hidden states at the masked positions.
-      kernel, bias: the item heads. Class 0 is the padding item, which is never a label.
-      labels: the true items.
-      weights: w, which is 0 in the unused part of the buffer. They get no gradient.
+      hidden: hidden states at the positions that have labels.
+      heads: kernel and bias.
+      targets: the labels, and their weights w.
       temperature: t, which gets no gradient. None leaves distillation out; it is 0 then.
       block: classes that a pass holds at a time. Temporary memory grows with positions x block.
     """
-    return _forward(hidden, kernel, bias, labels, weights, temperature, block)[0]
+    return _forward(hidden, heads, targets, temperature, block)[0]
 
 
-def _forward(hidden, kernel, bias, labels, weights, temperature, block):
-    sums = catalogue_sums(hidden, kernel, bias, labels, temperature, block)
+def _forward(hidden, heads, targets, temperature, block):
+    sums = catalogue_sums(hidden, heads, targets.labels, temperature, block)
     lses = normalisers(sums, temperature)
-    return losses_of(sums, lses, weights, temperature), lses
+    kept = (hidden, heads, targets, temperature, lses)
+    return losses_of(sums, lses, targets.weights, temperature), kept
 
 
-def catalogue_sums(hidden, kernel, bias, labels, temperature, block):
+def catalogue_sums(hidden, heads, labels, temperature, block):
     """The sums over classes, each (networks, positions), from which the losses follow.
 
     They are the maximum of the logits, the sum of exp(z - maximum), the logit of the label, and
@@ -70,7 +70,7 @@ def catalogue_sums(hidden, kernel, bias, labels, temperature, block):
 
     def visit(first, size, carry):
         hits = label_hits(labels, first, size)
-        logits, _ = block_logits(hidden, kernel, bias, first, size)
+        logits, _ = block_logits(hidden, heads, first, size)
         total = sum(logits)
         return [
             _accumulate(sums, own, networks * own - total, hits, temperature)
@@ -80,7 +80,7 @@ def catalogue_sums(hidden, kernel, bias, labels, temperature, block):
     zeros = jnp.zeros(positions, accumulation_dtype(hidden.dtype))
     kd_sums = () if temperature is None else (zeros, zeros)
     start = [(jnp.full_like(zeros, -jnp.inf), zeros, zeros, *kd_sums)] * networks
-    sums = over_blocks(visit, start, kernel.shape[1], block)
+    sums = over_blocks(visit, start, heads.kernel.shape[1], block)
     return tuple(map(jnp.stack, zip(*sums, strict=True)))
 
 
@@ -130,19 +130,17 @@ def over_blocks(visit, carry, classes, block):
     return visit(np.int32(full * block), rest, carry) if rest else carry
 
 
-def block_logits(hidden, kernel, bias, first, size):
+def block_logits(hidden, heads, first, size):
     """Returns logits and kernels of each network for `size` classes from `first`.
 
     The logits are (classes, positions). The networks are computed one at a time, because plain
     products run faster than batched ones, and the operations after them fuse.
     """
-    kernel = jax.lax.dynamic_slice_in_dim(kernel, first, size, axis=1)
+    kernel, bias = (jax.lax.dynamic_slice_in_dim(x, first, size, axis=1) for x in heads)
     # Rounding before the conversion keeps XLA from converting the whole kernel ahead of the loop.
     precision = jnp.finfo(hidden.dtype)
     kernel = jax.lax.reduce_precision(kernel, precision.nexp, precision.nmant).astype(hidden.dtype)
-    bias = jax.lax.dynamic_slice_in_dim(bias, first, size, axis=1).astype(
-        accumulation_dtype(hidden.dtype)
-    )
+    bias = bias.astype(accumulation_dtype(hidden.dtype))
     logits = [
         jnp.einsum('cd,pd->cp', k, h, preferred_element_type=b.dtype) + b[:, None]
         for k, h, b in zip(kernel, hidden, bias, strict=True)
@@ -155,32 +153,25 @@ def label_hits(labels, first, size):
     return (first + jnp.arange(size, dtype=labels.dtype))[:, None] == labels[None]
 
 
-def _forward_rule(hidden, kernel, bias, labels, weights, temperature, block):
-    losses, lses = _forward(hidden, kernel, bias, labels, weights, temperature, block)
-    return losses, (hidden, kernel, bias, labels, weights, temperature, *lses)
+def _backward(block, kept, cotangents):
+    d_hidden, d_heads = catalogue_gradients(block, kept, cotangents)
+    return d_hidden.astype(kept[0].dtype), d_heads, None, None
 
 
-def _backward_rule(block, residuals, cotangents):
-    hidden, *_, labels, _, _, _, _ = residuals
-    d_hidden, d_kernel, d_bias = catalogue_gradients(block, residuals, cotangents)
-    no_label_gradient = np.zeros(labels.shape, jax.dtypes.float0)
-    return d_hidden.astype(hidden.dtype), d_kernel, d_bias, no_label_gradient, None, None
-
-
-def catalogue_gradients(block, residuals, cotangents):
-    """The gradients of hidden states, kernels and biases.
+def catalogue_gradients(block, kept, cotangents):
+    """The gradients of hidden states and item heads.
 
     Those of the hidden states have the type in which sums are accumulated.
     """
-    hidden, kernel, bias, labels, weights, temperature, lse_one, lse_soft = residuals
+    hidden, heads, (labels, weights), temperature, (lse_one, lse_soft) = kept
     ce_grad, kd_grad = cotangents
     networks = len(hidden)
     scale_ce = ce_grad * weights[None]
 
     def visit(first, size, carry):
-        d_hidden, d_kernel, d_bias = carry
+        d_hidden, d_heads = carry
         hits = label_hits(labels, first, size).astype(lse_one.dtype)
-        logits, weight = block_logits(hidden, kernel, bias, first, size)
+        logits, kernels = block_logits(hidden, heads, first, size)
         d_logits = [
             scale_ce * (jnp.exp(z - lse[None]) - hits)
             for z, lse in zip(logits, lse_one, strict=True)
@@ -196,27 +187,36 @@ def catalogue_gradients(block, residuals, cotangents):
                 d + scale_kd * (networks * q - total) for d, q in zip(d_logits, soft, strict=True)
             ]
         narrow = [d.astype(hidden.dtype) for d in d_logits]
-        kernel_grad = [
-            jnp.einsum('cp,pd->cd', d, h, preferred_element_type=kernel.dtype)
-            for d, h in zip(narrow, hidden, strict=True)
-        ]
-        bias_grad = [d.sum(1) for d in d_logits]
+        of_block = ItemHeads(
+            jnp.stack(
+                [
+                    jnp.einsum('cp,pd->cd', d, h, preferred_element_type=heads.kernel.dtype)
+                    for d, h in zip(narrow, hidden, strict=True)
+                ]
+            ),
+            jnp.stack([d.sum(1) for d in d_logits]),
+        )
         return (
             [
-                so_far + jnp.einsum('cp,cd->pd', d, w, preferred_element_type=so_far.dtype)
-                for so_far, d, w in zip(d_hidden, narrow, weight, strict=True)
+                so_far + jnp.einsum('cp,cd->pd', d, k, preferred_element_type=so_far.dtype)
+                for so_far, d, k in zip(d_hidden, narrow, kernels, strict=True)
             ],
-            jax.lax.dynamic_update_slice_in_dim(d_kernel, jnp.stack(kernel_grad), first, axis=1),
-            jax.lax.dynamic_update_slice_in_dim(d_bias, jnp.stack(bias_grad), first, axis=1),
+            with_block(d_heads, of_block, first),
         )
 
-    start = (
-        [jnp.zeros(hidden.shape[1:], accumulation_dtype(hidden.dtype))] * networks,
-        jnp.zeros_like(kernel),
-        jnp.zeros_like(bias),
+    zeros = jnp.zeros(hidden.shape[1:], accumulation_dtype(hidden.dtype))
+    start = [zeros] * networks, jax.tree.map(jnp.zeros_like, heads)
+    d_hidden, d_heads = over_blocks(visit, start, heads.kernel.shape[1], block)
+    return jnp.stack(d_hidden), d_heads
+
+
+def with_block(d_heads, of_block, first):
+    """The gradients of the item heads with those of the classes from `first` written in."""
+    return jax.tree.map(
+        lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, first, axis=1),
+        d_heads,
+        of_block,
     )
-    d_hidden, d_kernel, d_bias = over_blocks(visit, start, kernel.shape[1], block)
-    return jnp.stack(d_hidden), d_kernel, d_bias
 
 
-catalogue_loss.defvjp(_forward_rule, _backward_rule)
+catalogue_loss.defvjp(_forward, _backward)

@@ -10,17 +10,24 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, UInt32
 
 from emkd_jax.model import hash_rng
 from emkd_jax.model.ensemble import Ensemble
+from emkd_jax.model.item_heads import ItemHeads
 from emkd_jax.model.precision import accumulation_dtype
 from emkd_jax.objective import next_item
-from emkd_jax.objective.catalogue_loss import BLOCK, block_logits, label_hits, over_blocks
+from emkd_jax.objective.catalogue_loss import (
+    BLOCK,
+    block_logits,
+    label_hits,
+    over_blocks,
+    with_block,
+)
 from emkd_jax.objective.emkd import PARTS, Batch, Capacity
 from emkd_jax.objective.masking import masked_positions
-from emkd_jax.objective.next_item import PackedBatch, label_weights
+from emkd_jax.objective.next_item import PackedBatch, next_items
+from emkd_jax.objective.targets import Targets
 
 
 def student_loss(
@@ -57,10 +64,9 @@ def student_loss(
     at = positions(params, ensemble, batch, teacher_params, teacher, capacity, key, axis_name)
     cross_entropy, divergence = _labels_and_teacher(
         at.student,
-        *ensemble.item_heads(params),
-        at.labels,
-        at.weights.astype(accumulation_dtype(at.student.dtype)),
-        jax.lax.stop_gradient((at.teacher, *teacher.item_heads(teacher_params))),
+        ensemble.item_heads(params),
+        at.targets.astype(accumulation_dtype(at.student.dtype)),
+        jax.lax.stop_gradient((at.teacher, teacher.item_heads(teacher_params))),
         options.temperature,
         BLOCK,
     )
@@ -76,8 +82,7 @@ class _Positions(NamedTuple):
 
     student: Float[Array, 'one positions dim']
     teacher: Float[Array, 'networks positions dim']
-    labels: Int[Array, ' positions']
-    weights: Float[Array, ' positions']
+    targets: Targets
     count: Int[Array, '']
     overflow: Int[Array, '']
 
@@ -95,8 +100,7 @@ def _masked_positions(
     return _Positions(
         ensemble.hidden(params, items, row_keys)[:, masked.row, masked.slot],
         teacher.hidden(teacher_params, items)[:, masked.row, masked.slot],
-        masked.label,
-        masked.weight,
+        masked.targets,
         masked.count,
         masked.overflow,
     )
@@ -109,20 +113,16 @@ def _packed_positions(
     row_keys = None if key is None else hash_rng.fold(key, 0, batch.row_ids)
     student = ensemble.hidden(params, batch.items, row_keys, batch.segments)
     taught = teacher.hidden(teacher_params, batch.items, segments=batch.segments)
-    labels = batch.labels.reshape(-1)
-    weights, count = label_weights(labels, accumulation_dtype(student.dtype), axis_name)
-    states = (x.reshape(len(x), labels.size, x.shape[-1]) for x in (student, taught))
-    return _Positions(*states, labels, weights, count, jnp.zeros((), jnp.int32))
+    states = (x.reshape(len(x), batch.items.size, x.shape[-1]) for x in (student, taught))
+    return _Positions(*states, *next_items(batch, axis_name), jnp.zeros((), jnp.int32))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _labels_and_teacher(
     hidden: Float[Array, 'one positions dim'],
-    kernel: Float[Array, 'one classes dim'],
-    bias: Float[Array, 'one classes'],
-    labels: Int[Array, ' positions'],
-    weights: Float[Array, ' positions'],
-    teacher: tuple[Array, Array, Array],
+    heads: ItemHeads,
+    targets: Targets,
+    teacher: tuple[Float[Array, 'networks positions dim'], ItemHeads],
     temperature: float,
     block: int,
 ) -> tuple[Float[Array, ''], Float[Array, '']]:
@@ -136,23 +136,24 @@ def _labels_and_teacher(
     and a second pass gives the gradient of z, which is g (softmax(z) - onehot) + k / t (q - p) with
     g and k the incoming gradients.
     """
-    return _forward(hidden, kernel, bias, labels, weights, teacher, temperature, block)[0]
+    return _forward(hidden, heads, targets, teacher, temperature, block)[0]
 
 
-def _block(hidden, kernel, bias, teacher, first, size):
+def _block(hidden, heads, teacher, first, size):
     """Returns the student's logits, the mean of the teacher's, and the student's kernel."""
-    [student], [narrow_kernel] = block_logits(hidden, kernel, bias, first, size)
+    [student], [narrow_kernel] = block_logits(hidden, heads, first, size)
     taught, _ = block_logits(*teacher, first, size)
     return student, sum(taught).astype(student.dtype) / len(taught), narrow_kernel
 
 
-def _forward(hidden, kernel, bias, labels, weights, teacher, temperature, block):
+def _forward(hidden, heads, targets, teacher, temperature, block):
+    labels, weights = targets
     zeros = jnp.zeros(len(labels), accumulation_dtype(hidden.dtype))
     least = jnp.full_like(zeros, -jnp.inf)
 
     def visit(first, size, carry):
         top, sum_one, sum_soft, picked, taught_top, taught_sum, moment = carry
-        student, taught, _ = _block(hidden, kernel, bias, teacher, first, size)
+        student, taught, _ = _block(hidden, heads, teacher, first, size)
         new_top = jnp.maximum(top, student.max(0))
         old, shifted = top - new_top, student - new_top[None]
         new_taught_top = jnp.maximum(taught_top, taught.max(0))
@@ -170,58 +171,42 @@ def _forward(hidden, kernel, bias, labels, weights, teacher, temperature, block)
 
     start = (least, zeros, zeros, zeros, least, zeros, zeros)
     top, sum_one, sum_soft, picked, taught_top, taught_sum, moment = over_blocks(
-        visit, start, kernel.shape[1], block
+        visit, start, heads.kernel.shape[1], block
     )
     lse_one = top + jnp.log(sum_one)
     lse_soft = top / temperature + jnp.log(sum_soft)
     lse_taught = taught_top / temperature + jnp.log(taught_sum)
     divergence = moment / taught_sum / temperature - lse_taught + lse_soft
     losses = ((lse_one - picked) * weights).sum(), (divergence * weights).sum()
-    residuals = hidden, kernel, bias, labels, weights, teacher, lse_one, lse_soft, lse_taught
-    return losses, residuals
+    return losses, (hidden, heads, targets, teacher, (lse_one, lse_soft, lse_taught))
 
 
-def _backward(temperature, block, residuals, cotangents):
-    hidden, kernel, bias, labels, weights, teacher, lse_one, lse_soft, lse_taught = residuals
+def _backward(temperature, block, kept, cotangents):
+    hidden, heads, (labels, weights), teacher, (lse_one, lse_soft, lse_taught) = kept
     ce_scale = (cotangents[0] * weights)[None]
     kd_scale = (cotangents[1] * weights)[None] / temperature
 
     def visit(first, size, carry):
-        hidden_grad, kernel_grad, bias_grad = carry
-        student, taught, narrow_kernel = _block(hidden, kernel, bias, teacher, first, size)
+        d_hidden, d_heads = carry
+        student, taught, kernel = _block(hidden, heads, teacher, first, size)
         hits = label_hits(labels, first, size).astype(student.dtype)
         grad = ce_scale * (jnp.exp(student - lse_one[None]) - hits) + kd_scale * (
             jnp.exp(student / temperature - lse_soft[None])
             - jnp.exp(taught / temperature - lse_taught[None])
         )
         narrow = grad.astype(hidden.dtype)
-        to_kernel = jnp.einsum('cp,pd->cd', narrow, hidden[0], preferred_element_type=kernel.dtype)
-        update = jax.lax.dynamic_update_slice_in_dim
-        return (
-            hidden_grad
-            + jnp.einsum(
-                'cp,cd->pd', narrow, narrow_kernel, preferred_element_type=hidden_grad.dtype
-            ),
-            update(kernel_grad, to_kernel[None], first, axis=1),
-            update(bias_grad, grad.sum(1)[None].astype(bias.dtype), first, axis=1),
+        to_hidden = jnp.einsum('cp,cd->pd', narrow, kernel, preferred_element_type=d_hidden.dtype)
+        to_kernel = jnp.einsum(
+            'cp,pd->cd', narrow, hidden[0], preferred_element_type=heads.kernel.dtype
         )
+        to_bias = grad.sum(1).astype(heads.bias.dtype)
+        of_block = ItemHeads(to_kernel[None], to_bias[None])
+        return d_hidden + to_hidden, with_block(d_heads, of_block, first)
 
-    start = (
-        jnp.zeros(hidden.shape[1:], accumulation_dtype(hidden.dtype)),
-        jnp.zeros_like(kernel),
-        jnp.zeros_like(bias),
-    )
-    hidden_grad, kernel_grad, bias_grad = over_blocks(visit, start, kernel.shape[1], block)
-    no_label_gradient = np.zeros(labels.shape, jax.dtypes.float0)
-    no_teacher_gradient = jax.tree.map(jnp.zeros_like, teacher)
-    return (
-        hidden_grad[None].astype(hidden.dtype),
-        kernel_grad,
-        bias_grad,
-        no_label_gradient,
-        jnp.zeros_like(weights),
-        no_teacher_gradient,
-    )
+    zeros = jnp.zeros(hidden.shape[1:], accumulation_dtype(hidden.dtype))
+    start = zeros, jax.tree.map(jnp.zeros_like, heads)
+    d_hidden, d_heads = over_blocks(visit, start, heads.kernel.shape[1], block)
+    return d_hidden[None].astype(hidden.dtype), d_heads, None, None
 
 
 _labels_and_teacher.defvjp(_forward, _backward)

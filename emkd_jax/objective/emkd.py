@@ -112,17 +112,12 @@ def emkd_loss(
     hidden, chosen = at_positions(hidden, row, slot)
 
     parts['masked_items'], parts['kd'] = item_loss(
-        ensemble,
-        params,
-        hyper,
-        chosen[:, : capacity.all_views],
-        masked.label,
-        masked.weight.astype(parts['kd'].dtype),
+        ensemble, params, hyper, chosen[:, : capacity.all_views], masked.targets
     )
     if has_attributes:
         logits = ensemble.attribute_logits(params, chosen[:, capacity.all_views :])
         parts['attributes'] = attribute_loss(
-            logits, item_attributes[last.label], last.weight.astype(logits.dtype)
+            logits, item_attributes[last.targets.labels], last.targets.weights
         )
     if not hash_rng.is_static_zero(hyper.contrast_weight):
         copies = hidden.reshape(len(hidden), num_views + 1, rows, *hidden.shape[2:])

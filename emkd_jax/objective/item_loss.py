@@ -3,14 +3,16 @@
 import math
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from emkd_jax.model import hash_rng
 from emkd_jax.model.ensemble import Ensemble
+from emkd_jax.model.precision import accumulation_dtype
 from emkd_jax.objective.catalogue_loss import BLOCK, catalogue_loss
 from emkd_jax.objective.hyper_parameters import HyperParameters
 from emkd_jax.objective.kept_cross_entropy import keeps_exponentials, kept_cross_entropy
 from emkd_jax.objective.sharded_loss import sharded_catalogue_loss
+from emkd_jax.objective.targets import Targets
 
 _FAST_LOGITS = 48e6  # bytes of logits in float32 that the fast memory of a TPU holds
 _FEWEST = 256  # classes: with fewer, XLA moves other arrays out of it
@@ -26,8 +28,7 @@ def item_loss(
     params: PyTree,
     hyper: HyperParameters,
     hidden: Float[Array, 'networks positions dim'],
-    labels: Int[Array, ' positions'],
-    weights: Float[Array, ' positions'],
+    targets: Targets,
 ) -> tuple[Float[Array, ''], Float[Array, '']]:
     """Computes cross-entropy and distillation; see `catalogue_loss`. Without weight, it is 0.
 
@@ -36,17 +37,17 @@ def item_loss(
       params: their effective parameters.
       hyper: the weight of distillation, and the temperature.
       hidden: hidden states at the positions that have labels.
-      labels: the true items.
-      weights: the weight of each position, 0 where there is no label.
+      targets: the labels of the positions, and their weights.
     """
-    arrays = (hidden, *ensemble.item_heads(params), labels, weights)
+    targets = targets.astype(accumulation_dtype(hidden.dtype))
+    positions, arrays = hidden.shape[1], (hidden, ensemble.item_heads(params), targets)
     distilled = distils(ensemble, hyper)
     temperature = hyper.temperature if distilled else None
-    block = block_size(ensemble, len(labels))
+    block = block_size(ensemble, positions)
     if ensemble.shards > 1:
         classes = ensemble.network.num_items + 1
         return sharded_catalogue_loss(*arrays, temperature, classes, block)
-    if keeps_exponentials(ensemble, len(labels), distilled):
+    if keeps_exponentials(ensemble, positions, distilled):
         cross_entropy = kept_cross_entropy(*arrays)
         return cross_entropy, jnp.zeros_like(cross_entropy)
     return catalogue_loss(*arrays, temperature, block)

@@ -16,11 +16,13 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from emkd_jax.model.ensemble import Ensemble
 from emkd_jax.model.folding import fold
+from emkd_jax.model.item_heads import ItemHeads
 from emkd_jax.model.precision import accumulation_dtype
+from emkd_jax.objective.targets import Targets
 
 MOST_KEPT = 1 << 24  # numbers of a network and step: 64 MiB in float32
 
@@ -34,34 +36,27 @@ def keeps_exponentials(ensemble: Ensemble, positions: int, distilled: bool) -> b
 
 @jax.custom_vjp
 def kept_cross_entropy(
-    hidden: Float[Array, 'networks positions dim'],
-    kernel: Float[Array, 'networks classes dim'],
-    bias: Float[Array, 'networks classes'],
-    labels: Int[Array, ' positions'],
-    weights: Float[Array, ' positions'],
+    hidden: Float[Array, 'networks positions dim'], heads: ItemHeads, targets: Targets
 ) -> Float[Array, '']:
-    """Computes sum_p w_p sum_n ( logsumexp(z[n, p]) - z[n, p, label_p] ) for z = hidden kernel^T.
+    """Computes sum_p w_p sum_n ( logsumexp(z[n, p]) - z[n, p, label_p] ), as `catalogue_loss` does.
 
     Args:
-      hidden: hidden states.
-      kernel, bias: the item heads; the bias is added to the logits.
-      labels: the true items.
-      weights: w, which is 0 where there is no label. They get no gradient.
+      hidden: hidden states at the positions that have labels.
+      heads: kernel and bias.
+      targets: the labels, and their weights w.
     """
-    return sum(
-        _loss(*of_network, labels, weights)[0]
-        for of_network in zip(hidden, kernel, bias, strict=True)
-    )
+    return sum(_loss(*network, *targets)[0] for network in zip(hidden, *heads, strict=True))
 
 
-def _forward(hidden, kernel, bias, labels, weights):
+def _forward(hidden, heads, targets):
     found: list[tuple[Array, Sequence[Array]]] = []
-    for h, k, b in zip(hidden, kernel, bias, strict=True):
+    for h, k, b in zip(hidden, *heads, strict=True):
         if found:  # XLA would compute the networks beside each other, each with an array of its own
             h = h + 0 * found[-1][0].astype(h.dtype)
-        found.append(_loss_and_gradients(h, k, b, labels, weights))
+        found.append(_loss_and_gradients(h, k, b, *targets))
     losses, gradients = zip(*found, strict=True)
-    return sum(losses), tuple(map(jnp.stack, zip(*gradients, strict=True)))
+    to_hidden, *to_heads = map(jnp.stack, zip(*gradients, strict=True))
+    return sum(losses), (to_hidden, ItemHeads(*to_heads))
 
 
 def _loss_and_gradients(h, k, b, labels, weights):
@@ -92,8 +87,7 @@ def _loss(h, k, b, labels, weights):
 
 
 def _backward(gradients, cotangent):
-    scaled = (gradient * cotangent.astype(gradient.dtype) for gradient in gradients)
-    return *scaled, None, None
+    return *jax.tree.map(lambda x: x * cotangent.astype(x.dtype), gradients), None
 
 
 kept_cross_entropy.defvjp(_forward, _backward)

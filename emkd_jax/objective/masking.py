@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
 from emkd_jax.model import hash_rng
+from emkd_jax.objective.targets import Targets
 
 _CHOOSE, _KIND, _ITEM = range(3)
 
@@ -70,17 +71,16 @@ class Masked(NamedTuple):
     Attributes:
       row: the row of each position, where rows are counted through (views, rows).
       slot: the slot of each position.
-      label: the true item at each position.
-      weight: 1 / (masked positions of its view in the global batch), so that a weighted sum is a
-        sum over views of means. It is 0 in the unused part of the buffer.
+      targets: the true items. Their weights are 1 / (masked positions of the view in the global
+        batch), so that a weighted sum is a sum over views of means, and 0 in the unused part of the
+        buffer.
       count: the number of masked positions on this device.
       overflow: the number of masked positions that did not fit in the buffer.
     """
 
     row: Int[Array, ' positions']
     slot: Int[Array, ' positions']
-    label: Int[Array, ' positions']
-    weight: Float[Array, ' positions']
+    targets: Targets
     count: Int[Array, '']
     overflow: Int[Array, '']
 
@@ -110,12 +110,11 @@ def masked_positions(
         per_view = jax.lax.psum(per_view, axis_name)
     used = jnp.arange(capacity) < count
     view = index // (rows * slots)
-    weight = jnp.where(used, 1 / jnp.maximum(per_view, 1).astype(float)[view], 0)
+    weights = jnp.where(used, 1 / jnp.maximum(per_view, 1).astype(float)[view], 0)
     return Masked(
         row=index // slots,
         slot=index % slots,
-        label=jnp.where(used, flat[index], 0),
-        weight=weight,
+        targets=Targets(jnp.where(used, flat[index], 0), weights),
         count=count,
         overflow=jnp.maximum(count - capacity, 0),
     )

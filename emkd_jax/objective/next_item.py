@@ -21,6 +21,7 @@ from emkd_jax.objective.contrastive import contrastive_loss
 from emkd_jax.objective.emkd import weighted_total
 from emkd_jax.objective.hyper_parameters import HyperParameters
 from emkd_jax.objective.item_loss import item_loss
+from emkd_jax.objective.targets import Targets
 
 PARTS = ('next_item', 'kd', 'attributes', 'icl', 'ccl')
 
@@ -44,14 +45,16 @@ class PackedBatch(NamedTuple):
     row_ids: Int[Array, ' rows']
 
 
-def label_weights(
-    labels: Int[Array, ' positions'], dtype: jnp.dtype, axis_name: str | None = None
-) -> tuple[Float[Array, ' positions'], Int[Array, '']]:
-    """Returns 1 / (labels in the global batch) at each label, and the labels on this device."""
+def next_items(batch: PackedBatch, axis_name: str | None = None) -> tuple[Targets, Int[Array, '']]:
+    """Returns the targets of all slots, and how many of them have a label on this device.
+
+    The weight of a label is 1 / (labels in the global batch).
+    """
+    labels = batch.labels.reshape(-1)
     real = labels > 0
     count = real.sum()
     total = count if axis_name is None else jax.lax.psum(count, axis_name)
-    return jnp.where(real, 1 / jnp.maximum(total, 1).astype(dtype), 0), count
+    return Targets(labels, jnp.where(real, 1 / jnp.maximum(total, 1).astype(float), 0)), count
 
 
 def next_item_loss(
@@ -102,14 +105,13 @@ def next_item_loss(
         return states.reshape(len(states), -1, states.shape[-1])
 
     hidden = hidden_states(0)
-    dtype = accumulation_dtype(hidden.dtype)
-    parts = dict.fromkeys(PARTS, jnp.zeros((), dtype))
-    labels = batch.labels.reshape(-1)
-    weights, count = label_weights(labels, dtype, axis_name)
-    parts['next_item'], parts['kd'] = item_loss(ensemble, params, hyper, hidden, labels, weights)
+    parts = dict.fromkeys(PARTS, jnp.zeros((), accumulation_dtype(hidden.dtype)))
+    targets, count = next_items(batch, axis_name)
+    parts['next_item'], parts['kd'] = item_loss(ensemble, params, hyper, hidden, targets)
     if not hash_rng.is_static_zero(hyper.attribute_weight):
         logits = ensemble.attribute_logits(params, hidden)
-        parts['attributes'] = attribute_loss(logits, item_attributes[labels], weights)
+        attributes = item_attributes[targets.labels]
+        parts['attributes'] = attribute_loss(logits, attributes, targets.weights)
     if not hash_rng.is_static_zero(hyper.contrast_weight):
         views = hidden if hash_rng.is_static_zero(hyper.icl_weight) else hidden_states(1)
         # There are far fewer ends than slots, and the contrast compares all of them with all.

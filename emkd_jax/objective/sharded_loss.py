@@ -10,9 +10,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from emkd_jax.model.item_heads import ItemHeads
 from emkd_jax.model.sharded_tables import AXIS, sum_of_own
 from emkd_jax.objective.catalogue_loss import (
     catalogue_gradients,
@@ -20,17 +20,16 @@ from emkd_jax.objective.catalogue_loss import (
     losses_of,
     normalisers,
 )
+from emkd_jax.objective.targets import Targets
 
 _NO_CLASS = -1e30  # the logit of rows behind the last class: finite, so that N z_n - S is
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def sharded_catalogue_loss(
     hidden: Float[Array, 'networks positions dim'],
-    kernel: Float[Array, 'networks rows dim'],
-    bias: Float[Array, 'networks rows'],
-    labels: Int[Array, ' positions'],
-    weights: Float[Array, ' positions'],
+    heads: ItemHeads,
+    targets: Targets,
     temperature: float | Float[Array, ''] | None,
     num_classes: int,
     block: int,
@@ -42,23 +41,23 @@ def sharded_catalogue_loss(
     two losses enter the total must be the same on all devices.
 
     Args:
-      hidden, labels, weights: of this device's positions, as many as on every other device.
-      kernel, bias: this device's rows of the item heads.
+      hidden, targets: of this device's positions, as many as on every other device.
+      heads: this device's rows of the item heads.
       temperature, block: as in `catalogue_loss`.
       num_classes: the number of classes of the whole catalogue.
     """
-    return _forward(hidden, kernel, bias, labels, weights, temperature, num_classes, block)[0]
+    return _forward(hidden, heads, targets, temperature, num_classes, block)[0]
 
 
-def _forward(hidden, kernel, bias, labels, weights, temperature, num_classes, block):
-    rows, device, own = kernel.shape[1], jax.lax.axis_index(AXIS), len(labels)
+def _forward(hidden, heads, targets, temperature, num_classes, block):
+    device, own, rows = jax.lax.axis_index(AXIS), len(targets.labels), heads.bias.shape[1]
     all_hidden = jax.lax.all_gather(hidden, AXIS, axis=1, tiled=True)
-    all_weights = jax.lax.all_gather(weights, AXIS, tiled=True)
+    labels, weights = (jax.lax.all_gather(x, AXIS, tiled=True) for x in targets)
     # A label that another device has is below 0 or behind the last row, and no class hits it.
-    all_labels = jax.lax.all_gather(labels, AXIS, tiled=True) - device * rows
+    all_targets = Targets(labels - device * rows, weights)
     there = device * rows + jnp.arange(rows) < num_classes
-    bias = jnp.where(there, bias, _NO_CLASS)
-    top, *sums = catalogue_sums(all_hidden, kernel, bias, all_labels, temperature, block)
+    heads = heads._replace(bias=jnp.where(there, heads.bias, _NO_CLASS))
+    top, *sums = catalogue_sums(all_hidden, heads, all_targets.labels, temperature, block)
     highest = jax.lax.pmax(top, AXIS)
     shrink = jnp.exp(top - highest)
     sums[0] *= shrink
@@ -68,22 +67,18 @@ def _forward(hidden, kernel, bias, labels, weights, temperature, num_classes, bl
         sums[3] *= shrink_soft
     sums = (highest, *jax.lax.psum(sums, AXIS))
     lses = normalisers(sums, temperature)
-    kept = (all_hidden, kernel, bias, all_labels, all_weights, temperature, *lses)
+    kept = (all_hidden, heads, all_targets, temperature, lses)
 
     def of_own(array):
         return jax.lax.dynamic_slice_in_dim(array, device * own, own, axis=1)
 
     own_lses = [lse if lse is None else of_own(lse) for lse in lses]
-    return losses_of([of_own(s) for s in sums], own_lses, weights, temperature), kept
+    return losses_of([of_own(s) for s in sums], own_lses, targets.weights, temperature), kept
 
 
-def _backward_rule(num_classes, block, residuals, cotangents):
-    all_hidden, _, _, all_labels, *_ = residuals
-    d_hidden, d_kernel, d_bias = catalogue_gradients(block, residuals, cotangents)
-    d_hidden = sum_of_own(d_hidden)
-    own = len(all_labels) // jax.lax.axis_size(AXIS)
-    no_label_gradient = np.zeros(own, jax.dtypes.float0)
-    return d_hidden.astype(all_hidden.dtype), d_kernel, d_bias, no_label_gradient, None, None
+def _backward(num_classes, block, kept, cotangents):
+    d_hidden, d_heads = catalogue_gradients(block, kept, cotangents)
+    return sum_of_own(d_hidden).astype(kept[0].dtype), d_heads, None, None
 
 
-sharded_catalogue_loss.defvjp(_forward, _backward_rule)
+sharded_catalogue_loss.defvjp(_forward, _backward)

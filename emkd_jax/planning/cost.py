@@ -12,7 +12,9 @@ from emkd_jax.data.packing import Packing
 from emkd_jax.data.windows import Windows
 from emkd_jax.model import sharded_tables
 from emkd_jax.model.ensemble import Ensemble
+from emkd_jax.model.item_heads import ItemHeads
 from emkd_jax.objective.catalogue_loss import BLOCK, catalogue_loss
+from emkd_jax.objective.targets import Targets
 from emkd_jax.planning.collectives import bytes_between_devices
 from emkd_jax.planning.flops import product_flops
 from emkd_jax.planning.main_memory import bytes_of_main_memory
@@ -125,24 +127,26 @@ def compile_loss(
 ) -> jax.stages.Compiled:
     """Compiles the loss over a catalogue of `num_classes` and its gradient, without the rest."""
 
-    def total(*arrays: jax.Array) -> jax.Array:
-        cross_entropy, distillation = catalogue_loss(*arrays, 1.0, BLOCK)
+    def total(hidden: jax.Array, heads: ItemHeads, targets: Targets) -> jax.Array:
+        cross_entropy, distillation = catalogue_loss(hidden, heads, targets, 1.0, BLOCK)
         return cross_entropy + distillation
 
     shapes = _loss_shapes(ensemble, positions, num_classes)
-    return jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(*_on(device, shapes)).compile()
+    return jax.jit(jax.grad(total, argnums=(0, 1))).lower(*_on(device, shapes)).compile()
 
 
 def _loss_shapes(
     ensemble: Ensemble, positions: int, num_classes: int
-) -> tuple[jax.ShapeDtypeStruct, ...]:
+) -> tuple[jax.ShapeDtypeStruct, Any, Any]:
     networks, encoder = ensemble.num_networks, ensemble.network.encoder
+    shape: Any = jax.ShapeDtypeStruct  # in place of arrays
     return (
-        jax.ShapeDtypeStruct((networks, positions, encoder.dim), encoder.dtype),
-        jax.ShapeDtypeStruct((networks, num_classes, encoder.dim), jnp.float32),
-        jax.ShapeDtypeStruct((networks, num_classes), jnp.float32),
-        jax.ShapeDtypeStruct((positions,), jnp.int32),
-        jax.ShapeDtypeStruct((positions,), jnp.float32),
+        shape((networks, positions, encoder.dim), encoder.dtype),
+        ItemHeads(
+            shape((networks, num_classes, encoder.dim), jnp.float32),
+            shape((networks, num_classes), jnp.float32),
+        ),
+        Targets(shape((positions,), jnp.int32), shape((positions,), jnp.float32)),
     )
 
 

@@ -14,6 +14,7 @@ The prepared data is kept by the content of the files and the options, so prepar
 one pass over the files.
 """
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -38,7 +39,7 @@ from emkd_jax.data.event_log.report import Report
 from emkd_jax.data.prepared import data_dir
 from emkd_jax.errors import UserError
 
-_VERSION = 5  # of the rules in this package; another one prepares anew
+_VERSION = 6  # of the rules in this package; another one prepares anew
 # Options that say where files are or matter only later: the prepared data does not depend on them.
 _NOT_COMPARED = ('source', 'attributes', 'stand_in', 'window_step')
 
@@ -58,12 +59,21 @@ def read_events(events: Any, items: Any = None, **options: Any) -> Dataset:
     try:
         with as_file(events, 'events') as event_file, as_file(items, 'items') as item_file:
             config.data.source, config.data.attributes = event_file, item_file
-            return load(config.data)
-    except UserError as error:  # options are named as they are given here
-        text = str(error)
-        for option, given in (('source', 'events'), ('attributes', 'items'), ('', '')):
-            text = text.replace(f'--config.data.{option}', given)
-        raise UserError(text) from error
+            data = load(config.data)
+    except UserError as error:
+        raise UserError(_in_python(str(error), config.data)) from error
+    return dataclasses.replace(data, notes=_in_python(data.notes, config.data))
+
+
+def _in_python(text: str, options: ml_collections.ConfigDict) -> str:
+    """A message that names options as `read_events` takes them."""
+    names = '|'.join(sorted(options, key=len, reverse=True))
+    given = {'source': 'events', 'attributes': 'items'}
+    return re.sub(
+        rf'(?<![\w./-])(--config\.)?data\.({names})\b(?!\.\w)',
+        lambda found: given.get(found[2], found[2]),
+        text,
+    )
 
 
 def prepare(options: ml_collections.ConfigDict) -> pathlib.Path:

@@ -39,6 +39,7 @@ _TYPES = {
 # Dates as `database.ISO` has them, in the one form that BigQuery reads.
 _ISO_STEPS = (
     (' ?(UTC|GMT|Z)$', 'Z'),
+    ('(:[0-9.]+) ([+-])', r'\1\2'),
     ('([T ][0-9]{1,2})$', r'\1:00'),  # hours alone
     ('([T ][0-9]{1,2}:[0-9]{1,2})(Z|[+-].*)?$', r'\1:00\2'),  # a zone follows seconds only
     (r'(\.[0-9]{6})[0-9]+', r'\1'),

@@ -112,14 +112,21 @@ def event_columns(
     return EventColumns(user, item, time, rating, time_of_day, sequence)
 
 
-def find_column(names: Sequence[str], role: str, named: str, path) -> int | None:
-    """The place of the column that the option named, else of the one with a usual name.
+def find_column(names: Sequence[str], role: str, named: str, path, option: str = '') -> int | None:
+    """The place of the column `named` by an option, else of the one with a usual name.
+
+    Args:
+      names: the columns of a table.
+      role: what the column holds.
+      named: the value of the option.
+      path: the file, for complaints.
+      option: the option of `config.data`; empty: `<role>_column`.
 
     Raises:
       UserError: there is no column of the name, or more than one has a usual name.
     """
     if named:
-        return None if named == NONE else _named(names, role, named, path)
+        return None if named == NONE else _named(names, role, named, path, option)
     known = [normalised(name) for name in names]
     if role == 'item' and 'parentasin' in known:  # of variants that are one product
         return known.index('parentasin')
@@ -128,7 +135,7 @@ def find_column(names: Sequence[str], role: str, named: str, path) -> int | None
         if role == 'title' and places:
             return places[0]
         if len(places) > 1:
-            raise _ambiguous(names, places, role, path)
+            raise _ambiguous(names, places, role, path, option)
         if places:
             return places[0]
     return None
@@ -159,12 +166,12 @@ def kind_of_event(names: Sequence[str], taken: EventColumns) -> int | None:
     return None
 
 
-def _named(names, role, named, path):
+def _named(names, role, named, path, option=''):
     places = [place for place, name in enumerate(names) if name == named]
     if len(places) != 1:
         raise UserError(
             f"{path} has {'no' if not places else 'more than one'} column '{named}', which "
-            f'--config.data.{role}_column names; its columns are {listed(names)}.'
+            f'--config.data.{option or role + "_column"} names; its columns are {listed(names)}.'
         )
     return places[0]
 
@@ -213,11 +220,11 @@ def _last_word(name):
     return words[-1].lower() if words else ''
 
 
-def _ambiguous(names, places, role, path):
+def _ambiguous(names, places, role, path, option=''):
     found = ' and '.join(names[place] for place in places)
     return UserError(
         f'{path} has more than one column that may hold the {role}s ({found}); name one with '
-        f'--config.data.{role}_column.'
+        f'--config.data.{option or role + "_column"}.'
     )
 
 
@@ -227,9 +234,9 @@ def listed(names: Sequence[str]) -> str:
     return ', '.join(names[:_MOST_LISTED]) + more
 
 
-def missing(names: Sequence[str], role: str, path, why: str = '') -> UserError:
-    """The complaint that a table lacks the column of a role."""
+def missing(names: Sequence[str], role: str, path, why: str = '', option: str = '') -> UserError:
+    """The complaint that a table lacks the column of a role; see `find_column`."""
     return UserError(
         f'{why}{path} has no column that is known to hold the {role}; its columns are '
-        f'{listed(names)}: name one with --config.data.{role}_column.'
+        f'{listed(names)}: name one with --config.data.{option or role + "_column"}.'
     )

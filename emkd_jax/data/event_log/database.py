@@ -17,10 +17,11 @@ from emkd_jax.errors import UserError
 _MEMORY = '2GB'  # beyond it, the database works on disk
 _MOST_THREADS = 8  # each takes its share of that memory
 _ROWS = 500_000  # fetched at a time
-# A date as ISO 8601 writes it; also with slashes, one-digit months, 'UTC' and hours alone.
+# A date as ISO 8601 writes it; also with slashes, one-digit months, 'UTC', hours alone, and a blank
+# before the offset.
 ISO = (
     r'\d{4}[-/]\d{1,2}[-/]\d{1,2}([T ]\d{1,2}(:\d{1,2}(:\d{1,2}([.,]\d+)?)?)?)?'
-    r'( ?(Z|UTC|GMT)|[+-]\d{2}(:?\d{2})?)?'
+    r'( ?(Z|UTC|GMT)| ?[+-]\d{2}(:?\d{2})?)?'
 )
 
 
@@ -41,6 +42,7 @@ class Database(Engine):
             connection.execute('SET enable_progress_bar = false')
         connection.execute("SET TimeZone = 'UTC'")
         zone = "regexp_replace(replace(text, ',', '.'), ' ?(UTC|GMT|Z)$', 'Z')"
+        zone = rf"regexp_replace({zone}, '(:\d{{1,2}}(\.\d+)?) ([+-])', '\1\3')"
         date = (
             f'CASE WHEN regexp_full_match(text, {literal(ISO)}) THEN coalesce('
             f'TRY_CAST({zone} AS TIMESTAMPTZ), '

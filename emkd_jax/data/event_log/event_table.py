@@ -82,11 +82,15 @@ def fill(
       UserError: the table lacks a column, or its times cannot be told.
     """
     found = columns.event_columns(table.names, options, path, table.sample)
-    if found.sequence is None:
-        store(engine, table.relation, _event_values(table, found, options, path))
-    else:
+    time, kind = None, None
+    if found.sequence is not None:
         _store_sequences(engine, table, found, options, path, report)
-    report.say_once(_shown_columns(table.names, found))
+    else:
+        if found.time is not None:
+            time, kind = _times(table, found, options, path)
+        store(engine, table.relation, _event_values(table, found, time, kind, options, path))
+    told = kind.pattern if kind is not None and not options.time_format else ''
+    report.say_once(_shown_columns(table.names, found, told))
     kinds = columns.kind_of_event(table.names, found)
     if kinds is not None and not options.keep:
         values = sorted({row[kinds] or '' for row in table.sample if len(row) > kinds} - {''})
@@ -98,19 +102,19 @@ def fill(
             )
 
 
-def _event_values(table, found, options, path):
-    time, kind = None, None
-    if found.time is not None:
-        name = table.names[found.time]
-        time = table.sql[found.time]
-        sample = [row[found.time] or '' for row in table.sample if len(row) > found.time]
-        if (clock := found.time_of_day) is not None:
-            time = f"trim({time}) || ' ' || trim({table.sql[clock]})"
-            sample = [f'{row[found.time]} {row[clock]}' for row in table.sample if len(row) > clock]
-        if found.time in table.dates:
-            kind = TimeKind()
-        else:
-            kind = time_kind(sample, options.time_format, path, name)
+def _times(table, found, options, path):
+    """SQL for the text of the times, and how they are written."""
+    time = table.sql[found.time]
+    sample = [row[found.time] or '' for row in table.sample if len(row) > found.time]
+    if (clock := found.time_of_day) is not None:
+        time = f"trim({time}) || ' ' || trim({table.sql[clock]})"
+        sample = [f'{row[found.time]} {row[clock]}' for row in table.sample if len(row) > clock]
+    if found.time in table.dates:
+        return time, TimeKind()
+    return time, time_kind(sample, options.time_format, path, table.names[found.time])
+
+
+def _event_values(table, found, time, kind, options, path):
     return EventValues(
         user=table.sql[found.user],
         item=table.sql[found.item],
@@ -204,8 +208,8 @@ def _store_sequences(engine, table, found, options, path, report):
     engine.drop('rows', 'histories')
 
 
-def _shown_columns(names, found: EventColumns):
-    """The line that says which columns were taken."""
+def _shown_columns(names, found: EventColumns, pattern: str):
+    """The line that says which columns were taken, and how dates were taken to be written."""
     parts = [
         f'{role} = {columns.NONE if place is None else names[place]}'
         for role, place in zip(('user', 'item'), found[:2], strict=True)
@@ -216,7 +220,8 @@ def _shown_columns(names, found: EventColumns):
         parts.append(f'time = {columns.NONE} (the order of the file)')
     else:
         clock = '' if found.time_of_day is None else f' and {names[found.time_of_day]}'
-        parts.append(f'time = {names[found.time]}{clock}')
+        form = pattern and f' (read as {pattern})'
+        parts.append(f'time = {names[found.time]}{clock}{form}')
     if found.rating is not None:
         parts.append(f'rating = {names[found.rating]}')
     else:

@@ -39,11 +39,14 @@ def item_columns(
     Raises:
       UserError: there is no column of the items, or none that an option names.
     """
-    # The events' name for the items need not be this table's.
-    named = options.item_column if options.item_column in names else ''
-    item = columns.find_column(names, 'item', named, path)
+    # The events' name for the items need not be this table's, whose rows are items.
+    named = options.item_key or (options.item_column if options.item_column in names else '')
+    item = columns.find_column(names, 'item', named, path, 'item_key')
     if item is None:
-        raise columns.missing(names, 'item', path)
+        ids = [place for place, name in enumerate(names) if columns.normalised(name) == 'id']
+        if len(ids) != 1:
+            raise columns.missing(names, 'item', path, option='item_key')
+        (item,) = ids
     title = columns.find_column(names, 'title', options.title_column, path)
     wanted = [name for part in options.attribute_columns.split(',') if (name := part.strip())]
     for name in wanted:

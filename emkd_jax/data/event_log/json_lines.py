@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from emkd_jax.config.options import flatten
+from emkd_jax.data.event_log import items
 from emkd_jax.data.event_log.engine import literal
 from emkd_jax.data.event_log.event_table import SAMPLE, EventTable
 from emkd_jax.data.event_log.open_log import OpenLog
 from emkd_jax.data.event_log.report import Report
 from emkd_jax.data.event_log.text_tables import TextTable, fill_from_text
 from emkd_jax.data.source import Source
+from emkd_jax.errors import UserError
 
 # A line is one field of a table whose delimiter cannot stand in JSON.
 _LINES = TextTable(('line',), '\x01', quote='', header_lines=0)
@@ -23,7 +25,14 @@ def read_events(log: OpenLog) -> None:
     A value within another one has a path for a name, `product.id`. Where `data.item_column` is the
     path of a value within a list of objects, such as `events.aid`, each object is an event.
     """
-    objects = [value for _, value in itertools.islice(_objects(log.source), SAMPLE) if value]
+    first = itertools.islice(_objects(log.source, json.loads), SAMPLE)
+    objects = [value for _, value in first if value]
+    if not objects:
+        raise UserError(
+            f'{log.source.path} has no JSON object in its first lines, and each line must hold '
+            'one, such as {"user": "u1", "item": "i1", "time": 1700000000}; write the events anew '
+            'as JSON lines, CSV or Parquet.'
+        )
     within = log.options.item_column.rpartition('.')[0]
     exploded = within if any(isinstance(row.get(within), list) for row in objects) else ''
 
@@ -50,22 +59,25 @@ def read_events(log: OpenLog) -> None:
 
 
 def read_items(source: Source, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of an item file, flat: values by name or path, and where each stands."""
-    for place, value in _objects(source):
+    """The objects of an item file, flat: values by name or path, and where each stands.
+
+    They may also be written as Python writes dictionaries.
+    """
+    for place, value in _objects(source, items.literal):
         if value is None:
             report.bad_lines(source.path, place, 'it is no JSON object')
         else:
             yield place, flatten(value)
 
 
-def _objects(source) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
+def _objects(source, parse) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
     """The object of each line that is not empty; None where it holds none."""
     with source.lines() as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
-                value = json.loads(line)
+                value = parse(line)
             except (ValueError, RecursionError):
                 value = None
             yield f'line {number}', value if isinstance(value, dict) else None

@@ -36,6 +36,7 @@ _FORMATS = {'.csv': 'csv', '.tsv': 'csv', '.json': 'json', '.jsonl': 'json', '.o
 # Dates as `database.ISO` has them, in the one form that Spark reads.
 _ISO_STEPS = (
     (' ?(UTC|GMT|Z)$', 'Z'),
+    ('(:[0-9.]+) ([+-])', '$1$2'),
     ('([T ][0-9]{1,2}:[0-9]{1,2})(Z|[+-].*)$', '$1:00$2'),  # a zone follows seconds only
 )
 

@@ -59,8 +59,7 @@ def read_items(
         names = list(dict.fromkeys(name for _, row in objects for name in row))
         rows = ((place, [row.get(name) for name in names]) for place, row in objects)
     else:
-        plain = ml_collections.ConfigDict(options.to_dict() | {'columns': ''})
-        table = text_tables.sniff(source, plain)
+        table = text_tables.sniff(source, options, of_items=True)
         names, rows = table.names, text_tables.whole_rows(source, table, report)
     usual = [name for name in names if columns.normalised(name) in columns.ATTRIBUTES]
     item, attributes, title = item_columns(names, usual, options, source.path, report)
@@ -84,12 +83,20 @@ def read_items(
 
 
 def _values(cell, options):
-    """The attributes in a cell: a list, a list written as JSON or as Python's, or delimited."""
+    """The attributes in a cell: a list, a list written as JSON or as Python's, or delimited.
+
+    Of an object in a list, as in `[{"id": 28, "name": "Action"}]`, the name counts, or else its
+    first value.
+    """
     written = isinstance(cell, str) and cell.startswith('[') and cell.endswith(']')
     parts = items.literal(cell) if written else cell
     if not isinstance(parts, list):
         parts = value_text(cell).split(options.attribute_delimiter)
-    return [text for part in parts if (text := _present(part))]
+    named = (
+        part.get('name', next(iter(part.values()), '')) if isinstance(part, dict) else part
+        for part in parts
+    )
+    return [text for part in named if (text := _present(part))]
 
 
 def value_text(value: Any) -> str:

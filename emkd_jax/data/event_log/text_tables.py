@@ -39,8 +39,13 @@ class TextTable(NamedTuple):
     encoding: str = 'utf-8'
 
 
-def sniff(source: Source, options: ml_collections.ConfigDict) -> TextTable:
+def sniff(source: Source, options: ml_collections.ConfigDict, of_items: bool = False) -> TextTable:
     """How the table is written, told by its first line and the options.
+
+    Args:
+      source: the file.
+      options: `config.data`; its `columns` are those of the events.
+      of_items: whether it is an item table, which must have a line of names.
 
     Raises:
       UserError: the first line is no list of names, and `data.columns` gives none.
@@ -50,7 +55,7 @@ def sniff(source: Source, options: ml_collections.ConfigDict) -> TextTable:
     delimiter = max(DELIMITERS, key=lambda mark: len(next(csv.reader([header], delimiter=mark))))
     quote = {'auto': '' if delimiter == '\t' else '"', 'none': ''}.get(options.quote, options.quote)
     cells = _cells(header, delimiter, quote)
-    if options.columns:
+    if options.columns and not of_items:
         names = tuple(name.strip() for name in options.columns.split(','))
         if len(names) != len(cells) or columns.has_usual_names(cells):
             raise UserError(
@@ -73,9 +78,14 @@ def sniff(source: Source, options: ml_collections.ConfigDict) -> TextTable:
     if not decoded(header) or (
         not columns.has_usual_names(cells) and any(_VALUE.match(cell) for cell in cells)
     ):
+        begins = f"{source.path} has no line of column names: it begins with '{_shown(header)}'"
+        if of_items:
+            raise UserError(
+                f'{begins}; add one, such as item,category,title, or name another file with '
+                '--config.data.attributes.'
+            )
         raise UserError(
-            f"{source.path} has no line of column names: it begins with '{_shown(header)}'. Add "
-            f'one, or name its {len(cells)} columns with '
+            f'{begins}. Add one, or name its {len(cells)} columns with '
             f'--config.data.columns={",".join(_guessed_names(cells))} (time for the times, _ for a '
             'column that is not needed).'
         )

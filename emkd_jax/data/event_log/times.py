@@ -36,6 +36,9 @@ _FORMATS = (
     '%a %b %d %H:%M:%S %z %Y',
     '%a, %d %b %Y %H:%M:%S %z',
 )
+# Dates whose day and month stand before the year, and the times of day that may follow them.
+_DAY_AND_MONTH = re.compile(r'(\d{1,2})([/-])(\d{1,2})\2\d{4}\b')
+_CLOCKS = ('', ' %H:%M', ' %H:%M:%S', ' %I:%M %p', ' %I:%M:%S %p')
 _FIRST_YEAR = 1990  # of a column that is taken for a time by its values alone
 
 
@@ -83,7 +86,8 @@ def time_kind(sample: Sequence[str], pattern: str, path, name: str) -> TimeKind:
     """Tells from some values of column `name` how its times are written.
 
     Numbers count seconds, milliseconds, microseconds or nanoseconds since 1970, told by the size of
-    the middle one. All else must be dates, UTC where no offset is given.
+    the middle one. All else must be dates, UTC where no offset is given. Of two numbers before the
+    year, the one that exceeds 12 somewhere is the day.
 
     Args:
       sample: some values.
@@ -107,12 +111,10 @@ def time_kind(sample: Sequence[str], pattern: str, path, name: str) -> TimeKind:
     if count > len(filled) / 2:
         return kind
     odd = next(value for value in filled if not _NUMBER.fullmatch(value))
-    if re.match(r'\d{1,2}/\d{1,2}/\d{4}', odd):
-        raise UserError(
-            f"{path} has '{odd[:40]}' in column {name}, where the day and the month may stand in "
-            'either order; say how the dates are written with --config.data.time_format, such as '
-            "'%d/%m/%Y' or '%m/%d/%Y'."
-        )
+    if match := _DAY_AND_MONTH.match(odd):
+        kind, count = _of_day_and_month(filled, match[2], path, name)
+        if count > len(filled) / 2:
+            return kind
     raise UserError(
         f"{path} has '{odd[:40]}' in column {name}, which is neither a number since 1970 nor a "
         'date of a usual form; mend it, say how the dates are written with '
@@ -155,6 +157,24 @@ def _of_numbers(numbers):
     """The kind of ascending numbers, by the size of the middle one."""
     middle = abs(numbers[len(numbers) // 2]) if numbers else 0
     return TimeKind(next((units for least, units in _UNITS if middle < least), 10**9))
+
+
+def _of_day_and_month(values, mark, path, name):
+    """The kind of dates whose day and month stand before the year, and how many it reads."""
+    dates = [match for value in values if (match := _DAY_AND_MONTH.match(value))]
+    is_day = [max(int(match[place]) for match in dates) > 12 for place in (1, 3)]
+    forms = [
+        _best(values, [TimeKind(pattern=f'{order}{clock}') for clock in _CLOCKS])
+        for order in (f'%d{mark}%m{mark}%Y', f'%m{mark}%d{mark}%Y')
+    ]
+    if is_day[0] == is_day[1]:
+        shown = ' or '.join(f"'{kind.pattern}'" for kind, _ in forms)
+        raise UserError(
+            f"{path} has '{dates[0].string[:40]}' in column {name}, where the day and the month "
+            'may stand in either order; say how the dates are written with '
+            f'--config.data.time_format, such as {shown}.'
+        )
+    return forms[is_day[1]]
 
 
 def _best(values, kinds):

@@ -290,6 +290,18 @@ def test_mistakes_in_a_table_are_told(tmp_path):
             read_events(table)
 
 
+def test_notes_and_mistakes_name_options_as_python_takes_them(tmp_path):
+    kinds = ['buy', 'view'] * 4
+    frame = pd.DataFrame({'user': ['a'] * 8, 'item': range(8), 'time': range(8), 'event': kinds})
+    file = tmp_path / 'data.keep.csv'  # not an option
+    frame.to_csv(file, index=False)
+    with prepared_in(tmp_path / 'prepared'):
+        notes = read_events(file, k_core=0).notes
+        assert "; keep='event=buy' takes one kind" in notes and 'data.keep.csv: 8 events' in notes
+        with pytest.raises(UserError, match=r'; lower k_core or min_length\.$'):
+            read_events(frame)
+
+
 def test_damaged_prepared_data_is_told(tmp_path):
     source = write(tmp_path, made_up(9))
     load(source)

@@ -263,9 +263,37 @@ def test_item_table_as_json_lines_with_a_list(tmp_path, first):
     source = write(tmp_path / 'log.csv', 'user,item,time\na,x,1\na,y,2\n')
     rows = [{'item': 'x', 'tags': ['a', 'b']}, {'item': 'y', 'tags': ['b']}]
     rows = [{first: row[first]} | row for row in rows]
-    items = write(tmp_path / 'items.jsonl', ''.join(f'{json.dumps(row)}\n' for row in rows))
-    for options in ({}, {'attribute_columns': 'tags'}):
-        assert attributes(load(source, attributes=str(items), **options)) == {'x': {1, 2}, 'y': {2}}
+    for written in (json.dumps, repr):
+        items = write(tmp_path / 'items.jsonl', ''.join(f'{written(row)}\n' for row in rows))
+        for options in ({}, {'attribute_columns': 'tags'}):
+            found = attributes(load(source, attributes=str(items), **options))
+            assert found == {'x': {1, 2}, 'y': {2}}
+
+
+@pytest.mark.parametrize(
+    ('header', 'options'),
+    [
+        ('id,genre,title', {}),
+        ('id,genre,title', {'item_column': 'what'}),
+        ('number,genre,title', {'item_key': 'number'}),
+        ('item,genre,number', {'item_key': 'item', 'item_column': 'what'}),
+    ],
+)
+def test_an_item_table_may_have_another_name_for_the_items(tmp_path, header, options):
+    item = options.get('item_column', 'item')
+    source = write(tmp_path / 'log.csv', f'user,{item},time\na,x,1\na,y,2\n')
+    items = write(tmp_path / 'items.csv', f'{header}\nx,b,A\ny,a,B\n')
+    data = load(source, attributes=str(items), **options)
+    assert attributes(data) == {'x': {2}, 'y': {1}}
+
+
+def test_of_objects_in_a_list_the_names_are_attributes(tmp_path):
+    source = write(tmp_path / 'log.csv', 'user,item,time\na,x,1\na,y,2\n')
+    genres = "[{'id': 28, 'name': 'b'}, {'id': 12, 'name': 'a'}]"
+    items = write(tmp_path / 'items.csv', f'id,genres\nx,"{genres}"\ny,"[{{\'code\': 7}}]"\n')
+    data = load(source, attributes=str(items))
+    assert data.attribute_names == ('7', 'a', 'b')
+    assert attributes(data) == {'x': {2, 3}, 'y': {1}}
 
 
 @pytest.mark.parametrize('indent', [None, 1])

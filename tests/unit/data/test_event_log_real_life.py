@@ -42,7 +42,11 @@ def rows(header, *lines):
         (['20310109', '20301231', '20310101'], {}),
         (['09.01.2031 10:00', '31.12.2030 11:00', '01.01.2031 00:00'], {}),
         (['9 Jan 2031', '31 Dec 2030', '1 Jan 2031'], {}),
-        (['09/01/2031', '31/12/2030', '01/01/2031'], {'time_format': '%d/%m/%Y'}),
+        (['09/01/2031', '12/12/2030', '01/01/2031'], {'time_format': '%d/%m/%Y'}),
+        (['09/01/2031', '31/12/2030', '01/01/2031'], {}),
+        (['1-9-2031 16:05', '12-31-2030 23:10', '1-1-2031 0:00'], {}),
+        (['1/1/2031 3:05:00 PM', '12/31/2030 11:10:00 PM', '1/1/2031 12:01:00 AM'], {}),
+        (['2031-01-09 10:00:00 +0200', '2031-01-09 07:59:59 Z', '2031-01-09 13:29:59 +05:30'], {}),
         (['1700000000.25', '1700000000.125', '1700000000.2'], {}),
         (['1700000000000000002', '1700000000000000000', '1700000000000001000'], {}),
         ([' 1700000003', '1700000001 ', '1700000002'], {}),
@@ -57,6 +61,14 @@ def test_times_as_people_write_them(read, times, changes):
     ):  # nanoseconds within one microsecond keep the file's order
         expected = ['c', 'a', 'b']
     assert histories(read(rows('user,item,time_stamp', *lines), **changes)) == {'u': expected}
+
+
+def test_how_dates_were_read_is_said(read):
+    days = rows('user,item,date', 'u,a,01/02/2031', 'u,b,13/02/2031')
+    assert 'time = date (read as %d/%m/%Y),' in read(days).notes
+    assert 'time = date,' in read(days, time_format='%d/%m/%Y').notes
+    with pytest.raises(UserError, match="'%d/%m/%Y %I:%M %p' or '%m/%d/%Y %I:%M %p'"):
+        read(rows('user,item,date', 'u,a,01/02/2031 1:00 PM', 'u,b,02/02/2031 2:00 PM'))
 
 
 def test_a_fraction_beyond_the_first_rows_counts(read):

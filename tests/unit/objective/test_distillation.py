@@ -40,9 +40,10 @@ def test_the_gradient_is_that_of_labels_and_teacher(student_dim):
         taught = jax.lax.stop_gradient(logits(teacher, teacher_params).mean(0))
         log_p = jax.nn.log_softmax(taught / OPTIONS.temperature)
         log_q = jax.nn.log_softmax(z / OPTIONS.temperature)
-        label = jnp.take_along_axis(jax.nn.log_softmax(z), masked.label[:, None], 1)[:, 0]
+        labels, weights = masked.targets
+        label = jnp.take_along_axis(jax.nn.log_softmax(z), labels[:, None], 1)[:, 0]
         divergence = (jnp.exp(log_p) * (log_p - log_q)).sum(1)
-        return ((OPTIONS.weight * divergence - label) * masked.weight).sum()
+        return ((OPTIONS.weight * divergence - label) * weights).sum()
 
     found, teacher_gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, teacher_params)
     errors = jax.tree.map(relative_error, found, jax.jit(jax.grad(plain))(params))

@@ -79,11 +79,12 @@ def test_masked_positions_are_gathered_with_their_views_weights(views):
     assert masked.count == used
     assert masked.overflow == 0
     np.testing.assert_array_equal(masked.row[:used] * 20 + masked.slot[:used], where)
-    np.testing.assert_array_equal(masked.label[:used], flat[where])
+    found, weights = masked.targets
+    np.testing.assert_array_equal(found[:used], flat[where])
     per_view = (np.asarray(labels) > 0).sum((1, 2))
-    np.testing.assert_allclose(masked.weight[:used], 1 / per_view[where // (50 * 20)], rtol=1e-6)
-    np.testing.assert_array_equal(masked.weight[used:], 0)
-    np.testing.assert_array_equal(masked.label[used:], 0)
+    np.testing.assert_allclose(weights[:used], 1 / per_view[where // (50 * 20)], rtol=1e-6)
+    np.testing.assert_array_equal(weights[used:], 0)
+    np.testing.assert_array_equal(found[used:], 0)
 
 
 def test_what_does_not_fit_is_counted_and_the_rest_kept(views):
@@ -91,14 +92,15 @@ def test_what_does_not_fit_is_counted_and_the_rest_kept(views):
     whole, cut = masked_positions(labels, 1024), masked_positions(labels, 100)
     assert cut.count == whole.count
     assert cut.overflow == whole.count - 100
-    for name in ('row', 'slot', 'label', 'weight'):
-        np.testing.assert_array_equal(getattr(cut, name), getattr(whole, name)[:100])
+    kept = cut.row, cut.slot, *cut.targets
+    for found, expected in zip(kept, (whole.row, whole.slot, *whole.targets), strict=True):
+        np.testing.assert_array_equal(found, expected[:100])
 
 
 def test_a_view_without_masks_has_no_weight():
     labels = jnp.zeros((2, 3, 4), jnp.int32).at[1, 2, 3].set(7)
     masked = masked_positions(labels, 8)
-    np.testing.assert_array_equal(masked.weight, [1, *[0] * 7])
+    np.testing.assert_array_equal(masked.targets.weights, [1, *[0] * 7])
 
 
 @pytest.mark.parametrize(

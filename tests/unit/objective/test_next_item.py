@@ -7,7 +7,7 @@ import pytest
 from scipy.special import log_softmax, logsumexp
 
 from emkd_jax.objective import item_loss, kept_cross_entropy
-from emkd_jax.objective.next_item import PackedBatch, label_weights, next_item_loss
+from emkd_jax.objective.next_item import PackedBatch, next_item_loss, next_items
 from tests.support import small
 from tests.support.tiny import NUM_ATTRIBUTES, NUM_ITEMS
 
@@ -156,9 +156,9 @@ def test_two_passes_with_other_dropout_are_contrasted():
 
 
 def test_weights():
-    weights, count = label_weights(batch().labels.reshape(-1), jnp.dtype('float32'))
+    targets, count = next_items(batch())
     assert int(count) == 15
-    assert float(weights.sum()) == pytest.approx(1)
+    assert float(targets.weights.sum()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize('tied', [False, True])
