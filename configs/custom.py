@@ -25,9 +25,8 @@ def get_config(variant=''):
         return apply_variant(config, variant)
     if not variant:
         config = apply_variant(config, 'best')
-        config.train.batch_size = 0  # by the size of the data
-        config.train.row_width = 50  # as many items as a model reads, so that long histories fit
-        config.train.num_epochs = 60
-        config.train.patience = 6
+        # Batches by the size of the data; rows of as many items as a model reads, so that long
+        # histories fit.
+        config.train.update(batch_size=0, row_width=50, num_epochs=60, patience=6)
     config.name = 'custom_emkd' if variant else 'custom'
     return config

@@ -21,17 +21,11 @@ def get_config(variant=''):
     config = base_config()
     config.data.name = 'ml_1m'
     config.data.window_step = 10
-    config.model.max_len = 40
-    config.model.num_heads = 4
-    config.model.dropout = 0.2
+    config.model.update(max_len=40, num_heads=4, dropout=0.2)
     config.objective.temperature = 1.0
     config = apply_variant(config, variant)
     if variant == 'best':  # long histories, and networks that make different mistakes
         config.ensemble.members = 'sasrec_plus,bsarec,hstu'
-        config.model.max_len = 201
-        config.model.hidden_dim = 128
-        config.model.dropout = 0.3
-        config.train.batch_size = 5
-        config.train.row_width = 200
-        config.train.num_epochs = 20
+        config.model.update(max_len=201, hidden_dim=128, dropout=0.3)
+        config.train.update(batch_size=5, row_width=200, num_epochs=20)
     return config

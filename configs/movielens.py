@@ -21,17 +21,11 @@ def get_config(variant=''):
     config.data.name = 'movielens'
     config = apply_variant(config, 'best')
     config.name = f'movielens_{variant}' if variant else 'movielens'
-    config.model.max_len = 129
-    config.model.hidden_dim = 64
-    config.model.num_blocks = 1
-    config.model.dropout = 0.4
+    config.model.update(max_len=129, hidden_dim=64, num_blocks=1, dropout=0.4)
     config.ensemble.num_networks = 2
-    config.train.batch_size = 2
-    config.train.row_width = 128
-    config.train.num_epochs = 14
+    config.train.update(batch_size=2, row_width=128, num_epochs=14)
     if variant == 'quick':
         config.model.hidden_dim = 16
-        config.train.batch_size = 16
-        config.train.num_epochs = 1
+        config.train.update(batch_size=16, num_epochs=1)
         config.eval.first_epoch = 1
     return config

@@ -16,14 +16,10 @@ def get_config(variant=''):
         raise UserError(f"configs/quickstart.py has no variants, so no '{variant}'; leave it out.")
     config = base_config()
     config.name = 'quickstart'
-    config.data.name = 'quickstart'
-    config.data.stand_in = True
-    config.model.max_len = 10
-    config.model.hidden_dim = 32
+    config.data.update(name='quickstart', stand_in=True)
+    config.model.update(max_len=10, hidden_dim=32)
     config.ensemble.num_networks = 2
     config.objective.num_views = 2
-    config.train.batch_size = 64
-    config.train.num_epochs = 5
-    config.eval.first_epoch = 1
-    config.eval.every_epochs = 1
+    config.train.update(batch_size=64, num_epochs=5)
+    config.eval.update(first_epoch=1, every_epochs=1)
     return config

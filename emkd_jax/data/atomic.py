@@ -19,6 +19,8 @@ from typing import Any
 
 from etils import epath
 
+from emkd_jax.errors import UserError
+
 _PREFIX = '.partial-'
 _ABANDONED_SECONDS = 24 * 3600  # a partial folder this old belongs to a process that was killed
 
@@ -91,6 +93,25 @@ def atomic_folder(path: epath.PathLike, exist_ok: bool = False) -> Iterator[path
                 raise FileExistsError(error.errno, 'It exists already', str(path)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def new_folder(folder: epath.PathLike, remedy: str) -> Iterator[pathlib.Path]:
+    """Creates a folder when the block ends; `remedy` says what a user may do about an error.
+
+    Raises:
+      UserError: the folder exists already, or cannot be written.
+    """
+    try:
+        if epath.Path(folder).exists():
+            raise UserError(f'{folder} is already there; {remedy}.')
+        with atomic_folder(folder) as partial:
+            yield partial
+    except Exception as error:  # every remote store has its own kinds
+        if isinstance(error, UserError) or not (isinstance(error, OSError) or is_remote(folder)):
+            raise
+        reason = getattr(error, 'strerror', None) or error
+        raise UserError(f'{folder} cannot be written ({reason}); {remedy}.') from error
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:

@@ -23,10 +23,11 @@ from jax import export as jax_export
 from jaxtyping import Array, Float, Int
 
 from emkd_jax.cli.console import say
+from emkd_jax.data.atomic import new_folder
 from emkd_jax.errors import UserError
 from emkd_jax.model.ensemble import make_ensemble
 from emkd_jax.runs.trained import TrainedRun
-from emkd_jax.serving.model import Model, new_folder
+from emkd_jax.serving.model import Model
 from emkd_jax.serving.vectors import import_faiss, write_index
 from emkd_jax.serving.weights import save_weights
 

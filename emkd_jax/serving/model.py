@@ -1,9 +1,7 @@
 """A trained model in Python: recommendations, scores, metrics and embeddings."""
 
-import contextlib
 import functools
-import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +13,7 @@ from jaxtyping import Array, Float, Float32, Int, PyTree
 
 from emkd_jax.config.options import flatten
 from emkd_jax.config.stored import from_json, to_json
-from emkd_jax.data.atomic import atomic_folder, is_remote, write_json
+from emkd_jax.data.atomic import new_folder, write_json
 from emkd_jax.data.cache import read_dataset, save_dataset
 from emkd_jax.data.dataset import Dataset, Ragged, check_dataset
 from emkd_jax.data.splits import split_of
@@ -419,25 +417,6 @@ def _embed(
     ensemble: Ensemble, networks: list[PyTree], items: Int[Array, 'rows slots']
 ) -> Float[Array, 'rows networks_times_dim']:
     return jnp.concatenate(ensemble.states(networks, items), axis=-1).astype(jnp.float32)
-
-
-@contextlib.contextmanager
-def new_folder(folder: epath.PathLike, remedy: str) -> Iterator[pathlib.Path]:
-    """Creates a folder when the block ends; `remedy` says what a user may do about an error.
-
-    Raises:
-      UserError: the folder exists already, or cannot be written.
-    """
-    try:
-        if epath.Path(folder).exists():
-            raise UserError(f'{folder} is already there; {remedy}.')
-        with atomic_folder(folder) as partial:
-            yield partial
-    except Exception as error:  # every remote store has its own kinds
-        if isinstance(error, UserError) or not (isinstance(error, OSError) or is_remote(folder)):
-            raise
-        reason = getattr(error, 'strerror', None) or error
-        raise UserError(f'{folder} cannot be written ({reason}); {remedy}.') from error
 
 
 def _listed(values: Any, name: str) -> Iterable[Any]:
