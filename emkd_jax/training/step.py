@@ -149,8 +149,8 @@ def one_step(
         sums={name: jnp.where(at_start, 0, state.sums[name]) + values[name] for name in values},
         average=_averaged(state.average, params, state.step, decay) if decay else {},
     )
-    kept = jax.tree.map(lambda new, old: jnp.where(broken.any(), old, new), after, state)
-    return kept, broken
+    any_broken = broken.any()
+    return jax.tree.map(lambda new, old: jnp.where(any_broken, old, new), after, state), broken
 
 
 def _loss_function(config, ensemble, hyper, data, capacity, teacher):
