@@ -15,7 +15,7 @@ _USUAL: dict[str, tuple[str, str]] = {
     'user': (
         'userid reviewerid customerid visitorid sessionid uid memberid clientid accountid buyerid '
         'shopperid playerid',
-        'user customer visitor session reviewer member client buyer',
+        'user username customer visitor session reviewer member client buyer',
     ),
     'item': (
         'itemid asin productid movieid articleid sku aid iid trackid songid bookid gameid '

@@ -1,9 +1,14 @@
-"""JSON lines: an object a line, flat, nested, or with a list of events."""
+"""JSON lines: an object a line, flat, nested, or with a list of events.
+
+Lines may also be written as Python writes dictionaries, as some data sets are; this takes longer.
+"""
 
 import itertools
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import pyarrow
 
 from emkd_jax.config.options import flatten
 from emkd_jax.data.event_log import items
@@ -25,8 +30,17 @@ def read_events(log: OpenLog) -> None:
     A value within another one has a path for a name, `product.id`. Where `data.item_column` is the
     path of a value within a list of objects, such as `events.aid`, each object is an event.
     """
-    first = itertools.islice(_objects(log.source, json.loads), SAMPLE)
-    objects = [value for _, value in first if value]
+    objects, as_json = _sample(log.source, json.loads), 'CASE WHEN json_valid(c0) THEN c0::JSON END'
+    if not objects:
+        objects, as_json = _sample(log.source, items.literal), 'json_of_python(c0)::JSON'
+        log.database.connection.create_function(
+            'json_of_python',
+            _json_of_python,
+            ['VARCHAR'],
+            'VARCHAR',
+            type='arrow',
+            null_handling='special',  # it may return NULL
+        )
     if not objects:
         raise UserError(
             f'{log.source.path} has no JSON object in its first lines, and each line must hold '
@@ -39,8 +53,7 @@ def read_events(log: OpenLog) -> None:
     def events_of(relation: str) -> EventTable:
         lines = (
             'SELECT row_number() OVER () - 1 AS line_number, '
-            f'CASE WHEN json_valid(c0) THEN c0::JSON END AS line FROM {relation} '
-            'WHERE c0 IS NOT NULL'
+            f'{as_json} AS line FROM {relation} WHERE c0 IS NOT NULL'
         )
         if exploded:
             path = literal(f'$."{exploded}"[*]')
@@ -59,15 +72,27 @@ def read_events(log: OpenLog) -> None:
 
 
 def read_items(source: Source, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of an item file, flat: values by name or path, and where each stands.
-
-    They may also be written as Python writes dictionaries.
-    """
+    """The objects of an item file, flat: values by name or path, and where each stands."""
     for place, value in _objects(source, items.literal):
         if value is None:
             report.bad_lines(source.path, place, 'it is no JSON object')
         else:
             yield place, flatten(value)
+
+
+def _json_of_python(texts: pyarrow.ChunkedArray) -> pyarrow.Array:
+    """Dictionaries that Python wrote as JSON; those that are none stay away."""
+    found = (items.literal(text or '') for text in texts.to_pylist())
+    return pyarrow.array(
+        [json.dumps(one, default=str) if isinstance(one, dict) else None for one in found],
+        pyarrow.string(),
+    )
+
+
+def _sample(source, parse):
+    """The objects in the first lines."""
+    first = itertools.islice(_objects(source, parse), SAMPLE)
+    return [value for _, value in first if value]
 
 
 def _objects(source, parse) -> Iterator[tuple[str, Mapping[str, Any] | None]]:

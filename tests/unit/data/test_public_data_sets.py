@@ -97,6 +97,22 @@ event_time,event_type,product_id,category_id,category_code,brand,price,user_id,u
 1433221332016,1,view,b,
 1433224214164,2,addtocart,a,
 1433224214165,2,view,c,""",
+    'steam_reviews.json': '\n'.join(
+        repr(
+            {
+                'username': user,
+                'hours': 1.5,
+                'products': 105,
+                'product_id': game,
+                'page_order': 0,
+                'date': f'2017-12-{day}',
+                'text': 'It\'s "fun"\n\u2665',
+                'early_access': False,
+                'compensation': None,
+            }
+        )
+        for user, game, day in (('1', 'a', 17), ('1', 'b', 15), ('2', 'c', 16))
+    ),
     'UserBehavior.csv': """1,a,2520377,buy,1511544070
 1,b,2520771,buy,1511544069
 2,a,2520771,pv,1511561733
