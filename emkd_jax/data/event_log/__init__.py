@@ -120,6 +120,7 @@ def _read(options: ml_collections.ConfigDict, log: FoundLog, scratch: pathlib.Pa
         table = items.without_file(len(found.item_ids))
     else:
         source, module = item_file
+        report.file_format = ''  # it has a format of its own
         numbers = {str(name): number for number, name in enumerate(found.item_ids.tolist(), 1)}
         table = items.gather(
             module.read_items(source, options, report), numbers, source.path, report

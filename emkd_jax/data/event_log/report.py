@@ -15,8 +15,7 @@ class Report:
           max_bad_lines: lines that may be left out because they cannot be read.
           file_format: the format that the events are read in, for the complaint about them.
         """
-        self.max_bad_lines = max_bad_lines
-        self._format = file_format and f' (read as data.format={file_format})'
+        self.max_bad_lines, self.file_format = max_bad_lines, file_format
         self._num_bad_lines = 0
         self._bad_lines: dict[pathlib.PurePath, tuple[int, str]] = {}
         self._said: list[str] = []
@@ -32,8 +31,9 @@ class Report:
         self._num_bad_lines += count
         if self._num_bad_lines > self.max_bad_lines:
             more = f' (and {before + count - 1:,} more bad lines)' if before + count > 1 else ''
+            read_as = self.file_format and f' (read as data.format={self.file_format})'
             raise UserError(
-                f'{path}, {first}{more}; mend the file{self._format}, or let lines be left out '
+                f'{path}, {first}{more}; mend the file{read_as}, or let lines be left out '
                 f'with --config.data.max_bad_lines, which is {self.max_bad_lines}.'
             )
 
