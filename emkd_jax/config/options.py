@@ -169,7 +169,14 @@ OPTIONS: dict[str, Option] = {
     'distill.temperature': Option(
         1.0, 'Temperature of the softmax of teacher and student.', above=0
     ),
-    'distill.weight': Option(1.0, "Weight of the teacher's part of the loss.", least=0),
+    'distill.weight': Option(4.0, "Weight of the teacher's part of the loss.", least=0),
+    'distill.dropout': Option(
+        0.0,
+        'Dropout of the student that the mode distill trains: none, since the distribution of the '
+        'ensemble keeps it from overfitting.',
+        least=0,
+        below=1,
+    ),
     'checkpoint.every_steps': Option(
         0, 'Save after this many steps; 0 switches it off.', least=0, changes_results=False
     ),

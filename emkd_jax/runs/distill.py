@@ -28,7 +28,7 @@ def distill(
     Args:
       teacher: the trained ensemble.
       config: the options of the student, which may have another size or encoder; None: those of
-        the teacher.
+        the teacher. The dropout of the student is `distill.dropout`.
       signals: may stop the training.
 
     Returns:
@@ -37,7 +37,8 @@ def distill(
       the ensemble (None where there is no gain).
 
     Raises:
-      UserError: the teacher has not finished, or the student would have other data.
+      UserError: the teacher has not finished, or the student would have other data or an option
+        that has no meaning for it.
     """
     if not teacher.results:
         raise UserError(
@@ -50,7 +51,13 @@ def distill(
             f'A student learns from the data of its teacher, and {"; ".join(of_data)} would change '
             'it; leave it out.'
         )
+    if any(change.startswith('model.dropout:') for change in changed):
+        raise UserError(
+            'The dropout of a student is not model.dropout, which is that of its teacher; set '
+            f'--config.distill.dropout={options.model.dropout} instead.'
+        )
     options.unlock()
+    options.model.dropout = options.distill.dropout
     options.ensemble.num_networks, options.distill.teacher = 1, teacher.workdir
     options.ensemble.members = ''
     student = train(options, teacher.dataset, str(teacher.folder / 'student'), signals)

@@ -23,7 +23,9 @@ def test_a_student_is_a_run_of_its_own(finished, capsys):
     assert f'serve --workdir={folder}/student' in capsys.readouterr().out
     assert found['test']['teacher'] == results['test']['window']
     assert json.loads((folder / 'student' / 'distillation.json').read_text()) == found
-    tested = evaluate(load_run(folder / 'student'))
+    student = load_run(folder / 'student')
+    assert student.config.model.dropout == 0 < load_run(folder).config.model.dropout
+    tested = evaluate(student)
     assert tested['test']['window'] == found['test']['student']
     assert len(tested['networks']) == 1
 
@@ -39,6 +41,14 @@ def test_a_student_may_have_other_options_but_no_other_data(finished, tmp_path, 
     options.data.window_step = 7
     with pytest.raises(UserError, match=r'data\.window_step: 1 -> 7 would change it; leave it out'):
         distill(load_run(folder), options)
+
+
+def test_the_dropout_of_a_student_has_an_option_of_its_own(finished):
+    teacher = load_run(finished[1])
+    options = teacher.config.copy_and_resolve_references()
+    options.model.dropout = 0.2
+    with pytest.raises(UserError, match=r'set --config\.distill\.dropout=0\.2 instead'):
+        distill(teacher, options)
 
 
 def test_what_is_kept_is_the_share_of_the_gain():
