@@ -153,7 +153,8 @@ def check_names(names: Iterable[str], config: ml_collections.ConfigDict) -> None
         if name in known:
             continue
         # Several options may end alike; the first one is meant: model.dropout, not sweep.dropout.
-        leaves = {option.rpartition('.')[2]: option for option in reversed(known)}
+        ordered = [option for option in (*OPTIONS, *EVENT_LOG_OPTIONS) if option in known]
+        leaves = {option.rpartition('.')[2]: option for option in reversed(ordered)}
         own = name.rpartition('.')[2]
         near = (
             [option for option in [_ALSO_CALLED.get(own)] if option in known]
