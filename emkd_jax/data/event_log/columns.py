@@ -87,7 +87,7 @@ def event_columns(
     """
     sequence = None
     if options.sequence_column:
-        sequence = _named(names, 'sequence', options.sequence_column, path)
+        sequence = _named(names, 'sequence_column', options.sequence_column, path)
     user = find_column(names, 'user', options.user_column, path)
     item = find_column(names, 'item', options.item_column, path)
     if sequence is None:
@@ -125,8 +125,9 @@ def find_column(names: Sequence[str], role: str, named: str, path, option: str =
     Raises:
       UserError: there is no column of the name, or more than one has a usual name.
     """
+    option = option or f'{role}_column'
     if named:
-        return None if named == NONE else _named(names, role, named, path, option)
+        return None if named == NONE else _named(names, option, named, path)
     known = [normalised(name) for name in names]
     if role == 'item' and 'parentasin' in known:  # of variants that are one product
         return known.index('parentasin')
@@ -166,12 +167,12 @@ def kind_of_event(names: Sequence[str], taken: EventColumns) -> int | None:
     return None
 
 
-def _named(names, role, named, path, option=''):
+def _named(names, option, named, path):
     places = [place for place, name in enumerate(names) if name == named]
     if len(places) != 1:
         raise UserError(
             f"{path} has {'no' if not places else 'more than one'} column '{named}', which "
-            f'--config.data.{option or role + "_column"} names; its columns are {listed(names)}.'
+            f'--config.data.{option} names; its columns are {listed(names)}.'
         )
     return places[0]
 
@@ -187,7 +188,7 @@ def _time(names, options, path, sample, taken):
             if options.split == 'time':
                 raise missing(names, 'time', path, 'data.split=time needs it: ')
             return None, None
-        return _named(names, 'time', options.time_column, path), None
+        return _named(names, 'time_column', options.time_column, path), None
     known = [normalised(name) for name in names]
     usual = _USUAL['time'][0].split()
     free = [place for place in range(len(names)) if place not in taken]
@@ -202,7 +203,7 @@ def _time(names, options, path, sample, taken):
         if len(clocks) == 1:
             return next(place for place in places if place != clocks[0]), clocks[0]
     if len(places) > 1:
-        raise _ambiguous(names, places, 'time', path)
+        raise _ambiguous(names, places, 'time', path, 'time_column')
     if places:
         return places[0], None
     if options.split == 'time':
@@ -220,11 +221,11 @@ def _last_word(name):
     return words[-1].lower() if words else ''
 
 
-def _ambiguous(names, places, role, path, option=''):
+def _ambiguous(names, places, role, path, option):
     found = ' and '.join(names[place] for place in places)
     return UserError(
         f'{path} has more than one column that may hold the {role}s ({found}); name one with '
-        f'--config.data.{option or role + "_column"}.'
+        f'--config.data.{option}.'
     )
 
 
