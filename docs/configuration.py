@@ -20,7 +20,7 @@ GROUPS = {
     'optimizer': ('Optimizer', 'The optimizer is Adam.'),
     'train': ('Training', ''),
     'sweep': ('Sweeps', 'Values to try; see [sweeps](studies.md#seeds-and-sweeps).'),
-    'distill': ('Students', 'These options apply to [students](studies.md#a-student).'),
+    'distill': ('Students', 'These options apply to [students](studies.md#students).'),
     'checkpoint': ('Checkpoints', ''),
     'eval': ('Evaluation', 'The [evaluation](evaluation.md) page explains these options.'),
     'recommend': ('Recommendation', 'These options apply to [recommendations](serving.md).'),

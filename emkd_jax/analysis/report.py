@@ -231,7 +231,7 @@ def _markdown(
         }
         parts += [
             '## Its student',
-            'One network that was trained by this ensemble with `--mode=distill`:',
+            'What this ensemble taught with `--mode=distill`:',
             _metrics_table(student['test'] | {'share of the gain that is kept': kept}, METRICS),
         ]
     return '\n\n'.join(filter(None, parts)) + '\n'

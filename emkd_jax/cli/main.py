@@ -90,7 +90,7 @@ def _run(arguments: list[str]) -> None:
 
             folder, config = workdir or default_workdir(given.config), given.config
             if name == 'distill':  # the options are those of the student, which is another run
-                run, more = load_run(folder), [config, signals]
+                run, more = load_run(folder), [config, *more, signals]
             else:
                 run = load_run(folder, config)
             function(run, *more)

@@ -43,7 +43,7 @@ MODES = {
     ),
     'report': Mode('analysis.report:report', 'run', 'how a run went, with plots'),
     'distill': Mode(
-        'runs.distill:distill', 'run', 'one network that learns from the ensemble', (), True
+        'runs.distill:distill', 'run', 'networks that learn from the ensemble', ('output',), True
     ),
     'study': Mode('analysis.study:study', 'config', 'several systems compared', ('study',), True),
     'plan': Mode('planning.plan:plan', 'config', 'memory and work on given devices', ('topology',)),
@@ -63,7 +63,7 @@ FLAGS: dict[str, tuple[Any, str]] = {
     'from': ('', 'train: workdir of a trained run with whose parameters to begin'),
     'requests': ('', "recommend: file of users or histories, '-' for standard input; '' all users"),
     'events': ('', 'recommend: a log that has grown since the training, for all its users'),
-    'output': ('', 'recommend: file of answers; export: folder; prepare: file of histories'),
+    'output': ('', 'recommend, prepare: file; export, distill: folder'),
     'host': ('127.0.0.1', 'serve: address to listen on; 0.0.0.0 for all of this machine'),
     'port': (8000, 'serve: port to listen on; 0 for one that is free'),
     'strict': (False, 'recommend: unknown users and items are an error'),

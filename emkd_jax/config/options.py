@@ -164,7 +164,13 @@ OPTIONS: dict[str, Option] = {
     'sweep.contrast_weight': Option((), 'Weights of the contrast to try.'),
     'sweep.dropout': Option((), 'Dropout probabilities to try.'),
     'distill.teacher': Option(
-        '', 'Workdir of the ensemble that teaches this network; empty: no teacher.'
+        '', 'Workdir of the ensemble that teaches these networks; empty: no teacher.'
+    ),
+    'distill.num_networks': Option(
+        1,
+        'Students that the mode distill trains; several are an ensemble, each with the encoder of '
+        'model.encoder, or with that of its place in ensemble.members if it names as many.',
+        least=1,
     ),
     'distill.temperature': Option(
         1.0, 'Temperature of the softmax of teacher and student.', above=0
@@ -172,7 +178,7 @@ OPTIONS: dict[str, Option] = {
     'distill.weight': Option(4.0, "Weight of the teacher's part of the loss.", least=0),
     'distill.dropout': Option(
         0.0,
-        'Dropout of the student that the mode distill trains; none was best on Toys.',
+        'Dropout of the students that the mode distill trains; none was best on Toys.',
         least=0,
         below=1,
     ),

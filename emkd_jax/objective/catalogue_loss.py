@@ -169,7 +169,6 @@ def catalogue_gradients(block, kept, cotangents):
     scale_ce = ce_grad * weights[None]
 
     def visit(first, size, carry):
-        d_hidden, d_heads = carry
         hits = label_hits(labels, first, size).astype(lse_one.dtype)
         logits, kernels = block_logits(hidden, heads, first, size)
         d_logits = [
@@ -186,36 +185,42 @@ def catalogue_gradients(block, kept, cotangents):
             d_logits = [
                 d + scale_kd * (networks * q - total) for d, q in zip(d_logits, soft, strict=True)
             ]
-        narrow = [d.astype(hidden.dtype) for d in d_logits]
-        of_block = ItemHeads(
-            jnp.stack(
-                [
-                    jnp.einsum('cp,pd->cd', d, h, preferred_element_type=heads.kernel.dtype)
-                    for d, h in zip(narrow, hidden, strict=True)
-                ]
-            ),
-            jnp.stack([d.sum(1) for d in d_logits]),
-        )
-        return (
-            [
-                so_far + jnp.einsum('cp,cd->pd', d, k, preferred_element_type=so_far.dtype)
-                for so_far, d, k in zip(d_hidden, narrow, kernels, strict=True)
-            ],
-            with_block(d_heads, of_block, first),
-        )
+        return with_gradients(carry, d_logits, hidden, kernels, first)
 
-    zeros = jnp.zeros(hidden.shape[1:], accumulation_dtype(hidden.dtype))
-    start = [zeros] * networks, jax.tree.map(jnp.zeros_like, heads)
+    start = no_gradients(hidden, heads)
     d_hidden, d_heads = over_blocks(visit, start, heads.kernel.shape[1], block)
     return jnp.stack(d_hidden), d_heads
 
 
-def with_block(d_heads, of_block, first):
-    """The gradients of the item heads with those of the classes from `first` written in."""
-    return jax.tree.map(
-        lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, first, axis=1),
-        d_heads,
-        of_block,
+def no_gradients(hidden, heads):
+    """Zeros to which `with_gradients` adds: a list over networks, and item heads."""
+    zeros = jnp.zeros(hidden.shape[1:], accumulation_dtype(hidden.dtype))
+    return [zeros] * len(hidden), jax.tree.map(jnp.zeros_like, heads)
+
+
+def with_gradients(so_far, d_logits, hidden, kernels, first):
+    """Adds what the gradients of a block's logits give to hidden states and item heads."""
+    d_hidden, d_heads = so_far
+    narrow = [d.astype(hidden.dtype) for d in d_logits]
+    of_block = ItemHeads(
+        jnp.stack(
+            [
+                jnp.einsum('cp,pd->cd', d, h, preferred_element_type=d_heads.kernel.dtype)
+                for d, h in zip(narrow, hidden, strict=True)
+            ]
+        ),
+        jnp.stack([d.sum(1) for d in d_logits]).astype(d_heads.bias.dtype),
+    )
+    return (
+        [
+            own + jnp.einsum('cp,cd->pd', d, k, preferred_element_type=own.dtype)
+            for own, d, k in zip(d_hidden, narrow, kernels, strict=True)
+        ],
+        jax.tree.map(
+            lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, first, axis=1),
+            d_heads,
+            of_block,
+        ),
     )
 
 

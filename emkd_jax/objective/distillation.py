@@ -1,6 +1,6 @@
-"""The loss of a student, which learns from the labels and from a trained ensemble.
+"""The loss of students, which learn from the labels and from a trained ensemble.
 
-The student imitates the distribution of the ensemble over the catalogue at every position that has
+Each student imitates the distribution of the ensemble over the catalogue at every position that has
 a label, after Hinton et al., "Distilling the knowledge in a neural network" (2015).
 """
 
@@ -21,8 +21,9 @@ from emkd_jax.objective.catalogue_loss import (
     BLOCK,
     block_logits,
     label_hits,
+    no_gradients,
     over_blocks,
-    with_block,
+    with_gradients,
 )
 from emkd_jax.objective.emkd import PARTS, Batch, Capacity
 from emkd_jax.objective.masking import masked_positions
@@ -41,31 +42,34 @@ def student_loss(
     key: UInt32[Array, ''] | None = None,
     axis_name: str | None = None,
 ) -> tuple[Float[Array, ''], dict[str, Array]]:
-    """Computes this device's share of a student's loss. It returns what `emkd_loss` or
+    """Computes this device's share of the students' loss. It returns what `emkd_loss` or
     `next_item_loss` returns.
 
-        total = cross_entropy + weight kd,   kd = KL(softmax(mean_n z_n / t) || softmax(z / t))
+        total = cross_entropy + weight kd
+        kd = sum_s KL( softmax(mean_n y_n / t) || softmax(z_s / t) )
 
-    Here z are the logits of the student and z_n those of the teacher's networks, which see the same
-    input without dropout.
+    Here z_s are the logits of student s and y_n those of the teacher's networks, which see the same
+    input without dropout. Students do not see each other.
 
     Args:
-      params: parameters of the student.
-      ensemble: the student, which is one network.
+      params: parameters of the students.
+      ensemble: the students, one network each.
       options: `config.distill`.
       batch, key, axis_name: as for `emkd_loss` or `next_item_loss`.
       capacity: as for `emkd_loss`; None for packed rows.
       teacher_params: parameters of the teacher, which get no gradient.
       teacher: the ensemble that teaches, on the same task.
     """
+    if ensemble.one_after_another:
+        ensemble, params = ensemble.apart(params)
     params = ensemble.effective(params)
     teacher_params = teacher.effective(teacher_params)
     positions = _packed_positions if isinstance(batch, PackedBatch) else _masked_positions
     at = positions(params, ensemble, batch, teacher_params, teacher, capacity, key, axis_name)
     cross_entropy, divergence = _labels_and_teacher(
-        at.student,
+        at.students,
         ensemble.item_heads(params),
-        at.targets.astype(accumulation_dtype(at.student.dtype)),
+        at.targets.astype(accumulation_dtype(at.students.dtype)),
         jax.lax.stop_gradient((at.teacher, teacher.item_heads(teacher_params))),
         options.temperature,
         BLOCK,
@@ -78,10 +82,10 @@ def student_loss(
 
 
 class _Positions(NamedTuple):
-    """Hidden states of student and teacher where there are labels."""
+    """Hidden states of students and teacher where there are labels."""
 
-    student: Float[Array, 'one positions dim']
-    teacher: Float[Array, 'networks positions dim']
+    students: Float[Array, 'students positions dim']
+    teacher: Float[Array, 'networks positions teacher_dim']
     targets: Targets
     count: Int[Array, '']
     overflow: Int[Array, '']
@@ -111,25 +115,26 @@ def _packed_positions(
 ) -> _Positions:
     del capacity
     row_keys = None if key is None else hash_rng.fold(key, 0, batch.row_ids)
-    student = ensemble.hidden(params, batch.items, row_keys, batch.segments)
+    students = ensemble.hidden(params, batch.items, row_keys, batch.segments)
     taught = teacher.hidden(teacher_params, batch.items, segments=batch.segments)
-    states = (x.reshape(len(x), batch.items.size, x.shape[-1]) for x in (student, taught))
+    states = (x.reshape(len(x), batch.items.size, x.shape[-1]) for x in (students, taught))
     return _Positions(*states, *next_items(batch, axis_name), jnp.zeros((), jnp.int32))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _labels_and_teacher(
-    hidden: Float[Array, 'one positions dim'],
+    hidden: Float[Array, 'students positions dim'],
     heads: ItemHeads,
     targets: Targets,
-    teacher: tuple[Float[Array, 'networks positions dim'], ItemHeads],
+    teacher: tuple[Float[Array, 'networks positions teacher_dim'], ItemHeads],
     temperature: float,
     block: int,
 ) -> tuple[Float[Array, ''], Float[Array, '']]:
     """Computes weighted sums over positions of cross-entropy and of KL(teacher || student).
 
-    Let z be the student's logits, y the mean of the teacher's, and q and p their softmaxes at
-    temperature t. One pass over blocks of the catalogue gives
+    Both are summed over the students. Let z be the logits of one of them, y the mean of the
+    teacher's, and q and p their softmaxes at temperature t. One pass over blocks of the catalogue
+    gives
 
         KL(p || q) = E_p[y - z] / t - logsumexp(y / t) + logsumexp(z / t),
 
@@ -139,11 +144,27 @@ def _labels_and_teacher(
     return _forward(hidden, heads, targets, teacher, temperature, block)[0]
 
 
-def _block(hidden, heads, teacher, first, size):
-    """Returns the student's logits, the mean of the teacher's, and the student's kernel."""
-    [student], [narrow_kernel] = block_logits(hidden, heads, first, size)
-    taught, _ = block_logits(*teacher, first, size)
-    return student, sum(taught).astype(student.dtype) / len(taught), narrow_kernel
+class _OfTeacher(NamedTuple):
+    """Sums over classes of the teacher's logits y at each position."""
+
+    top: Float[Array, ' positions']
+    total: Float[Array, ' positions']  # of exp((y - top) / t)
+
+
+class _OfStudent(NamedTuple):
+    """Sums over classes of a student's logits z at each position."""
+
+    top: Float[Array, ' positions']
+    total: Float[Array, ' positions']  # of exp(z - top)
+    soft: Float[Array, ' positions']  # of exp((z - top) / t)
+    picked: Float[Array, ' positions']  # the logit of the label
+    moment: Float[Array, ' positions']  # of exp((y - top of the teacher) / t) (y - z)
+
+
+def _mean_logits(teacher, first, size):
+    """The mean of the logits of the teacher's networks, (classes, positions)."""
+    logits, _ = block_logits(*teacher, first, size)
+    return sum(logits) / len(logits)
 
 
 def _forward(hidden, heads, targets, teacher, temperature, block):
@@ -152,33 +173,45 @@ def _forward(hidden, heads, targets, teacher, temperature, block):
     least = jnp.full_like(zeros, -jnp.inf)
 
     def visit(first, size, carry):
-        top, sum_one, sum_soft, picked, taught_top, taught_sum, moment = carry
-        student, taught, _ = _block(hidden, heads, teacher, first, size)
-        new_top = jnp.maximum(top, student.max(0))
-        old, shifted = top - new_top, student - new_top[None]
-        new_taught_top = jnp.maximum(taught_top, taught.max(0))
-        old_taught = jnp.exp((taught_top - new_taught_top) / temperature)
-        soft = jnp.exp((taught - new_taught_top[None]) / temperature)
-        return (
-            new_top,
-            sum_one * jnp.exp(old) + jnp.exp(shifted).sum(0),
-            sum_soft * jnp.exp(old / temperature) + jnp.exp(shifted / temperature).sum(0),
-            picked + jnp.where(label_hits(labels, first, size), student, 0).sum(0),
-            new_taught_top,
-            taught_sum * old_taught + soft.sum(0),
-            moment * old_taught + (soft * (taught - student)).sum(0),
-        )
+        before, students = carry
+        taught = _mean_logits(teacher, first, size).astype(zeros.dtype)
+        top = jnp.maximum(before.top, taught.max(0))
+        old = jnp.exp((before.top - top) / temperature)
+        soft = jnp.exp((taught - top[None]) / temperature)
+        logits, _ = block_logits(hidden, heads, first, size)
+        hits = label_hits(labels, first, size)
+        return _OfTeacher(top, before.total * old + soft.sum(0)), [
+            _accumulate(sums, z, hits, temperature)._replace(
+                moment=sums.moment * old + (soft * (taught - z)).sum(0)
+            )
+            for sums, z in zip(students, logits, strict=True)
+        ]
 
-    start = (least, zeros, zeros, zeros, least, zeros, zeros)
-    top, sum_one, sum_soft, picked, taught_top, taught_sum, moment = over_blocks(
-        visit, start, heads.kernel.shape[1], block
+    start = (
+        _OfTeacher(least, zeros),
+        [_OfStudent(least, zeros, zeros, zeros, zeros)] * len(hidden),
     )
-    lse_one = top + jnp.log(sum_one)
-    lse_soft = top / temperature + jnp.log(sum_soft)
-    lse_taught = taught_top / temperature + jnp.log(taught_sum)
-    divergence = moment / taught_sum / temperature - lse_taught + lse_soft
-    losses = ((lse_one - picked) * weights).sum(), (divergence * weights).sum()
+    of_teacher, students = over_blocks(visit, start, heads.kernel.shape[1], block)
+    sums = jax.tree.map(lambda *of_each: jnp.stack(of_each), *students)
+    lse_one = sums.top + jnp.log(sums.total)
+    lse_soft = sums.top / temperature + jnp.log(sums.soft)
+    lse_taught = of_teacher.top / temperature + jnp.log(of_teacher.total)
+    moment = sums.moment / of_teacher.total[None] / temperature
+    divergence = moment - lse_taught[None] + lse_soft
+    losses = tuple((x.sum(0) * weights).sum() for x in (lse_one - sums.picked, divergence))
     return losses, (hidden, heads, targets, teacher, (lse_one, lse_soft, lse_taught))
+
+
+def _accumulate(sums, logits, hits, temperature):
+    """Adds a block to the sums of one student, but to the moment."""
+    top = jnp.maximum(sums.top, logits.max(0))
+    old, shifted = sums.top - top, logits - top[None]
+    return sums._replace(
+        top=top,
+        total=sums.total * jnp.exp(old) + jnp.exp(shifted).sum(0),
+        soft=sums.soft * jnp.exp(old / temperature) + jnp.exp(shifted / temperature).sum(0),
+        picked=sums.picked + jnp.where(hits, logits, 0).sum(0),
+    )
 
 
 def _backward(temperature, block, kept, cotangents):
@@ -187,26 +220,20 @@ def _backward(temperature, block, kept, cotangents):
     kd_scale = (cotangents[1] * weights)[None] / temperature
 
     def visit(first, size, carry):
-        d_hidden, d_heads = carry
-        student, taught, kernel = _block(hidden, heads, teacher, first, size)
-        hits = label_hits(labels, first, size).astype(student.dtype)
-        grad = ce_scale * (jnp.exp(student - lse_one[None]) - hits) + kd_scale * (
-            jnp.exp(student / temperature - lse_soft[None])
-            - jnp.exp(taught / temperature - lse_taught[None])
-        )
-        narrow = grad.astype(hidden.dtype)
-        to_hidden = jnp.einsum('cp,cd->pd', narrow, kernel, preferred_element_type=d_hidden.dtype)
-        to_kernel = jnp.einsum(
-            'cp,pd->cd', narrow, hidden[0], preferred_element_type=heads.kernel.dtype
-        )
-        to_bias = grad.sum(1).astype(heads.bias.dtype)
-        of_block = ItemHeads(to_kernel[None], to_bias[None])
-        return d_hidden + to_hidden, with_block(d_heads, of_block, first)
+        taught = _mean_logits(teacher, first, size).astype(lse_one.dtype)
+        wanted = jnp.exp(taught / temperature - lse_taught[None])
+        hits = label_hits(labels, first, size).astype(lse_one.dtype)
+        logits, kernels = block_logits(hidden, heads, first, size)
+        d_logits = [
+            ce_scale * (jnp.exp(z - one[None]) - hits)
+            + kd_scale * (jnp.exp(z / temperature - soft[None]) - wanted)
+            for z, one, soft in zip(logits, lse_one, lse_soft, strict=True)
+        ]
+        return with_gradients(carry, d_logits, hidden, kernels, first)
 
-    zeros = jnp.zeros(hidden.shape[1:], accumulation_dtype(hidden.dtype))
-    start = zeros, jax.tree.map(jnp.zeros_like, heads)
+    start = no_gradients(hidden, heads)
     d_hidden, d_heads = over_blocks(visit, start, heads.kernel.shape[1], block)
-    return d_hidden[None].astype(hidden.dtype), d_heads, None, None
+    return jnp.stack(d_hidden).astype(hidden.dtype), d_heads, None, None
 
 
 _labels_and_teacher.defvjp(_forward, _backward)

@@ -1,4 +1,7 @@
-"""`--mode=distill`: one network, taught by a trained ensemble, that costs 1/N to serve."""
+"""`--mode=distill`: networks that a trained ensemble teaches.
+
+One of them costs 1/N to serve; several are an ensemble again.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,49 +21,45 @@ from emkd_jax.runs.trained import TrainedRun
 def distill(
     teacher: TrainedRun,
     config: ml_collections.ConfigDict | None = None,
+    output: str = '',
     signals: StopSignals | None = None,
 ) -> dict[str, Any]:
-    """Trains a student of a finished ensemble in `<workdir>/student`, and compares the two.
+    """Trains students of a finished ensemble, and compares the two.
 
-    The student is an ordinary run with one network and with `distill.teacher` set, so every mode
-    takes `--workdir=<workdir>/student`.
+    The students are an ordinary run with `distill.teacher` set, so every mode takes their folder
+    as `--workdir`.
 
     Args:
       teacher: the trained ensemble.
-      config: the options of the student, which may have another size or encoder; None: those of
-        the teacher. The dropout of the student is `distill.dropout`.
+      config: the options of the students, which may have another size or encoder; None: those of
+        the teacher. There are `distill.num_networks` students, with the dropout `distill.dropout`.
+      output: the folder of the students; '' for `student` in the teacher's workdir.
       signals: may stop the training.
 
     Returns:
-      What student/distillation.json holds: 'test' of the teacher, of its networks alone (their
-      mean) and of the student, and 'kept': the student's share of the gain from one network to
-      the ensemble (None where there is no gain).
+      What distillation.json in the students' folder holds: 'test' of the teacher, of its networks
+      alone (their mean) and of the student, and 'kept': the student's share of the gain from one
+      network to the ensemble (None where there is no gain). Several students are judged as the
+      ensemble that they are, and 'test' has the mean of them alone, too.
 
     Raises:
-      UserError: the teacher has not finished, or the student would have other data or an option
-        that has no meaning for it.
+      UserError: the teacher has not finished, or the students would have other data or an option
+        that has no meaning for them.
     """
     if not teacher.results:
         raise UserError(
             f'{teacher.folder} holds no finished run; train the teacher with --mode=train.'
         )
     options = (config or teacher.config).copy_and_resolve_references()
-    changed = differences(to_json(teacher.config), to_json(options))
-    if of_data := [change for change in changed if change.startswith('data.')]:
-        raise UserError(
-            f'A student learns from the data of its teacher, and {"; ".join(of_data)} would change '
-            'it; leave it out.'
-        )
-    if any(change.startswith('model.dropout:') for change in changed):
-        raise UserError(
-            'The dropout of a student is not model.dropout, which is that of its teacher; set '
-            f'--config.distill.dropout={options.model.dropout} instead.'
-        )
+    _check(options, differences(to_json(teacher.config), to_json(options)))
     options.unlock()
     options.model.dropout = options.distill.dropout
-    options.ensemble.num_networks, options.distill.teacher = 1, teacher.workdir
-    options.ensemble.members = ''
-    student = train(options, teacher.dataset, str(teacher.folder / 'student'), signals)
+    options.ensemble.num_networks = options.distill.num_networks
+    options.distill.teacher = teacher.workdir
+    if options.ensemble.members.count(',') + 1 != options.distill.num_networks:
+        options.ensemble.members = ''
+    folder = output or str(teacher.folder / 'student')
+    student = train(options, teacher.dataset, folder, signals)
     rule = options.eval.rule
     found = compare(teacher.results, student.results, rule)
     write_results(student.folder, found, 'distillation.json')
@@ -76,6 +75,32 @@ def distill(
     return found
 
 
+def _check(options: ml_collections.ConfigDict, changed: list[str]) -> None:
+    """Refuses options of students that would change nothing, or their teacher's data."""
+    if of_data := [change for change in changed if change.startswith('data.')]:
+        raise UserError(
+            f'A student learns from the data of its teacher, and {"; ".join(of_data)} would change '
+            'it; leave it out.'
+        )
+    names = {change.partition(':')[0] for change in changed}
+    if 'model.dropout' in names:
+        raise UserError(
+            'The dropout of a student is not model.dropout, which is that of its teacher; set '
+            f'--config.distill.dropout={options.model.dropout} instead.'
+        )
+    members, students = options.ensemble.members, options.distill.num_networks
+    if 'ensemble.num_networks' in names and not members:
+        raise UserError(
+            'The number of students is not ensemble.num_networks, which is that of their teacher; '
+            f'set --config.distill.num_networks={options.ensemble.num_networks} instead.'
+        )
+    if 'ensemble.members' in names and members and members.count(',') + 1 != students:
+        raise UserError(
+            f'ensemble.members={members} names other than {students} students; set '
+            f'--config.distill.num_networks={members.count(",") + 1} as well.'
+        )
+
+
 def compare(teacher: dict[str, Any], student: dict[str, Any], rule: str) -> dict[str, Any]:
     """Teacher, its networks and student side by side, from their results; see `distill`.
 
@@ -85,13 +110,20 @@ def compare(teacher: dict[str, Any], student: dict[str, Any], rule: str) -> dict
         results.get('without_counts', results['test'])[rule] for results in (student, teacher)
     )
     ensemble = {name: value for name, value in of_teacher.items() if name in of_student}
-    network = {
-        name: float(np.mean([metrics[rule][name] for metrics in teacher['networks']]))
-        for name in ensemble
-    }
+
+    def one_of(results):
+        return {
+            name: float(np.mean([metrics[rule][name] for metrics in results['networks']]))
+            for name in ensemble
+        }
+
+    network = one_of(teacher)
     gains = {name: ensemble[name] - network[name] for name in ensemble}
+    test = {'teacher': ensemble, 'one of its networks': network, 'student': of_student}
+    if len(student['networks']) > 1:
+        test['one of the students'] = one_of(student)
     return {
-        'test': {'teacher': ensemble, 'one of its networks': network, 'student': of_student},
+        'test': test,
         'kept': {
             name: (of_student[name] - network[name]) / gain if gain > 0 else None
             for name, gain in gains.items()

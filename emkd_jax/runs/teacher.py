@@ -28,11 +28,6 @@ def load_teacher(experiment: Experiment) -> Teacher | None:
     name = config.distill.teacher
     if not name:
         return None
-    if config.ensemble.num_networks != 1:
-        raise UserError(
-            'distill.teacher is set, and a student is one network; set '
-            '--config.ensemble.num_networks=1.'
-        )
     for option in ('temperature', 'kd_weight', 'contrast_weight'):
         if config.sweep[option]:
             raise UserError(

@@ -91,9 +91,10 @@ def check_same_config(folder: epath.Path, config: ml_collections.ConfigDict) -> 
     """Raises UserError if options that change results differ from those the run began with."""
     differing = differences(read_config(folder), to_json(config))
     if differing:
+        flag = '--output (or --workdir)' if config.distill.teacher else '--workdir'
         raise UserError(
             f'{folder / "config.json"} belongs to a run with another configuration '
-            f'({"; ".join(differing)}); choose another --workdir, or the same configuration.'
+            f'({"; ".join(differing)}); choose another {flag}, or the same configuration.'
         )
 
 

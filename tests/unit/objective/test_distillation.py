@@ -15,10 +15,10 @@ from tests.support.golden_cases import relative_error
 OPTIONS = ml_collections.ConfigDict({'temperature': 0.7, 'weight': 0.4})
 
 
-@pytest.mark.parametrize('student_dim', [16, 24])
-def test_the_gradient_is_that_of_labels_and_teacher(student_dim):
+@pytest.mark.parametrize('students, student_dim', [(1, 16), (1, 24), (2, 24)])
+def test_the_gradient_is_that_of_labels_and_teacher(students, student_dim):
     teacher = small.ensemble(ensemble__num_networks=2)
-    student = small.ensemble(ensemble__num_networks=1, model__hidden_dim=student_dim)
+    student = small.ensemble(ensemble__num_networks=students, model__hidden_dim=student_dim)
     teacher_params = jax.jit(teacher.init)(jax.random.key(1))
     params = jax.jit(student.init)(jax.random.key(2))
     batch = small.batch(small.sequences(6), small.options())
@@ -36,14 +36,16 @@ def test_the_gradient_is_that_of_labels_and_teacher(student_dim):
             hidden = ensemble.hidden(params, items)
             return ensemble.item_logits(params, hidden[:, masked.row, masked.slot])
 
-        [z] = logits(student, params)
         taught = jax.lax.stop_gradient(logits(teacher, teacher_params).mean(0))
         log_p = jax.nn.log_softmax(taught / OPTIONS.temperature)
-        log_q = jax.nn.log_softmax(z / OPTIONS.temperature)
         labels, weights = masked.targets
-        label = jnp.take_along_axis(jax.nn.log_softmax(z), labels[:, None], 1)[:, 0]
-        divergence = (jnp.exp(log_p) * (log_p - log_q)).sum(1)
-        return ((OPTIONS.weight * divergence - label) * weights).sum()
+        total = 0
+        for z in logits(student, params):
+            log_q = jax.nn.log_softmax(z / OPTIONS.temperature)
+            label = jnp.take_along_axis(jax.nn.log_softmax(z), labels[:, None], 1)[:, 0]
+            divergence = (jnp.exp(log_p) * (log_p - log_q)).sum(1)
+            total += ((OPTIONS.weight * divergence - label) * weights).sum()
+        return total
 
     found, teacher_gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, teacher_params)
     errors = jax.tree.map(relative_error, found, jax.jit(jax.grad(plain))(params))

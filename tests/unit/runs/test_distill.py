@@ -32,11 +32,13 @@ def test_a_student_is_a_run_of_its_own(finished, capsys):
 
 def test_a_student_may_have_other_options_but_no_other_data(finished, tmp_path, monkeypatch):
     folder = shutil.copytree(finished[1], tmp_path / 'run')
-    asked = []
+    asked, output = [], str(tmp_path / 'smaller')
     monkeypatch.setattr('emkd_jax.runs.cluster.join', lambda *where: None)
-    monkeypatch.setattr('emkd_jax.runs.distill.distill', lambda run, *more: asked.append(more[0]))
-    assert main(['distill', f'--workdir={folder}', '--config.train.num_epochs=9']) == 0
-    assert asked[0].train.num_epochs == 9
+    monkeypatch.setattr('emkd_jax.runs.distill.distill', lambda run, *more: asked.append(more))
+    arguments = ['--config.train.num_epochs=9', f'--output={output}']
+    assert main(['distill', f'--workdir={folder}', *arguments]) == 0
+    assert asked[0][0].train.num_epochs == 9
+    assert asked[0][1] == output
     options = load_run(folder).config
     options.data.window_step = 7
     with pytest.raises(UserError, match=r'data\.window_step: 1 -> 7 would change it; leave it out'):
@@ -51,11 +53,55 @@ def test_the_dropout_of_a_student_has_an_option_of_its_own(finished):
         distill(teacher, options)
 
 
+def test_several_students_are_an_ensemble(finished, tmp_path):
+    teacher, folder = load_run(finished[1]), str(tmp_path / 'students')
+    options = teacher.config.copy_and_resolve_references()
+    options.distill.num_networks, options.train.num_epochs = 2, 1
+    found = distill(teacher, options, folder)
+    tested = evaluate(load_run(folder))
+    assert found['test']['student'] == tested['test']['window']
+    alone = [network['window']['NDCG@10'] for network in tested['networks']]
+    assert len(set(alone)) == 2
+    assert found['test']['one of the students']['NDCG@10'] == pytest.approx(np.mean(alone))
+    options.distill.num_networks = 1
+    with pytest.raises(UserError, match=r'num_networks: 2 -> 1.*choose another --output'):
+        distill(teacher, options, folder)
+
+
+@pytest.mark.parametrize(
+    'option, value, words',
+    [
+        ('num_networks', 3, 'not ensemble.num_networks, .*set --config.distill.num_networks=3'),
+        ('members', 'sasrec,hstu', 'other than 1 students; set --config.distill.num_networks=2'),
+    ],
+)
+def test_the_number_of_students_has_an_option_of_its_own(finished, option, value, words):
+    teacher = load_run(finished[1])
+    options = teacher.config.copy_and_resolve_references()
+    options.ensemble[option] = value
+    with pytest.raises(UserError, match=words):
+        distill(teacher, options)
+
+
+@pytest.mark.parametrize('students, members', [(1, ''), (2, 'sasrec,hstu')])
+def test_students_have_the_encoders_of_as_many_teachers(finished, monkeypatch, students, members):
+    teacher = load_run(finished[1])
+    teacher.config.ensemble.members = 'sasrec,hstu'
+    trained = []
+    monkeypatch.setattr('emkd_jax.runs.distill.train', lambda config, *_: trained.append(config))
+    options = teacher.config.copy_and_resolve_references()
+    options.distill.num_networks = students
+    with pytest.raises(AttributeError):  # there is no run to compare
+        distill(teacher, options)
+    assert trained[0].ensemble.members == members
+
+
 def test_what_is_kept_is_the_share_of_the_gain():
     def of(value):
         return {'window': {'HR@10': value, 'NDCG@10': 0.5}}
 
-    found = compare({'test': of(0.4), 'networks': [of(0.1), of(0.3)]}, {'test': of(0.35)}, 'window')
+    teacher = {'test': of(0.4), 'networks': [of(0.1), of(0.3)]}
+    found = compare(teacher, {'test': of(0.35), 'networks': [of(0.35)]}, 'window')
     assert found['test']['one of its networks'] == {'HR@10': pytest.approx(0.2), 'NDCG@10': 0.5}
     assert found['kept'] == {'HR@10': pytest.approx(0.75), 'NDCG@10': None}
 
@@ -104,11 +150,6 @@ def test_a_teacher_of_other_items_is_refused(finished, tmp_path):
     )
     with pytest.raises(UserError, match=r'holds a run on other data \(its fingerprint'):
         load_teacher(dataclasses.replace(experiment, data=data))
-
-
-def test_a_student_is_one_network(tmp_path):
-    with pytest.raises(UserError, match=r'ensemble\.num_networks=1'):
-        load_teacher(make_experiment(small_config(distill__teacher=str(tmp_path))))
 
 
 def test_a_student_with_other_cut_offs_is_compared_where_it_can_be():
