@@ -17,6 +17,8 @@ from emkd_jax.runs.results import write_results
 from emkd_jax.runs.signals import StopSignals
 from emkd_jax.runs.trained import TrainedRun
 
+_VALIDATION = {'eval.first_epoch', 'eval.every_epochs', 'train.patience'}
+
 
 def distill(
     teacher: TrainedRun,
@@ -51,7 +53,11 @@ def distill(
             f'{teacher.folder} holds no finished run; train the teacher with --mode=train.'
         )
     options = (config or teacher.config).copy_and_resolve_references()
-    _check(options, differences(to_json(teacher.config), to_json(options)))
+    changed = differences(to_json(teacher.config), to_json(options))
+    names = {change.partition(':')[0] for change in changed}
+    _check(options, changed, names)
+    if not names & _VALIDATION:
+        _validate_often(options)
     options.unlock()
     options.model.dropout = options.distill.dropout
     options.ensemble.num_networks = options.distill.num_networks
@@ -75,14 +81,26 @@ def distill(
     return found
 
 
-def _check(options: ml_collections.ConfigDict, changed: list[str]) -> None:
+def _validate_often(options: ml_collections.ConfigDict) -> None:
+    """Sets when students are validated: they are best earlier than their teacher was."""
+    every = max(1, options.train.num_epochs // 16)
+    options.eval.first_epoch = options.eval.every_epochs = every
+    options.train.patience = 4 * every
+    after = 'every epoch' if every == 1 else f'every {every} epochs'
+    say(
+        f'Students are validated after {after}, and their training stops {4 * every} epochs after '
+        'the best validation, unless eval.every_epochs, eval.first_epoch or train.patience say '
+        'otherwise.'
+    )
+
+
+def _check(options: ml_collections.ConfigDict, changed: list[str], names: set[str]) -> None:
     """Refuses options of students that would change nothing, or their teacher's data."""
     if of_data := [change for change in changed if change.startswith('data.')]:
         raise UserError(
             f'A student learns from the data of its teacher, and {"; ".join(of_data)} would change '
             'it; leave it out.'
         )
-    names = {change.partition(':')[0] for change in changed}
     if 'model.dropout' in names:
         raise UserError(
             'The dropout of a student is not model.dropout, which is that of its teacher; set '

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from emkd_jax.cli.main import main
+from emkd_jax.config.checks import set_options
 from emkd_jax.errors import UserError
 from emkd_jax.runs.distill import compare, distill, in_words
 from emkd_jax.runs.experiment import make_experiment
@@ -83,17 +84,51 @@ def test_the_number_of_students_has_an_option_of_its_own(finished, option, value
         distill(teacher, options)
 
 
+@pytest.fixture
+def options_of_students(monkeypatch):
+    """Returns the options with which `distill` would train."""
+
+    def of(teacher, **changes):
+        class Reached(Exception):
+            pass
+
+        def stop(config, *_):
+            raise Reached(config)
+
+        monkeypatch.setattr('emkd_jax.runs.distill.train', stop)
+        options = teacher.config.copy_and_resolve_references()
+        set_options(options, {name.replace('__', '.'): value for name, value in changes.items()})
+        with pytest.raises(Reached) as reached:
+            distill(teacher, options)
+        return reached.value.args[0]
+
+    return of
+
+
 @pytest.mark.parametrize('students, members', [(1, ''), (2, 'sasrec,hstu')])
-def test_students_have_the_encoders_of_as_many_teachers(finished, monkeypatch, students, members):
+def test_students_have_the_encoders_of_as_many_teachers(
+    finished, options_of_students, students, members
+):
     teacher = load_run(finished[1])
     teacher.config.ensemble.members = 'sasrec,hstu'
-    trained = []
-    monkeypatch.setattr('emkd_jax.runs.distill.train', lambda config, *_: trained.append(config))
-    options = teacher.config.copy_and_resolve_references()
-    options.distill.num_networks = students
-    with pytest.raises(AttributeError):  # there is no run to compare
-        distill(teacher, options)
-    assert trained[0].ensemble.members == members
+    options = options_of_students(teacher, distill__num_networks=students)
+    assert options.ensemble.members == members
+
+
+@pytest.mark.parametrize(
+    'changes, first, every, patience',
+    [
+        ({'train__num_epochs': 8}, 1, 1, 4),
+        ({'train__num_epochs': 70}, 4, 4, 16),
+        ({'train__num_epochs': 70, 'eval__every_epochs': 3}, 1, 3, 0),
+    ],
+)
+def test_students_are_validated_early(
+    finished, options_of_students, changes, first, every, patience
+):
+    options = options_of_students(load_run(finished[1]), **changes)
+    found = options.eval.first_epoch, options.eval.every_epochs, options.train.patience
+    assert found == (first, every, patience)
 
 
 def test_what_is_kept_is_the_share_of_the_gain():
