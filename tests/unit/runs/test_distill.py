@@ -89,16 +89,16 @@ def options_of_students(monkeypatch):
     """Returns the options with which `distill` would train."""
 
     def of(teacher, **changes):
-        class Reached(Exception):
+        class ReachedError(Exception):
             pass
 
         def stop(config, *_):
-            raise Reached(config)
+            raise ReachedError(config)
 
         monkeypatch.setattr('emkd_jax.runs.distill.train', stop)
         options = teacher.config.copy_and_resolve_references()
         set_options(options, {name.replace('__', '.'): value for name, value in changes.items()})
-        with pytest.raises(Reached) as reached:
+        with pytest.raises(ReachedError) as reached:
             distill(teacher, options)
         return reached.value.args[0]
 
