@@ -86,6 +86,9 @@ def changed_options(stored):
 def summarise(folders):
     """Returns the record of one recipe."""
     results = [json.loads((folder / 'results.json').read_text()) for folder in folders]
+    for result in results:  # each seed has a teacher of its own
+        if result['config']['distill']['teacher']:
+            result['config']['distill']['teacher'] = 'TEACHER'
     first = results[0]
     rule = first['config']['eval']['rule']
     for other in results[1:]:

@@ -41,8 +41,8 @@ def distill(
     Returns:
       What distillation.json in the students' folder holds: 'test' of the teacher, of its networks
       alone (their mean) and of the student, and 'kept': the student's share of the gain from one
-      network to the ensemble (None where there is no gain). Several students are judged as the
-      ensemble that they are, and 'test' has the mean of them alone, too.
+      network to the ensemble (None where there is no gain). In place of 'student', 'test' of
+      several has 'students', the ensemble that they are, and 'one of the students' (their mean).
 
     Raises:
       UserError: the teacher has not finished, or the students would have other data or an option
@@ -69,7 +69,7 @@ def distill(
     rule = options.eval.rule
     found = compare(teacher.results, student.results, rule)
     write_results(student.folder, found, 'distillation.json')
-    columns = list(found['test']['student'])
+    columns = list(found['test']['teacher'])
     print_table(
         f"Test, rule '{rule}'",
         ['', *columns],
@@ -137,9 +137,11 @@ def compare(teacher: dict[str, Any], student: dict[str, Any], rule: str) -> dict
 
     network = one_of(teacher)
     gains = {name: ensemble[name] - network[name] for name in ensemble}
-    test = {'teacher': ensemble, 'one of its networks': network, 'student': of_student}
+    test = {'teacher': ensemble, 'one of its networks': network}
     if len(student['networks']) > 1:
-        test['one of the students'] = one_of(student)
+        test |= {'students': of_student, 'one of the students': one_of(student)}
+    else:
+        test['student'] = of_student
     return {
         'test': test,
         'kept': {
@@ -157,15 +159,18 @@ def in_words(metric: str, test: Mapping[str, Mapping[str, float]], kept: float |
       test: as `compare` returns it.
       kept: the share of the gain that is kept.
     """
-    value = test['student'][metric]
+    who = 'students' if 'students' in test else 'student'
+    value = test[who][metric]
     differences = [value - test[name][metric] for name in ('one of its networks', 'teacher')]
     if kept is None:
         share = 'the ensemble is no better than its networks'
     elif kept < 0:
         share = 'nothing of the gain of the ensemble is kept'
+    elif kept > 1:
+        share = 'all of the gain of the ensemble is kept, and more'
     else:
         share = f'{kept:.0%} of the gain of the ensemble is kept'
     return (
-        f'{metric} of the student: {differences[0]:+.4f} to one of the networks, '
+        f'{metric} of the {who}: {differences[0]:+.4f} to one of the networks, '
         f'{differences[1]:+.4f} to the ensemble; {share}.'
     )

@@ -60,7 +60,7 @@ def test_several_students_are_an_ensemble(finished, tmp_path):
     options.distill.num_networks, options.train.num_epochs = 2, 1
     found = distill(teacher, options, folder)
     tested = evaluate(load_run(folder))
-    assert found['test']['student'] == tested['test']['window']
+    assert found['test']['students'] == tested['test']['window']
     alone = [network['window']['NDCG@10'] for network in tested['networks']]
     assert len(set(alone)) == 2
     assert found['test']['one of the students']['NDCG@10'] == pytest.approx(np.mean(alone))
@@ -143,7 +143,12 @@ def test_what_is_kept_is_the_share_of_the_gain():
 
 @pytest.mark.parametrize(
     'kept, words',
-    [(None, 'no better than'), (-0.6, 'nothing of the gain'), (0.75, '75% of the gain')],
+    [
+        (None, 'no better than'),
+        (-0.6, 'nothing of the gain'),
+        (0.75, '75% of the gain'),
+        (2.97, 'all of the gain of the ensemble is kept, and more'),
+    ],
 )
 def test_what_is_kept_is_said_in_words(kept, words):
     test = {'teacher': 0.5, 'one of its networks': 0.3, 'student': 0.45}
