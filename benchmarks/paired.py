@@ -74,7 +74,7 @@ def main():
     rows = []
     for name, (found, _) in others:
         of_system = record['differences'][name] = {}
-        for scorer in found.keys() & of_first.keys():
+        for scorer in filter(of_first.__contains__, found):
             differences = {m: found[scorer][m] - of_first[scorer][m] for m in METRICS}
             of_system[scorer] = {m: paired_bootstrap(d)._asdict() for m, d in differences.items()}
             for metric, d in of_system[scorer].items():

@@ -25,6 +25,7 @@ _PUBLIC = {
     'get_config': 'config',
     'train': 'runs.loop',
     'continue_training': 'runs.continuation',
+    'distill': 'runs.distill',
     'load_run': 'runs.trained',
     'TrainedRun': 'runs.trained',
     # A trained model
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from emkd_jax.objective.emkd import emkd_loss as emkd_loss
     from emkd_jax.objective.next_item import next_item_loss as next_item_loss
     from emkd_jax.runs.continuation import continue_training as continue_training
+    from emkd_jax.runs.distill import distill as distill
     from emkd_jax.runs.loop import train as train
     from emkd_jax.runs.trained import TrainedRun as TrainedRun
     from emkd_jax.runs.trained import load_run as load_run

@@ -16,6 +16,7 @@ from emkd_jax.runs.loop import train
 from emkd_jax.runs.results import write_results
 from emkd_jax.runs.signals import StopSignals
 from emkd_jax.runs.trained import TrainedRun
+from emkd_jax.runs.workdir import read_config
 
 _VALIDATION = {'eval.first_epoch', 'eval.every_epochs', 'train.patience'}
 
@@ -25,7 +26,7 @@ def distill(
     config: ml_collections.ConfigDict | None = None,
     output: str = '',
     signals: StopSignals | None = None,
-) -> dict[str, Any]:
+) -> TrainedRun:
     """Trains students of a finished ensemble, and compares the two.
 
     The students are an ordinary run with `distill.teacher` set, so every mode takes their folder
@@ -39,10 +40,7 @@ def distill(
       signals: may stop the training.
 
     Returns:
-      What distillation.json in the students' folder holds: 'test' of the teacher, of its networks
-      alone (their mean) and of the student, and 'kept': the student's share of the gain from one
-      network to the ensemble (None where there is no gain). In place of 'student', 'test' of
-      several has 'students', the ensemble that they are, and 'one of the students' (their mean).
+      The run of the students. Their folder has `distillation.json` with what `compare` returns.
 
     Raises:
       UserError: the teacher has not finished, or the students would have other data or an option
@@ -53,7 +51,7 @@ def distill(
             f'{teacher.folder} holds no finished run; train the teacher with --mode=train.'
         )
     options = (config or teacher.config).copy_and_resolve_references()
-    changed = differences(to_json(teacher.config), to_json(options))
+    changed = differences(read_config(teacher.folder), to_json(options))
     names = {change.partition(':')[0] for change in changed}
     _check(options, changed, names)
     if not names & _VALIDATION:
@@ -78,7 +76,7 @@ def distill(
     for metric in ('HR@10', 'NDCG@10'):
         say(in_words(metric, found['test'], found['kept'][metric]))
     say(f'Serve it with: {this_program()} serve --workdir={student.folder}')
-    return found
+    return student
 
 
 def _validate_often(options: ml_collections.ConfigDict) -> None:
@@ -120,9 +118,15 @@ def _check(options: ml_collections.ConfigDict, changed: list[str], names: set[st
 
 
 def compare(teacher: dict[str, Any], student: dict[str, Any], rule: str) -> dict[str, Any]:
-    """Teacher, its networks and student side by side, from their results; see `distill`.
+    """Teacher, its networks and students side by side, from their results.
 
     Transition counts are left out of all of them, since only networks are taught.
+
+    Returns:
+      'test' of the teacher, of its networks alone (their mean) and of the student, and 'kept': the
+      student's share of the gain from one network to the ensemble (None where there is no gain).
+      In place of 'student', 'test' of several has 'students', the ensemble that they are, and 'one
+      of the students' (their mean).
     """
     of_student, of_teacher = (
         results.get('without_counts', results['test'])[rule] for results in (student, teacher)

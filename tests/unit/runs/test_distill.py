@@ -18,13 +18,17 @@ from emkd_jax.runs.trained import evaluate, load_run
 from tests.support.runs import small_config
 
 
+def comparison(student):
+    return json.loads((student.folder / 'distillation.json').read_text())
+
+
 def test_a_student_is_a_run_of_its_own(finished, capsys):
     results, folder = finished
-    found = distill(load_run(folder))
+    student = distill(load_run(folder))
     assert f'serve --workdir={folder}/student' in capsys.readouterr().out
+    found = comparison(student)
     assert found['test']['teacher'] == results['test']['window']
-    assert json.loads((folder / 'student' / 'distillation.json').read_text()) == found
-    student = load_run(folder / 'student')
+    assert student.folder == folder / 'student'
     assert student.config.model.dropout == 0 < load_run(folder).config.model.dropout
     tested = evaluate(student)
     assert tested['test']['window'] == found['test']['student']
@@ -58,7 +62,7 @@ def test_several_students_are_an_ensemble(finished, tmp_path):
     teacher, folder = load_run(finished[1]), str(tmp_path / 'students')
     options = teacher.config.copy_and_resolve_references()
     options.distill.num_networks, options.train.num_epochs = 2, 1
-    found = distill(teacher, options, folder)
+    found = comparison(distill(teacher, options, folder))
     tested = evaluate(load_run(folder))
     assert found['test']['students'] == tested['test']['window']
     alone = [network['window']['NDCG@10'] for network in tested['networks']]
@@ -107,11 +111,13 @@ def options_of_students(monkeypatch):
 
 @pytest.mark.parametrize('students, members', [(1, ''), (2, 'sasrec,hstu')])
 def test_students_have_the_encoders_of_as_many_teachers(
-    finished, options_of_students, students, members
+    finished, tmp_path, options_of_students, students, members
 ):
-    teacher = load_run(finished[1])
-    teacher.config.ensemble.members = 'sasrec,hstu'
-    options = options_of_students(teacher, distill__num_networks=students)
+    folder = shutil.copytree(finished[1], tmp_path / 'run')
+    stored = json.loads((folder / 'config.json').read_text())
+    stored['ensemble']['members'] = 'sasrec,hstu'
+    (folder / 'config.json').write_text(json.dumps(stored))
+    options = options_of_students(load_run(folder), distill__num_networks=students)
     assert options.ensemble.members == members
 
 
