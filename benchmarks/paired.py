@@ -20,6 +20,7 @@ from emkd_jax.analysis.statistics import paired_bootstrap
 from emkd_jax.cli.console import print_table
 from emkd_jax.evaluation.evaluator import Evaluator
 from emkd_jax.evaluation.metrics import RULES, user_metrics
+from emkd_jax.runs.results import device_name, versions
 from emkd_jax.runs.trained import load_run
 
 METRICS = ('HR@10', 'NDCG@10')
@@ -70,7 +71,16 @@ def main():
     systems = dict(system.split('=', 1) for system in arguments.systems)
     scores = {name: system_scores(workdirs.split(',')) for name, workdirs in systems.items()}
     (first, (of_first, rule)), *others = scores.items()
-    record = {'note': arguments.note, 'rule': rule, 'than': first, 'differences': {}}
+    record = {
+        'command': "python benchmarks/paired.py RECORD.json 'NAME=WORKDIR,...' ...",
+        'note': arguments.note,
+        'rule': rule,
+        'than': first,
+        'runs': {name: len(workdirs.split(',')) for name, workdirs in systems.items()},
+        'differences': {},
+        'versions': versions(),
+        'device': device_name(),
+    }
     rows = []
     for name, (found, _) in others:
         of_system = record['differences'][name] = {}
