@@ -175,7 +175,7 @@ OPTIONS: dict[str, Option] = {
     'distill.temperature': Option(
         1.0, 'Temperature of the softmax of teacher and student.', above=0
     ),
-    'distill.weight': Option(4.0, "Weight of the teacher's part of the loss.", least=0),
+    'distill.weight': Option(1.0, "Weight of the teacher's part of the loss.", least=0),
     'distill.dropout': Option(
         0.0,
         'Dropout of the students that the mode distill trains; none was best on Toys.',
